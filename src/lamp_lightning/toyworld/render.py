@@ -1,0 +1,74 @@
+"""Rendering: stills, clips, and motion sets as folders of mp4 files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lamp_lightning.toyworld.canvas import Canvas
+from lamp_lightning.toyworld.places import draw_place
+from lamp_lightning.toyworld.scenes import MOTIONS, Scene, motion_set_scenes
+from lamp_lightning.toyworld.subjects import draw_subject
+
+CLIP_FRAMES = 24
+FPS = 8
+
+
+def render_clip(scene: Scene, *, frames: int = CLIP_FRAMES, size: int = 64, start: float = 0.0) -> np.ndarray:
+    """A scene's clip from time ``start`` on: uint8 ``(frames, size, size, 3)``, RGB.
+
+    The same scene gives the same pixels each time. ``render_clip(scene, start=k)[0]`` is frame ``k`` of
+    ``render_clip(scene)``, so any frame has a true continuation.
+    """
+    if frames < 1 or size < 8:
+        raise ValueError(f"A clip needs at least 1 frame of 8 pixels; {frames} of {size} were asked for.")
+    backdrop = Canvas(size)
+    draw_place(backdrop, scene.place, scene.style, np.random.default_rng([scene.seed, 0]))
+    pictures = []
+    for k in range(frames):
+        canvas = backdrop.copy()
+        draw_subject(canvas, scene, start + k)
+        pictures.append(canvas.image())
+    return np.stack(pictures)
+
+
+def render_still(scene: Scene, *, t: float = 0.0, size: int = 64) -> np.ndarray:
+    """A scene at time ``t`` (frames): uint8 ``(size, size, 3)``, RGB."""
+    return render_clip(scene, frames=1, size=size, start=t)[0]
+
+
+def render_motion_set(
+    motion: str, folder: str | os.PathLike[str], *, clips: int = 8, size: int = 64, seed: int = 0
+) -> list[Path]:
+    """Write ``clips`` mp4 files of one motion to ``folder`` and return their paths.
+
+    Args:
+        motion: one of ``MOTIONS``.
+        folder: made if missing; files already there are kept unless they have the same name.
+        clips: how many (the paper tunes on 8-16).
+        size: pixels of a side; 64 is what the tiny model paints.
+        seed: another seed draws other scenes.
+    """
+    from lamp_lightning.video import write_mp4
+
+    if motion not in MOTIONS:
+        raise ValueError(f"The toy world has no motion {motion!r}; it has {', '.join(MOTIONS)}.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, scenes = [], {}
+    for k, scene in enumerate(motion_set_scenes(motion, clips, seed)):
+        path = folder / f"{motion}_{k:02d}.mp4"
+        write_mp4(path, render_clip(scene, size=size), fps=FPS)
+        scenes[path.name] = scene.caption
+        paths.append(path)
+    (folder / "scenes.json").write_text(json.dumps(scenes, indent=1) + "\n", encoding="utf-8")
+    return paths
+
+
+def stills(scenes: Sequence[Scene], times: Sequence[float], size: int = 64) -> np.ndarray:
+    """Stills of ``scenes`` at ``times``: uint8 ``(n, size, size, 3)``."""
+    return np.stack([render_still(scene, t=t, size=size) for scene, t in zip(scenes, times, strict=True)])
