@@ -1,0 +1,21 @@
+"""Loss, sampling and inversion of first-frame-conditioned video diffusion."""
+
+from __future__ import annotations
+
+from lamp_lightning.sampling.denoise import denoise, guided
+from lamp_lightning.sampling.invert import invert
+from lamp_lightning.sampling.loss import add_noise, first_frame_loss, target
+from lamp_lightning.sampling.tricks import adain, adain_towards_first, histogram_match, shared_noise
+
+__all__ = [
+    "adain",
+    "adain_towards_first",
+    "add_noise",
+    "denoise",
+    "first_frame_loss",
+    "guided",
+    "histogram_match",
+    "invert",
+    "shared_noise",
+    "target",
+]

@@ -1,0 +1,86 @@
+"""The authors' sampling tricks: shared noise, AdaIN of latents, histogram matching of frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def shared_noise(noise: Tensor, alpha: float = 0.2) -> Tensor:
+    """Let all frames share noise (paper, section 3.4): `alpha * noise[0] + (1 - alpha) * noise[f]`.
+
+    Args:
+        noise: independent Gaussian noise, `b c f h w`.
+        alpha: 0 keeps the noise independent, 1 gives every frame that of frame 0.
+
+    Returns:
+        `b c f h w`; frame 0 keeps its noise.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"shared_noise must lie between 0 and 1, not {alpha}.")
+    if alpha == 0:
+        return noise
+    base, rest = noise[:, :, :1], noise[:, :, 1:]
+    return torch.cat([base, alpha * base + (1 - alpha) * rest], dim=2)
+
+
+def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
+    """Give `content` the per-channel mean and standard deviation of `style`.
+
+    Args:
+        content: `b c ...`, statistics over all axes after the channels (for a frame: `b c h w`).
+        style: `b c ...`.
+        eps: added to both variances.
+    """
+
+    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+        flat = x.flatten(2)
+        shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
+        return flat.mean(2).view(shape), (flat.var(2) + eps).sqrt().view(shape)
+
+    (content_mean, content_std), (style_mean, style_std) = moments(content), moments(style)
+    return (content - content_mean) / content_std * style_std + style_mean
+
+
+def adain_towards_first(latents: Tensor, *, late: bool, last: bool) -> Tensor:
+    """The authors' AdaIN after one denoising step, `b c f h w -> b c f h w`; frame 0 is not touched.
+
+    In late steps frame 1 takes the statistics of frame 0; then, always, frames 2.. take those of frame 1; after
+    the last step frames 1.. take those of frame 0.
+    """
+    frames = list(latents.unbind(2))
+    if late and len(frames) > 1:
+        frames[1] = adain(frames[1], frames[0])
+    frames[2:] = [adain(frame, frames[1]) for frame in frames[2:]]
+    if last:
+        frames[1:] = [adain(frame, frames[0]) for frame in frames[1:]]
+    return torch.stack(frames, dim=2)
+
+
+def histogram_match(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Give each colour channel of `frame` the histogram of `reference`.
+
+    Both are brought to 8 bits first; a value becomes the reference's value at the same quantile, interpolated
+    and cut to 8 bits, as the authors do after decoding.
+
+    Args:
+        frame: `h w 3`, 0..1.
+        reference: `h' w' 3`, 0..1 (the first frame).
+
+    Returns:
+        `h w 3` float32 in 0..1, a multiple of 1/255.
+    """
+    frame8, reference8 = ((np.clip(x, 0, 1) * 255).astype(np.uint8) for x in (frame, reference))
+    channels = [_match_channel(frame8[..., c], reference8[..., c]) for c in range(frame8.shape[-1])]
+    return np.stack(channels, axis=-1).astype(np.float32) / np.float32(255)
+
+
+def _match_channel(source: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    counts = np.bincount(source.ravel(), minlength=256)
+    reference_counts = np.bincount(reference.ravel(), minlength=256)
+    values = np.nonzero(reference_counts)[0]
+    quantiles = np.cumsum(counts) / source.size
+    reference_quantiles = np.cumsum(reference_counts)[values] / reference.size
+    table = np.interp(quantiles, reference_quantiles, values)
+    return table[source].astype(np.uint8)

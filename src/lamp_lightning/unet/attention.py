@@ -1,0 +1,114 @@
+"""Attention of a clip: every frame looks at the first frame, the text, and its own pixel over time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from lamp_lightning.unet.layers import ClipShape
+
+
+class ClipAttention:
+    """Attention processor for `attn1` and `attn2` of an inflated block.
+
+    Without text: queries from every frame, keys and values from frame 0 alone (paper, section 3.3). With text:
+    every frame attends to its clip's prompt. Either way keys and values are projected once per clip, and the
+    frames of a clip form one long query.
+
+    Shapes: `(b f) n c` (and text `b l d`) -> `(b f) n c`.
+    """
+
+    def __init__(self, clip: ClipShape) -> None:
+        self.clip = clip
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        frames = self.clip.frames
+        if encoder_hidden_states is None:
+            if not self.clip.motion:
+                frames = 1  # the image model: each image attends to itself
+            context = hidden_states[::frames]
+        else:
+            context = encoder_hidden_states
+        query = attn.to_q(hidden_states)
+        query = query.reshape(-1, frames * query.shape[1], query.shape[2])
+        key, value = attn.to_k(context), attn.to_v(context)
+        query, key, value = (_split_heads(x, attn.heads) for x in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = mixed.transpose(1, 2).reshape(hidden_states.shape[0], hidden_states.shape[1], -1)
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
+class FrameAttention:
+    """Attention processor for `attn_temp`: each position attends to itself in all frames of its clip.
+
+    Shapes: `(b f) n c -> (b f) n c`. Positions and heads share one axis, which needs no copy to bring the frames
+    next to the channels.
+    """
+
+    def __init__(self, clip: ClipShape) -> None:
+        self.clip = clip
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, **_: Any) -> Tensor:
+        folded, positions, _channels = hidden_states.shape
+        clips = folded // self.clip.frames
+        query, key, value = (
+            project(hidden_states).view(clips, self.clip.frames, positions * attn.heads, -1).transpose(1, 2)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = mixed.transpose(1, 2).reshape(folded, positions, -1)
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
+class MotionTransformerBlock(BasicTransformerBlock):
+    """A diffusers transformer block with temporal self-attention after its feed-forward.
+
+    Not constructed: `MotionTransformerBlock.inflate(block, clip)` turns a block of an image model into one, in place.
+    """
+
+    clip: ClipShape
+
+    @staticmethod
+    def inflate(block: BasicTransformerBlock, clip: ClipShape) -> None:
+        """Swap the block's attention processors and add `norm_temp` and `attn_temp`.
+
+        The temporal output projection starts at zero, so that an untuned block is the image model's.
+        """
+        weight = block.attn1.to_q.weight
+        like = {"device": weight.device, "dtype": weight.dtype}
+        temporal = Attention(
+            query_dim=block.dim,
+            heads=block.num_attention_heads,
+            dim_head=block.attention_head_dim,
+            dropout=block.dropout,
+            bias=block.attention_bias,
+            upcast_attention=block.attn1.upcast_attention,
+        ).to(**like)
+        nn.init.zeros_(temporal.to_out[0].weight)
+        nn.init.zeros_(temporal.to_out[0].bias)
+        temporal.set_processor(FrameAttention(clip))
+        for attention in (block.attn1, block.attn2):
+            if attention is not None:
+                attention.set_processor(ClipAttention(clip))
+        block.__class__ = MotionTransformerBlock
+        block.attn_temp = temporal
+        block.norm_temp = nn.LayerNorm(block.dim, **like)
+        block.clip = clip
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        hidden_states = super().forward(hidden_states, *args, **kwargs)
+        if not self.clip.motion:
+            return hidden_states
+        return hidden_states + self.attn_temp(self.norm_temp(hidden_states))
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """`b n (heads d) -> b heads n d`."""
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)

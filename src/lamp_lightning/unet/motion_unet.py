@@ -1,0 +1,241 @@
+"""MotionUNet: a diffusers text-to-image UNet that denoises clips."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from lamp_lightning.errors import UserError
+from lamp_lightning.unet.inflate import Norm, inflate
+from lamp_lightning.unet.layers import ClipShape
+
+# What LAMP tunes; everything else stays as the image model has it (paper, section 3.3).
+_TUNED = re.compile(r"(^|\.)(conv1d|conv_gate|attn_temp|attn1\.to_q)\.")
+_IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
+
+
+class MotionUNet(UNet2DConditionModel):
+    """A `UNet2DConditionModel` inflated to clips: motion layers, first-frame attention, temporal attention.
+
+    Make one with `from_unet`, `from_pretrained` or `from_official`. It runs diffusers' own forward pass on folded
+    frames, so what works on a `UNet2DConditionModel` (SDPA, gradient checkpointing, `torch.compile`, `.to`,
+    `save_pretrained`) works here.
+
+    Only the tuned parameters require gradients: see `trainable_names()` and `tuned_parameters()`.
+
+    Args:
+        motion_norm: "joint" pools the statistics of the ResNet blocks' GroupNorms over all frames of a clip (what
+            the authors' checkpoints expect), "per_frame" leaves them as in the image model.
+        kwargs: the arguments of `UNet2DConditionModel`.
+    """
+
+    @register_to_config
+    def __init__(self, motion_norm: Norm = "joint", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._inflate(motion_norm)
+
+    def _inflate(self, norm: Norm) -> None:
+        self._clip = ClipShape()
+        self._image_queries: dict[str, Tensor] | None = None
+        inflate(self, norm, self._clip)
+        self.requires_grad_(False)
+        for parameter in self.tuned_parameters():
+            parameter.requires_grad_(True)
+
+    @classmethod
+    def from_unet(cls, unet: UNet2DConditionModel, norm: Norm = "joint") -> MotionUNet:
+        """Inflate an image UNet **in place**: the same object, with its weights, becomes the MotionUNet.
+
+        New layers start so that the result paints images as before. Everything but the tuned parameters is frozen.
+
+        Args:
+            unet: any `UNet2DConditionModel` whose attention lies in spatial transformers (Stable Diffusion).
+            norm: "joint" or "per_frame" (see the class).
+
+        Raises:
+            UserError: the UNet cannot be inflated, is inflated already, or `norm` is unknown.
+        """
+        if isinstance(unet, MotionUNet):
+            raise UserError("This UNet is a MotionUNet already: inflate an image model's UNet, once.")
+        queries = {k: v.detach().clone() for k, v in unet.named_parameters() if _IMAGE_QUERY.search(k)}
+        _inflate_into(unet, cls, norm)
+        unet._image_queries = queries
+        return unet
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, path_or_id: str | Path, norm: Norm | None = None, **kwargs: Any
+    ) -> MotionUNet:
+        """Load a UNet from a diffusers folder or hub id, and inflate it if it is an image model's.
+
+        Args:
+            path_or_id: a UNet's folder, a pipeline's folder (its `unet` is used), or either on the hub
+                (`subfolder="unet"` is tried there).
+            norm: for an image model "joint" (default) or "per_frame"; a saved MotionUNet knows its own.
+            kwargs: what diffusers' `from_pretrained` takes (`torch_dtype`, `revision`, `variant`, ...).
+
+        Raises:
+            UserError: nothing loadable there, or `norm` contradicts a saved MotionUNet.
+        """
+        where = str(path_or_id)
+        if "subfolder" not in kwargs and not (Path(where) / "config.json").is_file():
+            kwargs["subfolder"] = "unet"
+        try:
+            config = cls.load_config(where, **_only(kwargs, "subfolder", "revision", "cache_dir", "token"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{where} holds no UNet that can be loaded ({_first_line(error)}). Give a diffusers folder with a "
+                "unet/config.json, or the id of one on the hub."
+            ) from error
+        if config.get("_class_name") == "MotionUNet":
+            if norm is not None and norm != config["motion_norm"]:
+                raise UserError(f"{where} was made with norm={config['motion_norm']!r}, not {norm!r}.")
+            return super().from_pretrained(where, **kwargs)
+        return cls.from_unet(UNet2DConditionModel.from_pretrained(where, **kwargs), norm or "joint")
+
+    @classmethod
+    def from_official(cls, folder: str | Path, norm: Norm = "joint") -> MotionUNet:
+        """Read the UNet of a LAMP checkpoint folder as the authors' code saves it (see `weights.official`)."""
+        from lamp_lightning.weights.official import load_official
+
+        return load_official(folder, norm)
+
+    def save_official(self, folder: str | Path) -> None:
+        """Write a UNet folder that the authors' code reads (see `weights.official`)."""
+        from lamp_lightning.weights.official import save_official
+
+        save_official(self, folder)
+
+    def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
+        """Load a motion adapter into this UNet and return its metadata (see `weights.adapter.load_motion`)."""
+        from lamp_lightning.weights.adapter import load_motion
+
+        return load_motion(self, file, **kwargs)
+
+    def save_motion(self, file: str | Path, **metadata: Any) -> None:
+        """Save the tuned parameters as a motion adapter (see `weights.adapter.save_motion`)."""
+        from lamp_lightning.weights.adapter import save_motion
+
+        save_motion(self, file, **metadata)
+
+    def forward(  # type: ignore[override]
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Denoise clips.
+
+        Args:
+            sample: `b c f h w`, frame 0 being the clean first frame.
+            timestep: one for all clips, or one per clip `(b,)`.
+            encoder_hidden_states: text embeddings, one prompt per clip, `b l d`.
+            added_cond_kwargs: further conditions, one row per clip (`text_embeds`, `time_ids` of SDXL).
+
+        Returns:
+            The prediction for every frame, `b c f h w`. Frame 0's means nothing to LAMP: loss and sampler skip it.
+        """
+        if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
+            raise ValueError(
+                f"sample must be (b, c, f, h, w) with one text per clip (b, l, d), not {tuple(sample.shape)} with "
+                f"{tuple(encoder_hidden_states.shape)}."
+            )
+        clips, _channels, frames, _height, _width = sample.shape
+        self._clip.frames = frames
+        if not self._clip.motion:
+            encoder_hidden_states = encoder_hidden_states.repeat_interleave(frames, dim=0)
+        timestep = torch.as_tensor(timestep, device=sample.device).expand(clips).repeat_interleave(frames)
+        if added_cond_kwargs is not None:
+            added_cond_kwargs = {k: v.repeat_interleave(frames, dim=0) for k, v in added_cond_kwargs.items()}
+        folded = super().forward(
+            sample.transpose(1, 2).flatten(0, 1),
+            timestep,
+            encoder_hidden_states,
+            added_cond_kwargs=added_cond_kwargs,
+            return_dict=False,
+        )[0]
+        return folded.unflatten(0, (clips, frames)).transpose(1, 2)
+
+    @property
+    def norm(self) -> Norm:
+        """How ResNet blocks normalise: "joint" over a clip's frames, or "per_frame"."""
+        return self.config["motion_norm"]
+
+    def trainable_names(self) -> list[str]:
+        """Names of the parameters that LAMP tunes, sorted; they are those of the authors' checkpoints."""
+        return sorted(name for name, _ in self.named_parameters() if _TUNED.search(name))
+
+    def tuned_parameters(self) -> list[nn.Parameter]:
+        """The parameters that LAMP tunes, in the order of `trainable_names()`."""
+        parameters = dict(self.named_parameters())
+        return [parameters[name] for name in self.trainable_names()]
+
+    @property
+    def knows_image_model(self) -> bool:
+        """Whether `image_model()` can be used: the queries that the image model had are kept."""
+        return self._image_queries is not None
+
+    @contextmanager
+    def image_model(self) -> Iterator[MotionUNet]:
+        """Within this context the UNet is the image model that it was inflated from, whatever was tuned since.
+
+        Frames are then independent images. Without gradients.
+
+        Raises:
+            UserError: the image model's own weights are not known (an official checkpoint holds tuned ones only).
+        """
+        if self._image_queries is None:
+            raise UserError(
+                "The image model's own weights are not known, only tuned ones were loaded: give a first frame, or "
+                "load the image model and then the motion adapter."
+            )
+        parameters = dict(self.named_parameters())
+        tuned = {name: parameters[name].data for name in self._image_queries}
+        try:
+            self._clip.motion = False
+            for name, image in self._image_queries.items():
+                parameters[name].data = image.to(tuned[name])
+            with torch.no_grad():
+                yield self
+        finally:
+            self._clip.motion = True
+            for name, data in tuned.items():
+                parameters[name].data = data
+
+
+def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> None:
+    unet.__class__ = cls
+    try:
+        unet._inflate(norm)
+    except UserError:
+        unet.__class__ = UNet2DConditionModel
+        raise
+    unet.register_to_config(motion_norm=norm)
+
+
+def _only(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _signature_with_unet_arguments() -> inspect.Signature:
+    """diffusers reads a model's configuration keys from its constructor's signature."""
+    own = inspect.signature(MotionUNet.__init__).parameters
+    unet = inspect.signature(UNet2DConditionModel.__init__).parameters
+    return inspect.Signature([*unet.values(), own["motion_norm"]])
+
+
+MotionUNet.__init__.__signature__ = _signature_with_unet_arguments()  # type: ignore[attr-defined]
