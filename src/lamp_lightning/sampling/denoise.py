@@ -46,7 +46,7 @@ def denoise(
         num_inference_steps: steps of the scheduler.
         shared_noise: the share of frame 0's noise in every frame's; 0 switches it off.
         adain: the authors' AdaIN of latents towards frame 0, see `adain_towards_first`.
-        adain_after: share of the steps after which AdaIN ties frame 1 to frame 0; 0.6 is the authors' 30 of 50.
+        adain_after: share of the steps after which frame 1 is tied to frame 0; 0.6 is the authors' 30 of 50.
         eta, generator: for schedulers that add noise in each step.
         callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1.
         added_cond_kwargs: further conditions, rows ordered as in `text_embeddings` (SDXL).
@@ -99,8 +99,8 @@ def _first(first_frame: Tensor, noise: Tensor) -> Tensor:
     wanted = (channels, 1, *size)
     if tuple(first.shape[1:]) != wanted or first.shape[0] not in (1, clips):
         raise ValueError(
-            f"first_frame must be a latent of shape {(clips, *wanted)} to go with noise of {tuple(noise.shape)}, "
-            f"not {tuple(first_frame.shape)}."
+            f"first_frame must be a latent of shape {(clips, *wanted)} to go with noise of "
+            f"{tuple(noise.shape)}, not {tuple(first_frame.shape)}."
         )
     return first.to(noise).expand(clips, *wanted)
 
@@ -119,6 +119,6 @@ def _conditions(
 
 
 def _accepted(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:
-    """Those of the arguments that the function knows: diffusers schedulers differ in `eta` and `generator`."""
+    """Those of the arguments that the function knows: schedulers differ in `eta` and `generator`."""
     known = inspect.signature(function).parameters
     return {name: value for name, value in arguments.items() if name in known}

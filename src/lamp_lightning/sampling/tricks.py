@@ -25,29 +25,32 @@ def shared_noise(noise: Tensor, alpha: float = 0.2) -> Tensor:
     return torch.cat([base, alpha * base + (1 - alpha) * rest], dim=2)
 
 
-def adain(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
+def adain(content: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
     """Give `content` the per-channel mean and standard deviation of `style`.
 
     Args:
         content: `b c ...`, statistics over all axes after the channels (for a frame: `b c h w`).
         style: `b c ...`.
-        eps: added to both variances.
+        eps: added to both variances, so that a constant channel stays finite.
+
+    Returns:
+        Like `content`; statistics are computed in float32.
     """
 
     def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-        flat = x.flatten(2)
+        flat = x.flatten(2).float()
         shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
         return flat.mean(2).view(shape), (flat.var(2) + eps).sqrt().view(shape)
 
     (content_mean, content_std), (style_mean, style_std) = moments(content), moments(style)
-    return (content - content_mean) / content_std * style_std + style_mean
+    return ((content - content_mean) / content_std * style_std + style_mean).to(content.dtype)
 
 
 def adain_towards_first(latents: Tensor, *, late: bool, last: bool) -> Tensor:
     """The authors' AdaIN after one denoising step, `b c f h w -> b c f h w`; frame 0 is not touched.
 
-    In late steps frame 1 takes the statistics of frame 0; then, always, frames 2.. take those of frame 1; after
-    the last step frames 1.. take those of frame 0.
+    In late steps frame 1 takes the statistics of frame 0; then, always, frames 2.. take those of frame 1;
+    after the last step frames 1.. take those of frame 0.
     """
     frames = list(latents.unbind(2))
     if late and len(frames) > 1:
@@ -61,8 +64,8 @@ def adain_towards_first(latents: Tensor, *, late: bool, last: bool) -> Tensor:
 def histogram_match(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Give each colour channel of `frame` the histogram of `reference`.
 
-    Both are brought to 8 bits first; a value becomes the reference's value at the same quantile, interpolated
-    and cut to 8 bits, as the authors do after decoding.
+    Both are cut to 8 bits first; a value becomes the reference's smallest value whose quantile is no lower,
+    as the authors do after decoding.
 
     Args:
         frame: `h w 3`, 0..1.
@@ -77,10 +80,9 @@ def histogram_match(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _match_channel(source: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    counts = np.bincount(source.ravel(), minlength=256)
-    reference_counts = np.bincount(reference.ravel(), minlength=256)
-    values = np.nonzero(reference_counts)[0]
-    quantiles = np.cumsum(counts) / source.size
-    reference_quantiles = np.cumsum(reference_counts)[values] / reference.size
-    table = np.interp(quantiles, reference_quantiles, values)
-    return table[source].astype(np.uint8)
+    # Sums of rounded shares, not shares of sums: this decides ties as the authors' code does.
+    quantiles, reference_quantiles = (
+        np.cumsum(np.bincount(x.ravel(), minlength=256) / x.size) for x in (source, reference)
+    )
+    table = np.searchsorted(reference_quantiles, quantiles).clip(max=255).astype(np.uint8)
+    return table[source]

@@ -16,9 +16,9 @@ from lamp_lightning.unet.layers import ClipShape
 class ClipAttention:
     """Attention processor for `attn1` and `attn2` of an inflated block.
 
-    Without text: queries from every frame, keys and values from frame 0 alone (paper, section 3.3). With text:
-    every frame attends to its clip's prompt. Either way keys and values are projected once per clip, and the
-    frames of a clip form one long query.
+    Without text: queries from every frame, keys and values from frame 0 alone (paper, section 3.3). With
+    text: every frame attends to its clip's prompt. Either way keys and values are projected once per clip,
+    and the frames of a clip form one long query.
 
     Shapes: `(b f) n c` (and text `b l d`) -> `(b f) n c`.
     """
@@ -48,8 +48,8 @@ class ClipAttention:
 class FrameAttention:
     """Attention processor for `attn_temp`: each position attends to itself in all frames of its clip.
 
-    Shapes: `(b f) n c -> (b f) n c`. Positions and heads share one axis, which needs no copy to bring the frames
-    next to the channels.
+    Shapes: `(b f) n c -> (b f) n c`. Positions and heads share one axis, so nothing is copied to bring the
+    frames next to the channels.
     """
 
     def __init__(self, clip: ClipShape) -> None:
@@ -70,7 +70,7 @@ class FrameAttention:
 class MotionTransformerBlock(BasicTransformerBlock):
     """A diffusers transformer block with temporal self-attention after its feed-forward.
 
-    Not constructed: `MotionTransformerBlock.inflate(block, clip)` turns a block of an image model into one, in place.
+    Not constructed: `MotionTransformerBlock.inflate(block, clip)` turns an image model's block into one.
     """
 
     clip: ClipShape

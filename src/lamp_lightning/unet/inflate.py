@@ -60,6 +60,6 @@ def _check_attention(unet: nn.Module, blocks: list[BasicTransformerBlock]) -> No
     if strange or not blocks:
         found = f"attention outside of them, first in {strange[0]!r}" if strange else "no such block"
         raise UserError(
-            "This UNet cannot be inflated: the motion UNet needs its attention in spatial transformer blocks, as "
-            f"Stable Diffusion 1.x, 2.x and XL have them, and this one has {found}."
+            "This UNet cannot be inflated: the motion UNet needs its attention in spatial transformer "
+            f"blocks, as Stable Diffusion 1.x, 2.x and XL have them, and this one has {found}."
         )

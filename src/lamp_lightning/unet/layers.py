@@ -24,9 +24,9 @@ class ClipShape:
 class MotionConv(nn.Module):
     """The paper's temporal-spatial motion layer (section 3.3) around one 2D convolution.
 
-    `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`. `conv1d` runs over the frames and is padded on
-    the past side only: frame f is computed from frames f-2, f-1 and f (the paper's video-prediction
-    convolution). Gate and temporal convolution start at zero, so an untuned layer is the 2D convolution.
+    `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`. `conv1d` runs over the frames and is padded
+    on the past side only: frame f is computed from frames f-2, f-1 and f (the paper's video-prediction
+    convolution). Gate and temporal convolution start at zero: an untuned layer is the 2D convolution.
 
     Shapes: `(b f) c h w -> (b f) c' h' w'`.
     """
@@ -51,8 +51,8 @@ class MotionConv(nn.Module):
     def over_frames(self, y: Tensor) -> Tensor:
         """The causal 1D convolution over frames, `(b f) c h w -> (b f) c h w`.
 
-        Written as a (3, 1) convolution on `b c f (h w)`: of the equivalent forms the fastest on CPU, forward and
-        backward, and it copies the clip once instead of transposing frames to the innermost axis.
+        Written as a (3, 1) convolution on `b c f (h w)`: of the equivalent forms the fastest on CPU, forward
+        and backward, as frames need not become the innermost axis.
         """
         folded, channels, height, width = y.shape
         z = y.reshape(-1, self.clip.frames, channels, height * width)

@@ -26,15 +26,15 @@ _IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
 class MotionUNet(UNet2DConditionModel):
     """A `UNet2DConditionModel` inflated to clips: motion layers, first-frame attention, temporal attention.
 
-    Make one with `from_unet`, `from_pretrained` or `from_official`. It runs diffusers' own forward pass on folded
-    frames, so what works on a `UNet2DConditionModel` (SDPA, gradient checkpointing, `torch.compile`, `.to`,
-    `save_pretrained`) works here.
+    Make one with `from_unet`, `from_pretrained` or `from_official`. It runs diffusers' own forward pass on
+    folded frames, so what works on a `UNet2DConditionModel` (SDPA, gradient checkpointing, `torch.compile`,
+    `.to`, `save_pretrained`) works here.
 
     Only the tuned parameters require gradients: see `trainable_names()` and `tuned_parameters()`.
 
     Args:
-        motion_norm: "joint" pools the statistics of the ResNet blocks' GroupNorms over all frames of a clip (what
-            the authors' checkpoints expect), "per_frame" leaves them as in the image model.
+        motion_norm: "joint" pools the statistics of the ResNet blocks' GroupNorms over all frames of a clip
+            (what the authors' checkpoints expect), "per_frame" leaves them as in the image model.
         kwargs: the arguments of `UNet2DConditionModel`.
     """
 
@@ -55,7 +55,7 @@ class MotionUNet(UNet2DConditionModel):
     def from_unet(cls, unet: UNet2DConditionModel, norm: Norm = "joint") -> MotionUNet:
         """Inflate an image UNet **in place**: the same object, with its weights, becomes the MotionUNet.
 
-        New layers start so that the result paints images as before. Everything but the tuned parameters is frozen.
+        New layers start so that the result paints images as before. All but the tuned parameters are frozen.
 
         Args:
             unet: any `UNet2DConditionModel` whose attention lies in spatial transformers (Stable Diffusion).
@@ -93,8 +93,8 @@ class MotionUNet(UNet2DConditionModel):
             config = cls.load_config(where, **_only(kwargs, "subfolder", "revision", "cache_dir", "token"))
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{where} holds no UNet that can be loaded ({_first_line(error)}). Give a diffusers folder with a "
-                "unet/config.json, or the id of one on the hub."
+                f"{where} holds no UNet that can be loaded ({_first_line(error)}). Give a diffusers folder "
+                "with a unet/config.json, or the id of one on the hub."
             ) from error
         if config.get("_class_name") == "MotionUNet":
             if norm is not None and norm != config["motion_norm"]:
@@ -104,7 +104,7 @@ class MotionUNet(UNet2DConditionModel):
 
     @classmethod
     def from_official(cls, folder: str | Path, norm: Norm = "joint") -> MotionUNet:
-        """Read the UNet of a LAMP checkpoint folder as the authors' code saves it (see `weights.official`)."""
+        """Read the UNet of a LAMP checkpoint folder that the authors' code saved (see `weights.official`)."""
         from lamp_lightning.weights.official import load_official
 
         return load_official(folder, norm)
@@ -116,7 +116,7 @@ class MotionUNet(UNet2DConditionModel):
         save_official(self, folder)
 
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
-        """Load a motion adapter into this UNet and return its metadata (see `weights.adapter.load_motion`)."""
+        """Load a motion adapter into this UNet and return its metadata (`weights.adapter.load_motion`)."""
         from lamp_lightning.weights.adapter import load_motion
 
         return load_motion(self, file, **kwargs)
@@ -143,12 +143,12 @@ class MotionUNet(UNet2DConditionModel):
             added_cond_kwargs: further conditions, one row per clip (`text_embeds`, `time_ids` of SDXL).
 
         Returns:
-            The prediction for every frame, `b c f h w`. Frame 0's means nothing to LAMP: loss and sampler skip it.
+            The prediction for every frame, `b c f h w`. Loss and sampler do not look at frame 0's.
         """
         if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
             raise ValueError(
-                f"sample must be (b, c, f, h, w) with one text per clip (b, l, d), not {tuple(sample.shape)} with "
-                f"{tuple(encoder_hidden_states.shape)}."
+                "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
+                f"{tuple(sample.shape)} with {tuple(encoder_hidden_states.shape)}."
             )
         clips, _channels, frames, _height, _width = sample.shape
         self._clip.frames = frames
@@ -187,17 +187,17 @@ class MotionUNet(UNet2DConditionModel):
 
     @contextmanager
     def image_model(self) -> Iterator[MotionUNet]:
-        """Within this context the UNet is the image model that it was inflated from, whatever was tuned since.
+        """In this context the UNet is the image model that it was inflated from, whatever was tuned since.
 
         Frames are then independent images. Without gradients.
 
         Raises:
-            UserError: the image model's own weights are not known (an official checkpoint holds tuned ones only).
+            UserError: the image model's own weights are not known (official checkpoints hold tuned ones).
         """
         if self._image_queries is None:
             raise UserError(
-                "The image model's own weights are not known, only tuned ones were loaded: give a first frame, or "
-                "load the image model and then the motion adapter."
+                "The image model's own weights are not known, only tuned ones were loaded: give a first "
+                "frame, or load the image model and then the motion adapter."
             )
         parameters = dict(self.named_parameters())
         tuned = {name: parameters[name].data for name in self._image_queries}
