@@ -1,0 +1,142 @@
+"""The on-disk cache: named by what went in, checked by checksum, written atomically.
+
+An entry's name is a hash of everything that its content depends on, so a stale entry is never found: change a
+clip, the size or the model, and another name is asked for. A damaged entry is computed again, with a warning.
+The folder can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lamp_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+
+
+def default_cache_dir() -> Path:
+    """$LAMP_LIGHTNING_CACHE, else lamp-lightning in $XDG_CACHE_HOME or ~/.cache."""
+    if given := os.environ.get("LAMP_LIGHTNING_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lamp-lightning"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal text."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """SHA-256 of an array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+class Cache:
+    """One cache folder. Raises UserError where it cannot be made or written."""
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder).expanduser() if folder else default_cache_dir()
+
+    def path(self, kind: str, fields: Mapping[str, Any], suffix: str) -> Path:
+        """Where the entry of `kind` that depends on exactly `fields` lives."""
+        text = json.dumps({"version": VERSION, **fields}, sort_keys=True)
+        return self.folder / kind / (hashlib.sha256(text.encode()).hexdigest()[:32] + suffix)
+
+    @contextlib.contextmanager
+    def writing(self, path: Path) -> Iterator[Path]:
+        """A temporary file beside `path`, which takes its place when the block ends well."""
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing_", suffix=path.suffix)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            os.replace(temporary, path)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot write the cache here ({error.strerror or error}). Free some "
+                "space, or choose another folder with cache_dir or LAMP_LIGHTNING_CACHE."
+            ) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def save_tensors(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Write named tensors as one safetensors file with a checksum in its metadata."""
+        from safetensors.torch import save
+
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        with self.writing(path) as temporary:
+            temporary.write_bytes(save(tensors, metadata={"sha256": _tensors_sha256(tensors)}))
+
+    def load_tensors(self, path: Path) -> dict[str, torch.Tensor] | None:
+        """What `save_tensors` wrote; None where there is nothing, or (with a warning) nothing sound."""
+        if not path.exists():
+            return None
+        from safetensors import safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 no mapping
+                expected = (file.metadata() or {}).get("sha256")
+        except Exception as error:
+            _warn_damaged(path, str(error))
+            return None
+        if expected != _tensors_sha256(tensors):
+            _warn_damaged(path, "its checksum is wrong")
+            return None
+        return tensors
+
+    def load_frames(self, path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
+        """Memory-mapped frames (f, h, w, 3) with their "fps" and "source_size" (h, w), or None as above."""
+        facts_path = path.with_suffix(".json")
+        if not path.exists() or not facts_path.exists():
+            return None
+        try:
+            facts = json.loads(facts_path.read_text(encoding="utf-8"))
+            frames = np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(facts["shape"]))
+            if path.stat().st_size != frames.size or array_sha256(frames) != facts["sha256"]:
+                raise ValueError("its checksum is wrong")
+            facts = {"fps": float(facts["fps"]), "source_size": tuple(facts["source_size"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            _warn_damaged(path, str(error))
+            return None
+        return frames, facts
+
+    def save_facts(self, path: Path, facts: dict[str, Any]) -> None:
+        """Write the .json beside `path`: the entry counts from then on."""
+        with self.writing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _warn_damaged(path: Path, reason: str) -> None:
+    warnings.warn(f"{path}: this cache file is damaged ({reason}); computing it again.", stacklevel=3)
+
+
+def _tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""What one training step sees, as a pure function of a seed and a number."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from lamp_lightning.data.latents import LatentClips
+from lamp_lightning.errors import UserError
+
+
+class MotionDataset(Dataset):
+    """An endless list of training samples: item i depends on (seed, i) alone, so a run resumes at any item.
+
+    Each n items (n clips) visit every clip once, in an order of their own. An item is a random crop in time
+    of `num_frames` frames, `frame_stride` apart, mirrored in half of the cases where mirrored latents exist,
+    with latents drawn from the posterior: {"latents": (c, f, h, w), "text": (l, d), "index": i}.
+    """
+
+    def __init__(self, clips: LatentClips, num_frames: int, frame_stride: int = 1, seed: int = 0) -> None:
+        needed = (num_frames - 1) * frame_stride + 1
+        shortest = min(moments.shape[1] for moments in clips.moments)
+        if shortest < needed:
+            raise UserError(
+                f"A clip has {shortest} frames, but {num_frames} at a stride of {frame_stride} need {needed}."
+            )
+        self.clips = clips
+        self.num_frames = num_frames
+        self.frame_stride = frame_stride
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+        clip = self.clip_of(index)
+        generator = _generator(self.seed, "item", index)
+        # All choices are drawn whether used or not: the same item has the same crop with and without flips.
+        place, coin = torch.rand(2, generator=generator).tolist()
+        mirrored = self.clips.flipped is not None and coin < 0.5
+        source = self.clips.flipped if mirrored and self.clips.flipped else self.clips.moments
+        moments = source[clip]
+        span = (self.num_frames - 1) * self.frame_stride + 1
+        start = min(int(place * (moments.shape[1] - span + 1)), moments.shape[1] - span)
+        crop = moments[:, start : start + span : self.frame_stride]
+        return {"latents": self.clips.sample(crop, generator), "text": self.clips.text[clip], "index": index}
+
+    def clip_of(self, index: int) -> int:
+        """The number of the clip that item `index` is cut from."""
+        epoch, place = divmod(index, len(self.clips))
+        order = torch.randperm(len(self.clips), generator=_generator(self.seed, "order", epoch))
+        return int(order[place])
+
+
+class SampleStream(IterableDataset):
+    """Items first + rank, first + rank + world_size, ... of a MotionDataset, without end.
+
+    With workers, each makes whole batches in turn, so the order stays that of a single process.
+    """
+
+    def __init__(self, items: MotionDataset, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.items = items
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.first = 0
+
+    def __iter__(self):
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        batch = number
+        while True:
+            for place in range(batch * self.batch_size, (batch + 1) * self.batch_size):
+                yield self.items[self.first + self.rank + place * self.world_size]
+            batch += workers
+
+
+def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    """A generator of its own for each (seed, purpose, number), far from those of neighbouring numbers."""
+    digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

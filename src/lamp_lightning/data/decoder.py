@@ -1,0 +1,144 @@
+"""The program of the child process that decodes clips. It may hang, leak or crash; its parent must not.
+
+It reads one JSON request a line from standard input, writes the frames as raw bytes into the file that the
+request names, and answers with one JSON line. It imports neither torch nor anything else of this package but
+`fit`. Its parent is `decoder_process.ClipDecoder`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lamp_lightning.data.fit import fit_frame
+
+MAX_OUTPUT_BYTES = 4 << 30
+MAX_MEMORY_BYTES = 8 << 30
+
+
+class _Unsuitable(Exception):
+    """decord cannot read this file properly; PyAV may."""
+
+
+def main() -> None:
+    """Serve requests until standard input closes."""
+    # Libraries print to standard output: keep the real one for answers, send everything else to stderr.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    _limit_memory()
+    # decord retries 10240 times at a damaged end of file before it gives up: that takes minutes.
+    os.environ.setdefault("DECORD_EOF_RETRY_MAX", "256")
+    _answer(answers, {"ready": True})
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            reply = _decode(request)
+        except MemoryError:
+            reply = {"error": f"decoding needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"}
+        except Exception as error:
+            reply = {"error": f"{error}".strip() or type(error).__name__}
+        _answer(answers, reply)
+
+
+def _answer(answers: Any, reply: dict) -> None:
+    answers.write(json.dumps(reply) + "\n")
+    answers.flush()
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = MAX_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MAX_MEMORY_BYTES, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, OSError, ValueError):  # not on this system: the time limit still holds
+        pass
+
+
+def _decode(request: dict) -> dict:
+    """Request {path, out, size or null, backends} -> {shape, source_size, fps, sha256, backend}."""
+    problems = []
+    for backend in request["backends"]:
+        frames = _decord_frames if backend == "decord" else _pyav_frames
+        try:
+            return _write(frames(request["path"]), request["out"], request["size"]) | {"backend": backend}
+        except ImportError:
+            problems.append(f"{backend} is not installed")
+        except MemoryError:
+            raise
+        except Exception as error:
+            if backend == request["backends"][-1]:
+                raise
+            problems.append(str(error))
+    raise RuntimeError("; ".join(problems) or "no decoder")
+
+
+def _write(frames: Iterator[tuple[np.ndarray, float]], out: str, size: list[int] | None) -> dict:
+    digest, count, written = hashlib.sha256(), 0, 0
+    source: tuple[int, ...] | None = None
+    shape: tuple[int, ...] = (0, 0, 3)
+    fps = 0.0
+    with open(out, "wb") as file:
+        for frame, fps in frames:  # noqa: B007 the last rate is as good as any
+            source = source or frame.shape
+            if size is None and frame.shape != source:
+                raise RuntimeError(
+                    f"the picture size changes from {source[:2]} to {frame.shape[:2]} in mid-clip"
+                )
+            fitted = fit_frame(frame, (size[0], size[1])) if size else frame
+            data = np.ascontiguousarray(fitted).tobytes()
+            written += len(data)
+            if written > MAX_OUTPUT_BYTES:
+                raise RuntimeError(
+                    f"the clip is too long: over {count} frames ({MAX_OUTPUT_BYTES >> 30} GiB decoded)"
+                )
+            file.write(data)
+            digest.update(data)
+            count, shape = count + 1, fitted.shape
+    if source is None:
+        raise RuntimeError("no frame could be decoded")
+    return {
+        "shape": [count, *shape],
+        "source_size": list(source[:2]),
+        "fps": fps,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _decord_frames(path: str) -> Iterator[tuple[np.ndarray, float]]:
+    import decord
+
+    reader = decord.VideoReader(path, num_threads=2)
+    fps = float(reader.get_avg_fps())
+    for index in range(len(reader)):
+        frame = reader[index].asnumpy()
+        if frame.ndim != 3 or frame.shape[2] != 3:  # decord 0.6 garbles clips with a rotation mark
+            raise _Unsuitable(f"decord gave a frame of shape {frame.shape}")
+        yield frame, fps
+
+
+def _pyav_frames(path: str) -> Iterator[tuple[np.ndarray, float]]:
+    import av
+
+    with av.open(path) as container:
+        if not container.streams.video:
+            raise RuntimeError("the file holds no video stream")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = stream.average_rate or stream.guessed_rate
+        fps = float(rate) if rate else 0.0
+        for frame in container.decode(stream):
+            # Phones store a portrait clip lying down, with a mark (in degrees, anticlockwise) to turn it.
+            turns = round(getattr(frame, "rotation", 0) / 90)
+            yield np.rot90(frame.to_ndarray(format="rgb24"), turns), fps
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The parent's side of the decoding process: start it, ask it, stop it when it hangs, replace it."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_START_LIMIT_S = 120.0
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from lamp_lightning.data.decoder import main; main()"
+)
+
+
+class DecodeError(Exception):
+    """A clip could not be decoded; the text says what was found."""
+
+
+class _Died(DecodeError):
+    """The child process hung or crashed, so another decoder may still succeed."""
+
+
+@dataclass(frozen=True)
+class DecodedFile:
+    """What the child wrote: raw uint8 RGB of `shape` (f, h, w, 3), from frames of `source_size` (H, W)."""
+
+    shape: tuple[int, int, int, int]
+    source_size: tuple[int, int]
+    fps: float
+    sha256: str
+    backend: str
+
+
+class ClipDecoder:
+    """Decodes clips one after another in one child process, each within `timeout_s` seconds.
+
+    decord decodes first, PyAV what decord cannot. A child that hangs or dies is replaced and the clip is
+    given once more to PyAV alone; when that dies too, `decode` raises DecodeError and the next clip can
+    be tried. Use as a context manager; the child starts at the first clip. `command` replaces the child's
+    program.
+    """
+
+    def __init__(self, timeout_s: float = 60.0, command: Sequence[str] | None = None) -> None:
+        self.timeout_s = timeout_s
+        self._command = list(command) if command else [sys.executable, "-c", _PROGRAM, _import_path()]
+        self._process: subprocess.Popen[str] | None = None
+        self._answers: queue.Queue[str | None] = queue.Queue()
+
+    def __enter__(self) -> ClipDecoder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def decode(self, path: Path, out: Path, size: tuple[int, int] | None = None) -> DecodedFile:
+        """Decode `path` into the raw file `out`, each frame fitted to `size` (h, w) if given.
+
+        Raises DecodeError where no decoder can.
+        """
+        try:
+            return self._ask(path, out, size, ["decord", "pyav"])
+        except _Died:
+            return self._ask(path, out, size, ["pyav"])
+
+    def close(self) -> None:
+        """Stop the child, whatever it is doing."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+    def _ask(self, path: Path, out: Path, size: tuple[int, int] | None, backends: list[str]) -> DecodedFile:
+        process = self._start()
+        request = {
+            "path": os.path.abspath(path),
+            "out": os.path.abspath(out),
+            "size": size,
+            "backends": backends,
+        }
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        except OSError as error:  # it died between two clips
+            self.close()
+            raise _Died("the decoding process died") from error
+        reply = self._wait(self.timeout_s)
+        if "error" in reply:
+            raise DecodeError(reply["error"])
+        return DecodedFile(
+            tuple(reply["shape"]),
+            tuple(reply["source_size"]),
+            reply["fps"],
+            reply["sha256"],
+            reply["backend"],
+        )
+
+    def _start(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self.close()
+        # One BLAS thread: the child computes nothing, and each thread would reserve memory.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            encoding="utf-8",
+        )
+        self._answers = queue.Queue()
+        threading.Thread(target=_read, args=(self._process, self._answers), daemon=True).start()
+        self._wait(_START_LIMIT_S)
+        return self._process
+
+    def _wait(self, limit_s: float) -> dict:
+        try:
+            line = self._answers.get(timeout=limit_s)
+        except queue.Empty:
+            self.close()
+            raise _Died(f"decoding took longer than {limit_s:g} s and was stopped") from None
+        except BaseException:  # Ctrl-C must not leave a child behind
+            self.close()
+            raise
+        if line is None:
+            code = self._process.wait() if self._process else None
+            self.close()
+            raise _Died(f"the decoding process died (exit status {code})")
+        return json.loads(line)
+
+
+def _read(process: subprocess.Popen[str], answers: queue.Queue[str | None]) -> None:
+    """Runs in a thread, because a pipe cannot be read with a time limit on every system."""
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            answers.put(line)
+    except ValueError:  # closed from the other thread
+        pass
+    answers.put(None)
+
+
+def _import_path() -> str:
+    """This process's import path, so that the child finds the same packages."""
+    return json.dumps([os.path.abspath(entry) for entry in sys.path])

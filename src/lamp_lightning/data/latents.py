@@ -1,0 +1,131 @@
+"""From clips to latents and text embeddings, computed once and cached on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from lamp_lightning.data.cache import Cache
+from lamp_lightning.data.motion_set import MotionClip, MotionSet
+from lamp_lightning.errors import UserError
+
+_PIXELS_AT_ONCE = 1 << 20
+
+
+@dataclass
+class LatentClips:
+    """A motion set as the model sees it.
+
+    `moments`: per clip, mean and log variance of each frame's latent, (2c, F, h, w); `flipped`: the same for
+    the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d). Training draws
+    from the posterior, as the authors do: latents = (sample - shift) * scale.
+    """
+
+    moments: list[torch.Tensor]
+    flipped: list[torch.Tensor] | None
+    text: torch.Tensor
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.moments)
+
+    def sample(self, moments: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw scaled latents (c, f, h, w) from posterior moments (2c, f, h, w), each frame on its own."""
+        mean, log_variance = moments.chunk(2, dim=0)
+        deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+        return (mean + deviation * noise - self.shift) * self.scale
+
+
+def encode_motion_set(
+    motion_set: MotionSet,
+    base: Any,
+    *,
+    flip: bool = False,
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LatentClips:
+    """Encode all clips (and their mirror images, with `flip`) and prompts with `base`, a BaseModel.
+
+    What was encoded before from the same pixels or prompts with the same weights is read from the cache.
+    `progress(done, total)` is called after each clip. Raises UserError where the autoencoder gives NaN.
+    """
+    cache = Cache(cache_dir)
+    jobs = [
+        (clip, mirrored) for mirrored in ([False, True] if flip else [False]) for clip in motion_set.clips
+    ]
+    moments = []
+    for done, (clip, mirrored) in enumerate(jobs, start=1):
+        moments.append(_clip_moments(clip, mirrored, base, cache))
+        if progress is not None:
+            progress(done, len(jobs))
+    count = len(motion_set.clips)
+    return LatentClips(
+        moments=moments[:count],
+        flipped=moments[count:] if flip else None,
+        text=_text(motion_set.prompts, base, cache),
+        scale=float(base.vae.config.scaling_factor),
+        shift=float(getattr(base.vae.config, "shift_factor", None) or 0.0),
+    )
+
+
+def _clip_moments(clip: MotionClip, mirrored: bool, base: Any, cache: Cache) -> torch.Tensor:
+    fields = {
+        "frames": clip.digest,
+        "shape": list(clip.frames.shape),
+        "mirrored": mirrored,
+        "model": _identity(base, "vae"),
+    }
+    entry = cache.path("latents", fields, ".safetensors")
+    found = cache.load_tensors(entry)
+    if found is None:
+        moments = _encode(clip.frames, mirrored, base)
+        if not moments.isfinite().all():
+            raise UserError(
+                f"{clip.path}: the autoencoder of {base.name} gives numbers that are not finite for this "
+                "clip. Load the model in float32."
+            )
+        found = {"moments": moments}
+        cache.save_tensors(entry, found)
+    return found["moments"]
+
+
+def _encode(frames: np.ndarray, mirrored: bool, base: Any) -> torch.Tensor:
+    """uint8 frames (f, h, w, 3) -> float32 posterior moments (2c, f, h', w')."""
+    step = max(1, min(16, _PIXELS_AT_ONCE // (frames.shape[1] * frames.shape[2])))
+    parts = []
+    for start in range(0, len(frames), step):
+        part = torch.from_numpy(np.array(frames[start : start + step]))
+        pixels = rearrange(part, "f h w c -> f c h w").float() / 127.5 - 1
+        if mirrored:
+            pixels = pixels.flip(-1)
+        with torch.no_grad():
+            parts.append(base.encode_moments(pixels).float().cpu().clone())
+    return rearrange(torch.cat(parts), "f c h w -> c f h w").contiguous()
+
+
+def _text(prompts: list[str], base: Any, cache: Cache) -> torch.Tensor:
+    """Prompt embeddings (n, l, d), each distinct prompt encoded once."""
+    distinct = sorted(set(prompts))
+    entry = cache.path(
+        "text", {"prompts": distinct, "model": _identity(base, "text_encoder")}, ".safetensors"
+    )
+    found = cache.load_tensors(entry)
+    if found is None:
+        with torch.no_grad():
+            found = {"text": base.encode_prompts(distinct).float().cpu().clone()}
+        cache.save_tensors(entry, found)
+    return found["text"][[distinct.index(prompt) for prompt in prompts]]
+
+
+def _identity(base: Any, part: str) -> str:
+    """The hash that tells this model part's weights, configuration and precision from any other."""
+    dtype = getattr(getattr(base, part), "dtype", None)
+    return f"{base.identity[part]} {dtype}"

@@ -1,0 +1,147 @@
+"""A motion set: a folder of 8-16 clips that share one motion, decoded to the model's size before training."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from lamp_lightning.data.cache import Cache, array_sha256, file_sha256
+from lamp_lightning.data.captions import read_captions
+from lamp_lightning.data.clips import ClipError, check_clip, decode_into, list_clips
+from lamp_lightning.data.decoder_process import ClipDecoder
+from lamp_lightning.errors import UserError
+
+_FEWEST, _MOST = 8, 16
+
+
+@dataclass
+class MotionClip:
+    """One clip at the model's size: `frames` uint8 (f, h, w, 3) RGB, its prompt and its rate."""
+
+    path: Path
+    prompt: str
+    frames: np.ndarray
+    fps: float
+    source_size: tuple[int, int] | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the pixels: two clips with the same frames have the same latents."""
+        return array_sha256(self.frames)
+
+
+@dataclass
+class MotionSet:
+    """The clips of one motion, in natural order of their file names."""
+
+    name: str
+    clips: list[MotionClip] = field(default_factory=list)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of each clip."""
+        return [clip.prompt for clip in self.clips]
+
+
+def load_motion_set(
+    folder: str | Path,
+    *,
+    motion: str,
+    size: tuple[int, int],
+    num_frames: int,
+    frame_stride: int = 1,
+    cache_dir: str | Path | None = None,
+    captions: str | Path | None = None,
+    timeout_s: float = 60.0,
+) -> MotionSet:
+    """Read every clip of `folder` once, cropped at the centre to the aspect of `size` = (h, w), and resized.
+
+    Clips are decoded in a child process, each within `timeout_s` seconds, and kept in the cache, from where
+    the frames are memory-mapped. The prompt is the motion's name unless there are captions (see
+    `read_captions`). Warns when the count is not 8-16, or when clips differ in size. Raises UserError naming
+    every clip that cannot be used: damaged, cut off, no video, or of fewer than
+    (num_frames - 1) * frame_stride + 1 frames.
+    """
+    paths = list_clips(folder)
+    prompts = read_captions(paths, motion, captions)
+    if not _FEWEST <= len(paths) <= _MOST:
+        warnings.warn(
+            f"{folder}: found {len(paths)} clip{'s' * (len(paths) != 1)}; the method is made for "
+            f"{_FEWEST}-{_MOST}. Going on with what is there.",
+            stacklevel=2,
+        )
+    clips = _read_clips(paths, prompts, size, Cache(cache_dir), timeout_s)
+    _check_lengths(clips, num_frames, frame_stride)
+    _warn_of_sizes(Path(folder), clips, size)
+    return MotionSet(motion, clips)
+
+
+def _read_clips(
+    paths: Sequence[Path], prompts: Sequence[str], size: tuple[int, int], cache: Cache, timeout_s: float
+) -> list[MotionClip]:
+    clips, problems = [], []
+    with ClipDecoder(timeout_s) as decoder:
+        for path, prompt in zip(paths, prompts, strict=True):
+            try:
+                clips.append(_read_clip(path, prompt, size, cache, decoder))
+            except ClipError as error:  # noqa: PERF203 one message names all bad clips
+                problems.append(str(error))
+    _raise(problems)
+    return clips
+
+
+def _read_clip(
+    path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder
+) -> MotionClip:
+    check_clip(path)
+    entry = cache.path("frames", {"clip": file_sha256(path), "size": list(size), "crop": "centre"}, ".rgb")
+    found = cache.load_frames(entry)
+    if found is None:
+        with cache.writing(entry) as temporary:
+            decoded = decode_into(decoder, path, temporary, size)
+        cache.save_facts(entry, dataclasses.asdict(decoded))
+        found = cache.load_frames(entry)
+        if found is None:
+            raise UserError(
+                f"{entry}: cannot be read back after writing. Choose another folder with cache_dir."
+            )
+    frames, facts = found
+    return MotionClip(path, prompt, frames, facts["fps"], facts["source_size"])
+
+
+def _check_lengths(clips: Sequence[MotionClip], num_frames: int, frame_stride: int) -> None:
+    needed = (num_frames - 1) * frame_stride + 1
+    _raise(
+        [
+            f"{clip.path}: this clip has {len(clip.frames)} frames, but {num_frames} frames at a stride of "
+            f"{frame_stride} need {needed}. Use a longer clip, a smaller stride or fewer frames."
+            for clip in clips
+            if len(clip.frames) < needed
+        ]
+    )
+
+
+def _warn_of_sizes(folder: Path, clips: Sequence[MotionClip], size: tuple[int, int]) -> None:
+    sizes = Counter(clip.source_size for clip in clips if clip.source_size)
+    if len(sizes) > 1:
+        counts = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(4))
+        warnings.warn(
+            f"{folder}: the clips have {len(sizes)} different sizes: {counts}. Each is cropped at the centre "
+            f"and resized to {size[1]}x{size[0]}.",
+            stacklevel=3,
+        )
+
+
+def _raise(problems: Sequence[str], limit: int = 5) -> None:
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        more = [f"... and {len(problems) - limit} more"] if len(problems) > limit else []
+        raise UserError("\n".join([f"{len(problems)} clips cannot be used:", *problems[:limit], *more]))

@@ -1,0 +1,142 @@
+"""MotionSetDataModule: a folder of clips becomes batches of latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from lamp_lightning.data.dataset import MotionDataset, SampleStream
+from lamp_lightning.data.latents import LatentClips, encode_motion_set
+from lamp_lightning.data.motion_set import MotionSet, load_motion_set
+from lamp_lightning.errors import UserError
+
+
+class MotionSetDataModule(LightningDataModule):
+    """The clips of one motion as an endless stream of training batches.
+
+    Args:
+        folder: 8-16 clips (mp4, mov, avi, mkv, webm, gif), or one clip.
+        motion: the motion's name, which is also the prompt (`birds_fly` -> "birds fly").
+        num_frames: frames of a training sample.
+        frame_stride: take every so many-th frame of a clip.
+        flip: mirror half of the samples; leave it off where left and right matter.
+        size: height and width in pixels, or one number for both; None takes the model's own.
+        batch_size: samples of a batch, on each device.
+        cache_dir: where decoded frames, latents and text embeddings are kept; None for the user's cache.
+        num_workers: loader processes; the data is in memory, so 0 is fastest.
+        seed: of all random choices.
+        captions: a caption file; None looks for one in the folder.
+        decode_timeout: seconds that decoding one clip may take.
+
+    Call `prepare(base)` before training. A batch is {"latents": (b, c, f, h, w), "text": (b, l, d),
+    "index": (b,)}. The stream is a pure function of the seed: it begins at the trainer's global step, so a
+    resumed run sees what an uninterrupted one would, and of several devices each takes its share.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        motion: str,
+        num_frames: int = 16,
+        frame_stride: int = 1,
+        flip: bool = False,
+        size: int | Sequence[int] | None = None,
+        batch_size: int = 1,
+        cache_dir: str | Path | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        captions: str | Path | None = None,
+        decode_timeout: float = 60.0,
+    ) -> None:
+        super().__init__()
+        at_least_one = {"num_frames": num_frames, "frame_stride": frame_stride, "batch_size": batch_size}
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise UserError(f"{name} must be 1 or more, found {value}.")
+        if num_frames < 2:
+            raise UserError("num_frames must be 2 or more: the first frame is given, the others are learned.")
+        self.folder = Path(folder)
+        self.motion = motion
+        self.num_frames = num_frames
+        self.frame_stride = frame_stride
+        self.flip = flip
+        self.size = _pair(size)
+        self.batch_size = batch_size
+        self.cache_dir = cache_dir
+        self.num_workers = num_workers
+        self.seed = seed
+        self.captions = captions
+        self.decode_timeout = decode_timeout
+        self.motion_set: MotionSet | None = None
+        self.latent_clips: LatentClips | None = None
+
+    def prepare(self, base: Any, progress: Callable[[int, int], None] | None = None) -> LatentClips:
+        """Decode the clips and encode them with `base` (a BaseModel), or read both from the cache.
+
+        `progress(done, total)` follows the encoding. Raises UserError for anything wrong with the folder.
+        """
+        factor = base.vae_scale_factor
+        size = self.size or _pair(base.unet.config.sample_size, factor)
+        if size is None or any(side < factor or side % factor for side in size):
+            raise UserError(f"size must be multiples of {factor} for the model {base.name}, found {size}.")
+        self.size = size
+        self.motion_set = load_motion_set(
+            self.folder,
+            motion=self.motion,
+            size=size,
+            num_frames=self.num_frames,
+            frame_stride=self.frame_stride,
+            cache_dir=self.cache_dir,
+            captions=self.captions,
+            timeout_s=self.decode_timeout,
+        )
+        self.latent_clips = encode_motion_set(
+            self.motion_set, base, flip=self.flip, cache_dir=self.cache_dir, progress=progress
+        )
+        return self.latent_clips
+
+    @property
+    def dataset(self) -> MotionDataset:
+        """The training samples by number."""
+        if self.latent_clips is None:
+            raise UserError("The motion set is not encoded yet: call prepare(base) before training.")
+        return MotionDataset(self.latent_clips, self.num_frames, self.frame_stride, self.seed)
+
+    def train_dataloader(self) -> DataLoader:
+        """An endless loader; each pass over it begins where the trainer stands."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        stream = SampleStream(self.dataset, self.batch_size, rank, world_size)
+        return _ResumingLoader(stream, self.first_index, num_workers=self.num_workers)
+
+    def first_index(self) -> int:
+        """The number of the first sample that no finished optimiser step has seen, over all devices."""
+        if self.trainer is None:
+            return 0
+        batches = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return batches * self.batch_size * self.trainer.world_size
+
+
+class _ResumingLoader(DataLoader):
+    """Asks where to begin at each new pass, not once when it is made."""
+
+    def __init__(self, stream: SampleStream, first_index: Callable[[], int], num_workers: int = 0) -> None:
+        super().__init__(stream, batch_size=stream.batch_size, num_workers=num_workers)
+        self._first_index = first_index
+
+    def __iter__(self) -> Any:
+        self.dataset.first = self._first_index()  # type: ignore[attr-defined]
+        return super().__iter__()
+
+
+def _pair(size: int | Sequence[int] | None, factor: int = 1) -> tuple[int, int] | None:
+    """Height and width in pixels from a number, a pair, or nothing."""
+    if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2:
+        raise UserError(f"size must be a number or [height, width], found {sides}.")
+    return int(sides[0]) * factor, int(sides[1]) * factor
