@@ -232,7 +232,7 @@ def _falling(
     """Heads of ``count`` streaks that fall through ``box`` (x0, y0, x1, y1) and enter again elsewhere."""
     x0, y0, x1, y1 = box
     lanes = rng.permutation(count)
-    start = rng.uniform(0, 1, count)
+    start = (rng.permutation(count) + rng.uniform(0.1, 0.9, count)) / count  # spread evenly over the fall
     heads = []
     for k in range(count):
         fallen = start[k] + velocity[1] * t / (y1 - y0)

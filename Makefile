@@ -1,0 +1,49 @@
+# Everything a newcomer needs: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+# More options for pip, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint format results pictures pretrain wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+setup: $(VENV)/.ready ## make .venv and install everything into it
+
+demo: setup ## tune "waterfall" on the tiny model and show what it learned (no GPU, no account)
+	$(BIN)/python -m lamp_lightning.train motion=waterfall
+
+test: setup lint ## lint, type-check and the tests that need no GPU, download or hours
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: setup ## the tests that take long
+	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 7200
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: setup ## tune and measure all eight toy motions: docs/results.md (about an hour on two cores)
+	$(BIN)/python -m lamp_lightning.toyresults
+
+pretrain: setup ## pretrain the tiny models again (hours; resumable)
+	$(BIN)/python -m lamp_lightning.pretrain
+
+wheel: setup ## build the wheel
+	$(BIN)/python -m build --wheel
+
+clean: ## delete what builds and tests left
+	rm -rf dist build .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,54 @@
+"""The stills that the tiny models are pretrained on: rendered once, kept as one memory-mapped file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lamp_lightning.toyworld.render import CLIP_FRAMES, render_still
+from lamp_lightning.toyworld.scenes import Scene, combinations, random_caption
+
+
+@dataclass
+class Stills:
+    """Pictures ``(n, size, size, 3)`` uint8 and the scene of each."""
+
+    pictures: np.ndarray
+    scenes: list[Scene]
+
+    def pixels(self, index: np.ndarray | Tensor) -> Tensor:
+        """Pictures as float ``(len(index), 3, size, size)`` in [-1, 1], contiguous."""
+        batch = torch.from_numpy(np.ascontiguousarray(self.pictures[np.asarray(index)]))
+        return batch.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
+
+    def captions(self, index: np.ndarray | Tensor, rng: np.random.Generator) -> list[str]:
+        return [random_caption(self.scenes[int(i)], rng) for i in index]
+
+
+def draw_scenes(splits: tuple[str, ...], count: int, seed: int) -> tuple[list[Scene], list[float]]:
+    """``count`` scenes, each combination of ``splits`` equally often, with the time to draw each at."""
+    rng = np.random.default_rng(seed)
+    pool = [scene for split in splits for scene in combinations(split)]
+    order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-count // len(pool)))])[:count]
+    scenes = [replace(pool[i], seed=int(rng.integers(1 << 30))) for i in order]
+    return scenes, [float(t) for t in rng.uniform(0, CLIP_FRAMES - 1, count)]
+
+
+def stills(splits: tuple[str, ...], count: int, seed: int, folder: Path, size: int = 64) -> Stills:
+    """Render ``count`` stills to ``folder``, or take those that an earlier call left there."""
+    scenes, times = draw_scenes(splits, count, seed)
+    path = folder / f"stills_{'_'.join(splits)}_{count}_{seed}_{size}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+        for k, (scene, t) in enumerate(zip(scenes, times, strict=True)):
+            out[k] = render_still(scene, t=t, size=size)
+        out.flush()
+        os.replace(partial, path)
+    return Stills(np.load(path, mmap_mode="r"), scenes)

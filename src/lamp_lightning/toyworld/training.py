@@ -1,0 +1,104 @@
+"""A plain, resumable training loop: what the tiny models' three stages share."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+LossOf = Callable[[int, torch.Generator], Tensor]
+
+
+def fast_cpu_dtype() -> torch.dtype:
+    """bfloat16 where the processor multiplies it in hardware (AMX: 4-10 times faster here), else float32."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return torch.bfloat16 if supported() else torch.float32
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+    """Linear warm-up, then half a cosine down to a hundredth of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    share = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    loss_of: LossOf,
+    *,
+    steps: int,
+    rate: float,
+    folder: Path,
+    weight_decay: float = 1e-2,
+    ema_decay: float = 0.999,
+    save_every: int = 200,
+    seed: int = 0,
+    on_save: Callable[[nn.Module, int], None] | None = None,
+) -> None:
+    """Train ``model`` for ``steps`` and leave the moving average of its weights in it.
+
+    ``loss_of(step, generator)`` draws all its randomness from a generator seeded by ``(seed, step)``, so a
+    run that is killed and started again goes on as if nothing had happened. State is saved to
+    ``folder/<name>.pt`` every ``save_every`` steps, by an atomic rename.
+    """
+    state_file = folder / f"{name}.pt"
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    average = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    start = 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        average, start = state["average"], state["step"]
+        print(f"{name}: goes on from step {start} of {state_file}", flush=True)
+
+    def save(step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = state_file.with_suffix(".partial")
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average,
+                "step": step,
+            },
+            partial,
+        )
+        os.replace(partial, state_file)
+
+    model.train()
+    clock, mean_loss = time.perf_counter(), 0.0
+    for step in range(start, steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, steps, rate)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        loss = loss_of(step, generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        decay = min(ema_decay, (step + 1) / (step + 10))
+        for key, value in model.state_dict().items():
+            if value.dtype.is_floating_point:
+                average[key].lerp_(value, 1 - decay)
+        mean_loss += loss.item()
+        if (step + 1) % 50 == 0:
+            seconds = (time.perf_counter() - clock) / 50
+            left = seconds * (steps - step - 1) / 60
+            pace = f"{seconds:.3f} s/step {left:.1f} min left"
+            print(f"{name} {step + 1}/{steps} loss {mean_loss / 50:.5f} {pace}", flush=True)
+            clock, mean_loss = time.perf_counter(), 0.0
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            save(step + 1)
+            if on_save:
+                on_save(model, step + 1)
+            clock = time.perf_counter()
+    model.load_state_dict(average)
+    model.eval()
