@@ -1,0 +1,134 @@
+"""MotionTuner: what Lightning trains, the tuned parameters of a motion UNet on the first-frame loss."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from lamp_lightning.errors import UserError
+from lamp_lightning.sampling.loss import first_frame_loss
+
+if TYPE_CHECKING:
+    from lamp_lightning.unet import MotionUNet
+
+NOISE_STREAM = 1  # sets the noise of item i apart from whatever else is drawn for (seed, i)
+
+
+def item_generator(seed: int, index: int) -> torch.Generator:
+    """The CPU generator of training item ``index``: its noise and timestep depend on nothing else.
+
+    So a resumed run draws what an uninterrupted one would have drawn, on any device and number of GPUs.
+    """
+    state = np.random.SeedSequence([seed, NOISE_STREAM, index]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
+
+
+class MotionTuner(LightningModule):
+    """First-frame-conditioned video diffusion loss (paper, section 3.2) on the tuned parameters alone.
+
+    Args:
+        unet: the inflated UNet. Everything but its tuned parameters is frozen here.
+        scheduler: the base model's diffusers scheduler, for its noise levels and prediction type.
+        learning_rate: of AdamW; the authors use 3e-5.
+        weight_decay: of AdamW; the authors use 1e-2.
+        schedule: ``constant`` as the authors', or ``cosine``: down to zero at the trainer's ``max_steps``.
+        warmup_steps: steps in which the rate rises linearly from zero; 0 starts at the full rate.
+        seed: of noise and timesteps.
+        gradient_checkpointing: less memory for more time.
+
+    Batches: ``{"latents": (b, c, f, h, w) scaled latents, "text": (b, l, d), "index": (b,) item numbers}``.
+    Checkpoints hold the tuned parameters, the optimiser and the loop, not the frozen weights.
+    """
+
+    def __init__(
+        self,
+        unet: MotionUNet,
+        scheduler: Any,
+        *,
+        learning_rate: float = 3e-5,
+        weight_decay: float = 1e-2,
+        schedule: str = "constant",
+        warmup_steps: int = 0,
+        seed: int = 0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if schedule not in ("constant", "cosine"):
+            raise UserError(f"tuner.schedule must be constant or cosine, but is {schedule!r}.")
+        self.unet = unet
+        self.scheduler = scheduler
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.seed = seed
+        self.strict_loading = (
+            False  # a checkpoint has the tuned parameters only; on_load_checkpoint is strict
+        )
+        unet.requires_grad_(False)
+        for parameter in unet.tuned_parameters():
+            parameter.requires_grad_(True)
+            # Steps of 3e-5 vanish in half precision: tuned weights are float32 whatever the frozen ones are.
+            parameter.data = parameter.data.float()
+        if gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The mean loss of a batch, a scalar; logged as ``train/loss``."""
+        latents = batch["latents"]
+        noise, timesteps = self.draw(latents, batch["index"])
+        loss = first_frame_loss(self.unet, self.scheduler, latents, noise, timesteps, batch["text"])
+        self.log("train/loss", loss.detach(), sync_dist=True, batch_size=len(latents))
+        return loss
+
+    def draw(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Noise like ``latents`` (b, c, f, h, w) and timesteps (b,) of the items ``index`` (b,)."""
+        noise, timesteps = [], []
+        for item in index.tolist():
+            generator = item_generator(self.seed, item)
+            levels = self.scheduler.config.num_train_timesteps
+            timesteps.append(torch.randint(levels, (1,), generator=generator))
+            noise.append(torch.randn(latents.shape[1:], generator=generator))
+        return torch.stack(noise).to(latents), torch.cat(timesteps).to(latents.device)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(
+            self.unet.tuned_parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        if self.schedule == "constant" and self.warmup_steps == 0:
+            return optimizer
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def rate_share(self, step: int) -> float:
+        """The learning rate of optimiser step ``step`` (from 0) as a share of the full rate."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return 1.0
+        length = max(1, self.trainer.max_steps - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup_steps) / length)))
+
+    def tuned_names(self) -> list[str]:
+        """Names of the tuned parameters in this module's state dict."""
+        return [f"unet.{name}" for name in self.unet.trainable_names()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in self.tuned_names()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved, wanted = set(checkpoint["state_dict"]), set(self.tuned_names())
+        odd = sorted(saved ^ wanted)
+        if odd:
+            where = "lacks" if odd[0] in wanted else "has the unknown"
+            raise UserError(
+                f"The checkpoint does not fit this model: it {where} parameter {odd[0]} "
+                f"({len(odd)} names differ). "
+                "Resume with the model that the run began with."
+            )

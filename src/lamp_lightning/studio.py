@@ -1,0 +1,82 @@
+"""The studio of a run: paints videos with the model as it is now, writes and reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+
+from lamp_lightning.callbacks import TrainingProgress
+from lamp_lightning.generate import Sampler, evaluation, generate, mixed_precision
+from lamp_lightning.loggers import log_media
+from lamp_lightning.motions import motion_prompt, sample_prompts
+from lamp_lightning.report import Painted, measure, save_videos, write_sheet
+from lamp_lightning.runs import RunFolder
+from lamp_lightning.stopping import Stopped, StopRequest
+
+if TYPE_CHECKING:
+    from lamp_lightning.pipeline import LAMPPipeline
+
+
+@dataclass
+class Studio:
+    """What painting needs: the pipeline, how to sample, where to write and report."""
+
+    run: RunFolder
+    cfg: DictConfig
+    pipeline: LAMPPipeline
+    sampler: Sampler
+    logger: Logger | None
+    progress: TrainingProgress
+    stop: StopRequest
+
+    def paint(self, count: int) -> list[Any]:
+        """``count`` videos of held-out prompts. Raises Stopped where a stop is asked for."""
+        videos = []
+        prompts = sample_prompts(self.cfg, count)
+        device = self.pipeline.unet.device
+        with evaluation(self.pipeline.unet), mixed_precision(device, self.cfg.trainer.precision):
+            for i, prompt in enumerate(prompts):
+                self.progress.say(f"painting {i + 1}/{count}")
+                seed = self.cfg.samples.seed + i
+                on_step = lambda done, steps: self.stop.check()  # noqa: E731
+                frames = generate(self.pipeline, prompt, self.sampler, seed=seed, on_step=on_step)
+                videos.append(Painted(prompt, seed, frames))
+        self.progress.say(None)
+        return videos
+
+    def while_training(self, step: int) -> None:
+        """Samples of this step, and the adapter as it is now."""
+        self.save_adapter(step)
+        if self.cfg.samples.while_training:
+            try:
+                self.publish(self.paint(self.cfg.samples.while_training), step, final=False)
+            except Stopped:
+                self.progress.say(None)  # training ends after this step, too, and saves
+
+    def publish(self, videos: Sequence[Any], step: int, *, final: bool) -> dict[str, float]:
+        """Write videos, contact sheet and numbers, and report them; returns the numbers."""
+        folder = self.run.videos if final else self.run.samples / f"step_{step:06d}"
+        sheet = self.run.contact_sheet if final else folder / "contact_sheet.png"
+        shown = save_videos(videos, folder, self.sampler.fps)
+        write_sheet(videos, sheet, f"{self.cfg.motion.name}, {step} steps, {self.cfg.model.name}")
+        values = measure(videos, self.cfg.model.clip)
+        log_media(self.logger, shown, sheet, name="videos" if final else "samples", step=step)
+        if self.logger is not None:
+            self.logger.log_metrics({f"metrics/{name}": value for name, value in values.items()}, step)
+        return values
+
+    def save_adapter(self, step: int) -> None:
+        """Write the tuned parameters, with what `sample` needs to paint from this file alone."""
+        metadata = {
+            "base_model": str(self.cfg.model.path),
+            "motion": str(self.cfg.motion.name),
+            "prompt": motion_prompt(self.cfg),
+            "num_frames": self.cfg.data.num_frames,
+            "steps": step,
+            "sampler": self.sampler.settings(),
+        }
+        self.pipeline.unet.save_motion(self.run.adapter, **metadata)

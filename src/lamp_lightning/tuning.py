@@ -1,0 +1,204 @@
+"""A training run from its config to its report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from lamp_lightning.callbacks import Samples, SaveState, StepNumbers, TrainingProgress
+from lamp_lightning.console import is_first_process, quiet_libraries, short, threads
+from lamp_lightning.errors import UserError
+from lamp_lightning.generate import Sampler
+from lamp_lightning.loggers import close, log_adapter, summarise, where_to_look
+from lamp_lightning.motions import draw_toy_clips, motion_prompt
+from lamp_lightning.pipeline import LAMPPipeline
+from lamp_lightning.runs import RunFolder, write_json
+from lamp_lightning.stopping import Stopped, StopRequest
+from lamp_lightning.studio import Studio
+from lamp_lightning.unet import MotionUNet
+from lamp_lightning.weights.base import load_base_model
+
+
+def train(run: RunFolder, cfg: DictConfig) -> None:
+    """Tune, from the beginning or from ``last.ckpt``, then paint, measure and report.
+
+    Raises Stopped after a Ctrl-C or SIGTERM, when everything is saved and the user knows how to go on.
+    """
+    with StopRequest() as stop:
+        logger = None
+        finished = False
+        try:
+            parts = prepare(run, cfg, stop)
+            if is_first_process() and (logger := make("logger", cfg.logger, run)) is not None:
+                logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+                parts.trainer.loggers = [logger]
+                parts.studio.logger = logger
+            fit(run, parts, stop)
+            finish(run, cfg, parts)
+            finished = True
+        except Stopped:
+            print_how_to_resume(run)
+            raise
+        except KeyboardInterrupt:
+            print_how_to_resume(run)
+            raise Stopped(stop.signum or 2) from None
+        finally:
+            close(logger, failed=not finished)
+
+
+@dataclass
+class Parts:
+    """The pieces of a run, ready to fit."""
+
+    trainer: Trainer
+    tuner: Any
+    data: Any
+    studio: Studio
+
+
+def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
+    """Load the model, read the clips, make the trainer."""
+    quiet_libraries()
+    torch.set_num_threads(threads(cfg.threads))
+    seed_everything(cfg.seed, verbose=False)
+    sampler = Sampler.from_config(cfg)
+    draw_toy_clips(cfg)
+    base = load_base_model(cfg.model.path, torch_dtype=getattr(torch, cfg.model.dtype))
+    sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
+    data_cfg = {key: value for key, value in cfg.data.items() if key != "root"}
+    data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
+    unet = MotionUNet.from_unet(base.unet, norm=cfg.model.norm)
+    tuner = make(
+        "tuner",
+        cfg.tuner,
+        unet,
+        base.scheduler,
+        seed=cfg.seed,
+        gradient_checkpointing=cfg.model.gradient_checkpointing,
+    )
+    progress = TrainingProgress(str(cfg.motion.name))
+    pipeline = LAMPPipeline.from_base(base, unet)
+    pipeline.set_progress_bar_config(disable=True)
+    studio = Studio(run, cfg, pipeline, sampler, None, progress, stop)
+    trainer = make(
+        "trainer",
+        cfg.trainer,
+        logger=False,
+        callbacks=[
+            progress,
+            StepNumbers(),
+            Samples(studio.while_training, cfg.samples.every),
+            SaveState(run, cfg.save_every, stop),
+        ],
+        max_epochs=-1,
+        default_root_dir=str(run.path),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    for part in (base.vae, base.text_encoder):
+        part.to(trainer.strategy.root_device)
+    data.prepare(base)
+    stop.check()
+    return Parts(trainer, tuner, data, studio)
+
+
+def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call ``cfg._target_`` with its settings and more arguments, which stay the objects that they are."""
+    target = instantiate(cfg, _partial_=True, _convert_="all")
+    try:
+        return target(*args, **kwargs)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(f"The settings of {group} cannot be used: {error}") from error
+
+
+def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
+    """Train to the end, or to a stop: then raises Stopped."""
+    checkpoint = usable_checkpoint(run)
+    tuned = sum(p.numel() for p in parts.tuner.unet.tuned_parameters())
+    everything = sum(p.numel() for p in parts.tuner.unet.parameters())
+    cfg = parts.studio.cfg
+    if is_first_process():
+        clips = len(parts.data.motion_set.clips) if parts.data.motion_set else "?"
+        height, width = cfg.data.size
+        print(
+            f"Tuning {str(cfg.motion.name)!r} on {clips} clips ({cfg.data.num_frames} frames of "
+            f"{width}x{height}) with model {cfg.model.name}: {tuned:,} of {everything:,} parameters, "
+            f"in {short(run.path)}",
+            flush=True,
+        )
+    try:
+        parts.trainer.fit(parts.tuner, datamodule=parts.data, ckpt_path=checkpoint)
+    except SystemExit:  # Lightning's answer to a second Ctrl-C
+        raise Stopped(stop.signum or 2) from None
+    finally:
+        stop.install()
+    if stop.requested:
+        if is_first_process():
+            parts.studio.save_adapter(parts.trainer.global_step)
+        stop.check()
+
+
+def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
+    """Save the adapter, paint the final videos, measure them and say where everything is."""
+    if not parts.trainer.is_global_zero:
+        return
+    studio, step = parts.studio, parts.trainer.global_step
+    studio.save_adapter(step)
+    lines = [("run", run.path), ("adapter", run.adapter)]
+    facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}
+    if studio.progress.loss is not None:
+        facts["loss"] = studio.progress.loss
+    values: dict[str, float] = {}
+    if cfg.samples.final:
+        print(f"Painting {cfg.samples.final} videos of held-out prompts ...", flush=True)
+        begun = time.monotonic()
+        parts.tuner.unet.to(parts.trainer.strategy.root_device)
+        videos = studio.paint(cfg.samples.final)
+        facts["seconds_per_video"] = (time.monotonic() - begun) / len(videos)
+        values = studio.publish(videos, step, final=True)
+        facts["prompts"] = [video.prompt for video in videos]
+        lines += [("videos", run.videos), ("contact sheet", run.contact_sheet)]
+    write_json(run.metrics, {**facts, **values})
+    lines.append(("metrics", run.metrics))
+    summarise(studio.logger, {f"metrics/{name}": value for name, value in values.items()})
+    log_adapter(studio.logger, run, {"motion": str(cfg.motion.name), "steps": step})
+    lines += where_to_look(studio.logger)
+    lines.append(("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'))
+    print(f"\nThe motion {cfg.motion.name!r} is tuned.")
+    for name, value in values.items():
+        print(f"  {name.replace('_', ' '):<24}{value:.4f}")
+    for name, place in lines:
+        print(f"  {name:<14}{short(place) if isinstance(place, Path) else place}")
+    sys.stdout.flush()
+
+
+def usable_checkpoint(run: RunFolder) -> str | None:
+    """The run's checkpoint, after a look whether it can be read; None where it has none."""
+    if not run.checkpoint.exists():
+        return None
+    try:
+        torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise UserError(
+            f"The checkpoint {run.checkpoint} cannot be read ({type(error).__name__}). Remove it to train "
+            "this run from the beginning."
+        ) from error
+    return str(run.checkpoint)
+
+
+def print_how_to_resume(run: RunFolder) -> None:
+    """Tell the user where things stand after a stop."""
+    if is_first_process():
+        what = "Saved." if run.checkpoint.exists() else "Stopped before the first checkpoint."
+        print(f"\n{what} Go on with:\n  python -m lamp_lightning.train resume={short(run.path)}", flush=True)
