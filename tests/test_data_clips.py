@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
@@ -145,8 +147,6 @@ main()
 
 
 def _broken(action: str, decord: bool, pyav: bool) -> list[str]:
-    import json
-
     program = _CHILD.format(path=json.dumps(sys.path), action=action, decord=decord, pyav=pyav)
     return [sys.executable, "-c", program]
 
@@ -162,7 +162,7 @@ def test_pyav_takes_over_when_decord_kills_or_hangs_the_process(tmp_path, action
 
 @pytest.mark.parametrize(
     ("action", "found"),
-    [("os.abort()", "died"), ("time.sleep(600)", "took longer than 0.5 s and was stopped")],
+    [("os.abort()", "died"), ("time.sleep(600)", r"took longer than 0.5 s .* and was stopped")],
 )
 def test_a_clip_that_no_decoder_survives_ends_in_an_error_in_time(tmp_path, action, found):
     path = write_clip(tmp_path / "clip.mp4")
@@ -172,6 +172,32 @@ def test_a_clip_that_no_decoder_survives_ends_in_an_error_in_time(tmp_path, acti
             decoder.decode(path, tmp_path / "out")
         assert time.monotonic() - start < 60
         assert decoder._process is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit is kept by Linux only")
+def test_a_decoder_that_eats_memory_is_replaced(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4")
+    hungry = "bytearray(9 << 30)"
+    with ClipDecoder(command=_broken(hungry, decord=True, pyav=False)) as decoder:
+        assert decoder.decode(path, tmp_path / "out").backend == "pyav"
+    with (
+        ClipDecoder(command=_broken(hungry, decord=True, pyav=True)) as decoder,
+        pytest.raises(DecodeError, match="more than 8 GiB of memory"),
+    ):
+        decoder.decode(path, tmp_path / "out")
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs POSIX alarms")
+def test_a_hanging_child_ends_by_itself_when_its_parent_is_gone(tmp_path):
+    path = write_clip(tmp_path / "clip.mp4")
+    child = subprocess.Popen(
+        _broken("time.sleep(600)", decord=True, pyav=False), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    request = {"path": str(path), "out": str(tmp_path / "out"), "size": None}
+    request |= {"backends": ["decord"], "limit_s": -4}  # the system's limit is 5 s later
+    child.stdin.write(json.dumps(request).encode() + b"\n")
+    child.stdin.close()
+    assert child.wait(timeout=60) == -signal.SIGALRM
 
 
 def test_a_failing_decord_leaves_the_process_alive_and_pyav_decodes(tmp_path):

@@ -53,12 +53,10 @@ class MotionSetDataModule(LightningDataModule):
         decode_timeout: float = 60.0,
     ) -> None:
         super().__init__()
-        at_least_one = {"num_frames": num_frames, "frame_stride": frame_stride, "batch_size": batch_size}
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise UserError(f"{name} must be 1 or more, found {value}.")
-        if num_frames < 2:
-            raise UserError("num_frames must be 2 or more: the first frame is given, the others are learned.")
+        _whole("num_frames", num_frames, 2)  # the first frame is given, the others are learned
+        _whole("frame_stride", frame_stride, 1)
+        _whole("batch_size", batch_size, 1)
+        _whole("num_workers", num_workers, 0)
         self.folder = Path(folder)
         self.motion = motion
         self.num_frames = num_frames
@@ -81,7 +79,7 @@ class MotionSetDataModule(LightningDataModule):
         """
         factor = base.vae_scale_factor
         size = self.size or _pair(base.unet.config.sample_size, factor)
-        if size is None or any(side < factor or side % factor for side in size):
+        if size is None or any(side % factor for side in size):
             raise UserError(f"size must be multiples of {factor} for the model {base.name}, found {size}.")
         self.size = size
         self.motion_set = load_motion_set(
@@ -132,11 +130,16 @@ class _ResumingLoader(DataLoader):
         return super().__iter__()
 
 
+def _whole(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise UserError(f"{name} must be a whole number of {least} or more, found {value!r}.")
+
+
 def _pair(size: int | Sequence[int] | None, factor: int = 1) -> tuple[int, int] | None:
     """Height and width in pixels from a number, a pair, or nothing."""
     if size is None:
         return None
     sides = [size, size] if isinstance(size, int) else list(size)
-    if len(sides) != 2:
-        raise UserError(f"size must be a number or [height, width], found {sides}.")
-    return int(sides[0]) * factor, int(sides[1]) * factor
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise UserError(f"size must be a whole number or [height, width] in pixels, found {size!r}.")
+    return sides[0] * factor, sides[1] * factor

@@ -76,7 +76,7 @@ def check_clip(path: Path) -> None:
         )
     if missing:
         raise ClipError(
-            f"{path}: this clip is cut off: {missing}. Copy or download it again, or take it "
+            f"{path}: this clip is cut off or damaged: {missing}. Copy or download it again, or take it "
             "out of the folder."
         )
 
@@ -117,5 +117,6 @@ def _some(names: list[str], limit: int = 3) -> str:
 
 
 def _first_line(text: str, limit: int = 200) -> str:
-    lines = text.strip().splitlines() or ["unknown error"]
+    """The readable part of a library's message."""
+    lines = re.sub(r"\[Errno -?\d+\] ", "", text).strip().splitlines() or ["unknown error"]
     return lines[0].rstrip(". ")[:limit]

@@ -112,6 +112,8 @@ def _gif(file: BinaryIO) -> str | None:
     while block := file.read(1):
         if block == b"\x3b":
             return None
+        if block == b"\0":  # padding that some programs leave between blocks
+            continue
         if block == b"\x21":
             file.seek(1, os.SEEK_CUR)
         elif block == b"\x2c":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -31,24 +32,33 @@ def main() -> None:
     # Libraries print to standard output: keep the real one for answers, send everything else to stderr.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops this process
     _limit_memory()
     # decord retries 10240 times at a damaged end of file before it gives up: that takes minutes.
     os.environ.setdefault("DECORD_EOF_RETRY_MAX", "256")
     _answer(answers, {"ready": True})
-    for line in sys.stdin:
+    for line in sys.stdin:  # ends when the parent closes the pipe or is no more
         request = json.loads(line)
+        _stop_after(request["limit_s"])
         try:
             reply = _decode(request)
-        except MemoryError:
-            reply = {"error": f"decoding needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"}
+        except MemoryError:  # what leaked stays lost: the parent starts another process
+            reply = {"fatal": f"decoding needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"}
         except Exception as error:
             reply = {"error": f"{error}".strip() or type(error).__name__}
+        _stop_after(None)
         _answer(answers, reply)
 
 
 def _answer(answers: Any, reply: dict) -> None:
     answers.write(json.dumps(reply) + "\n")
     answers.flush()
+
+
+def _stop_after(limit_s: float | None) -> None:
+    """Have the system end this process a little after its limit, even if the parent is no more."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(0 if limit_s is None else int(limit_s) + 5)
 
 
 def _limit_memory() -> None:
@@ -63,7 +73,7 @@ def _limit_memory() -> None:
 
 
 def _decode(request: dict) -> dict:
-    """Request {path, out, size or null, backends} -> {shape, source_size, fps, sha256, backend}."""
+    """Request {path, out, size or null, backends, limit_s} -> {shape, source_size, fps, sha256, backend}."""
     problems = []
     for backend in request["backends"]:
         frames = _decord_frames if backend == "decord" else _pyav_frames

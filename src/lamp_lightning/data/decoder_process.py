@@ -86,6 +86,7 @@ class ClipDecoder:
             "out": os.path.abspath(out),
             "size": size,
             "backends": backends,
+            "limit_s": self.timeout_s,
         }
         assert process.stdin is not None
         try:
@@ -95,6 +96,9 @@ class ClipDecoder:
             self.close()
             raise _Died("the decoding process died") from error
         reply = self._wait(self.timeout_s)
+        if "fatal" in reply:
+            self.close()
+            raise _Died(reply["fatal"])
         if "error" in reply:
             raise DecodeError(reply["error"])
         return DecodedFile(
@@ -129,7 +133,7 @@ class ClipDecoder:
             line = self._answers.get(timeout=limit_s)
         except queue.Empty:
             self.close()
-            raise _Died(f"decoding took longer than {limit_s:g} s and was stopped") from None
+            raise _Died(f"decoding took longer than {limit_s:g} s (decode_timeout) and was stopped") from None
         except BaseException:  # Ctrl-C must not leave a child behind
             self.close()
             raise
