@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamp_lightning.sampling.denoise import denoise, guided
+from lamp_lightning.sampling.images import pixels_from_image
 from lamp_lightning.sampling.invert import invert
 from lamp_lightning.sampling.loss import add_noise, first_frame_loss, target
 from lamp_lightning.sampling.tricks import adain, adain_towards_first, histogram_match, shared_noise
@@ -16,6 +17,7 @@ __all__ = [
     "guided",
     "histogram_match",
     "invert",
+    "pixels_from_image",
     "shared_noise",
     "target",
 ]

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.unet.inflate import Norm, inflate
 from lamp_lightning.unet.layers import ClipShape
+
+__all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
 
 # What LAMP tunes; everything else stays as the image model has it (paper, section 3.3).
 _TUNED = re.compile(r"(^|\.)(conv1d|conv_gate|attn_temp|attn1\.to_q)\.")

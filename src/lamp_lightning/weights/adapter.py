@@ -1,0 +1,186 @@
+"""The motion adapter: one safetensors file with the tuned parameters of a motion and what they belong to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lamp_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from lamp_lightning.unet import MotionUNet
+
+FORMAT = "lamp-lightning motion adapter"
+FORMAT_VERSION = "1"
+_SAME_BASE = 5e-3  # above the rounding of bfloat16 (2e-3), below what any fine-tuning changes
+
+
+def save_motion(unet: MotionUNet, file: str | Path, **metadata: Any) -> None:
+    """Write the tuned parameters of `unet` as a motion adapter.
+
+    Args:
+        unet: a MotionUNet.
+        file: path of the `.safetensors` file; written whole or not at all.
+        metadata: facts for the file's header, such as `base_model`, `motion`, `prompt`, `num_frames`. Strings
+            are kept as they are, other values as JSON, None is left out. Format, norm, versions and a sample
+            of the frozen weights (to know the base model again) are added.
+
+    Raises:
+        UserError: the file cannot be written, or a parameter is not finite.
+    """
+    file = Path(file)
+    parameters = dict(zip(unet.trainable_names(), unet.tuned_parameters(), strict=True))
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
+    _check_finite(tensors, "The tuned UNet", "The training has diverged: lower the learning rate.")
+    header = {key: _text(value) for key, value in metadata.items() if value is not None}
+    header |= {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "norm": unet.norm,
+        "base_fingerprint": json.dumps(base_fingerprint(unet)),
+        **{f"version_{name}": version for name, version in _versions().items()},
+    }
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata=header)
+        os.replace(part, file)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{file} cannot be written: {error}") from error
+
+
+def load_motion(unet: MotionUNet, file: str | Path, *, check_base: bool = True) -> dict[str, str]:
+    """Put a motion adapter's parameters into `unet`, all of them or none.
+
+    Args:
+        unet: a MotionUNet of the base model and norm that the adapter was tuned with.
+        file: the adapter.
+        check_base: False also takes an adapter that was tuned on other weights of the same architecture.
+
+    Returns:
+        The adapter's metadata.
+
+    Raises:
+        UserError: not an adapter, another norm or base model, or missing, extra, mis-shaped or non-finite
+            tensors. The UNet is then unchanged.
+    """
+    file = Path(file)
+    metadata = read_metadata(file)
+    if metadata.get("norm") != unet.norm:
+        raise UserError(
+            f"{file} was tuned with norm={metadata.get('norm')}, but this UNet has norm={unet.norm}: build "
+            "the UNet with the adapter's."
+        )
+    tensors = _read(file)
+    parameters = dict(zip(unet.trainable_names(), unet.tuned_parameters(), strict=True))
+    wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    check_tensors(tensors, wanted, file, metadata.get("base_model"))
+    if check_base:
+        _check_base(unet, metadata, file)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+    return metadata
+
+
+def read_metadata(file: str | Path) -> dict[str, str]:
+    """The header of a motion adapter, without its tensors.
+
+    Raises:
+        UserError: no such file, not a safetensors file, or not a motion adapter that this version reads.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise UserError(f"{file} does not exist: give a motion adapter, the .safetensors file of a run.")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a readable safetensors file ({error}).") from error
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{file} is a safetensors file, but not a motion adapter.")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{file} has adapter format {metadata.get('format_version')}, this version of lamp-lightning "
+            f"reads {FORMAT_VERSION}: update lamp-lightning."
+        )
+    return metadata
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], file: Path, base: str | None = None
+) -> None:
+    """Refuse tensors that are not exactly those wanted, by name and shape, or not finite."""
+    belongs = f" It was tuned on {base!r}." if base else ""
+    for kind, names in (
+        ("lacks tensors of this UNet", wanted.keys() - tensors.keys()),
+        ("has tensors unknown to this UNet", tensors.keys() - wanted.keys()),
+    ):
+        if names:
+            raise UserError(
+                f"{file} {kind} ({len(names)}, first {min(names)!r}): it belongs to another model or is "
+                f"damaged.{belongs}"
+            )
+    for name, shape in wanted.items():
+        if tuple(tensors[name].shape) != shape:
+            raise UserError(
+                f"{file}: the tensor {name!r} has shape {tuple(tensors[name].shape)}, this UNet needs "
+                f"{shape}: it belongs to another model.{belongs}"
+            )
+    _check_finite(tensors, str(file), "It is damaged or its training diverged.")
+
+
+def base_fingerprint(unet: MotionUNet, per_tensor: int = 2, tensors: int = 32) -> list[float]:
+    """A few frozen weights, evenly spread, by which the base model is known again in any precision."""
+    tuned = set(unet.trainable_names())
+    frozen = [(name, p) for name, p in sorted(unet.named_parameters()) if name not in tuned and p.ndim >= 2]
+    chosen = frozen[:: max(1, len(frozen) // tensors)]
+    values = []
+    for _name, parameter in chosen:
+        flat = parameter.detach().flatten()
+        positions = torch.linspace(0, flat.numel() - 1, per_tensor + 2).long()[1:-1]
+        values += flat[positions.to(flat.device)].float().cpu().tolist()
+    return values
+
+
+def _check_base(unet: MotionUNet, metadata: Mapping[str, str], file: Path) -> None:
+    theirs = torch.tensor(json.loads(metadata["base_fingerprint"]))
+    ours = torch.tensor(base_fingerprint(unet))
+    if ours.shape == theirs.shape and (ours - theirs).norm() <= _SAME_BASE * theirs.norm():
+        return
+    raise UserError(
+        f"{file} was tuned on other weights than this UNet's: its base model is "
+        f"{metadata.get('base_model', 'unknown')!r}. Load that one, or pass check_base=False to try anyway."
+    )
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    with safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
+def _check_finite(tensors: Mapping[str, Tensor], what: str, advice: str) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{what}: the tensor {name!r} holds NaN or infinite values. {advice}")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _versions() -> dict[str, str]:
+    import diffusers
+
+    from lamp_lightning import __version__
+
+    return {"lamp_lightning": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
