@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -217,6 +218,12 @@ def test_decoding_fits_frames_to_a_size(tmp_path):
     assert decoded.shape == (24, 24, 24, 3)
     assert decoded.source_size == (48, 64)
     assert (tmp_path / "out").stat().st_size == 24 * 24 * 24 * 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the always full device /dev/full")
+def test_a_full_disk_is_not_blamed_on_the_clip(tmp_path):
+    with ClipDecoder() as decoder, pytest.raises(OSError, match="No space left"):
+        decoder.decode(write_clip(tmp_path / "clip.mp4"), Path("/dev/full"))
 
 
 def test_the_decoding_process_loads_no_torch():

@@ -151,6 +151,19 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "set"]
 
 
+def test_a_full_disk_while_decoding(tmp_path, load, monkeypatch):
+    write_set(tmp_path / "set")
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(ClipDecoder, "decode", full)
+    with pytest.raises(
+        UserError, match=r"cannot write the cache here \(No space left on device\). Free some space"
+    ):
+        load()
+
+
 def test_nothing_half_written_stays_behind(tmp_path, load):
     folder = write_set(tmp_path / "set")
     (folder / "clip_1.mp4").write_bytes(bytes(range(256)) * 8)

@@ -126,6 +126,7 @@ def test_training_before_preparing_says_what_to_do(make):
         ({"frame_stride": 0}, "frame_stride must be a whole number of 1 or more, found 0"),
         ({"batch_size": 1.5}, "batch_size must be a whole number of 1 or more, found 1.5"),
         ({"num_workers": -1}, "num_workers must be a whole number of 0 or more"),
+        ({"decode_timeout": 0}, "decode_timeout must be more than 0 seconds"),
         ({"size": "wide"}, "size must be a whole number .*found 'wide'"),
         ({"frame_stride": 3}, "8 frames, but 4 frames at a stride of 3 need 10"),
         ({"folder": "no/such/folder"}, "no/such/folder: this motion folder does not exist"),
@@ -150,6 +151,22 @@ def test_one_clip_can_be_tuned_on(make, tmp_path):
     with pytest.warns(UserWarning, match="found 1 clip"):
         data = make(folder=path, num_frames=24)
     assert next(iter(data.train_dataloader()))["latents"].shape[2] == 24
+
+
+def test_a_real_base_models_latents(make, random_base):
+    from lamp_lightning.weights.base import load_base_model
+
+    base = load_base_model(random_base)
+    data = make(prepare=False, flip=True)
+    clips = data.prepare(base)
+    assert data.size == (32, 32)
+    pixels = torch.from_numpy(data.motion_set.clips[2].frames.copy()).permute(0, 3, 1, 2) / 127.5 - 1
+    certain = torch.cat([clips.moments[2][:4], torch.full((4, 8, 8, 8), -60.0)])
+    torch.testing.assert_close(
+        clips.sample(certain).transpose(0, 1), base.latents_from_pixels(pixels), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(clips.text[5], base.encode_prompts(["rain"])[0])
+    assert next(iter(data.train_dataloader()))["latents"].shape == (1, 4, 4, 8, 8)
 
 
 @pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason=f"needs the real footage in {REAL_CLIPS}")

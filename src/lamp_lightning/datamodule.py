@@ -57,6 +57,8 @@ class MotionSetDataModule(LightningDataModule):
         _whole("frame_stride", frame_stride, 1)
         _whole("batch_size", batch_size, 1)
         _whole("num_workers", num_workers, 0)
+        if decode_timeout <= 0:
+            raise UserError(f"decode_timeout must be more than 0 seconds, found {decode_timeout}.")
         self.folder = Path(folder)
         self.motion = motion
         self.num_frames = num_frames

@@ -99,10 +99,16 @@ def decode_clip(path: str | Path, *, timeout_s: float = 60.0) -> Clip:
     Raises ClipError (a UserError) for what is missing, no video, cut off, damaged, or too slow to decode.
     """
     path = Path(path).expanduser()
-    with ClipDecoder(timeout_s) as decoder, tempfile.TemporaryDirectory(prefix="lamp_lightning_") as folder:
-        out = Path(folder) / "frames.rgb"
-        decoded = decode_into(decoder, path, out, None)
-        frames = np.fromfile(out, dtype=np.uint8).reshape(decoded.shape)
+    try:
+        with ClipDecoder(timeout_s) as decoder, tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "frames.rgb"
+            decoded = decode_into(decoder, path, out, None)
+            frames = np.fromfile(out, dtype=np.uint8).reshape(decoded.shape)
+    except OSError as error:
+        raise UserError(
+            f"{tempfile.gettempdir()}: cannot keep the frames of {path.name} here ({error}). Free some "
+            "space or set TMPDIR to another folder."
+        ) from error
     return Clip(path, frames, decoded.fps)
 
 

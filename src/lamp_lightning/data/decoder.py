@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from lamp_lightning.data.fit import fit_frame
 
 MAX_OUTPUT_BYTES = 4 << 30
 MAX_MEMORY_BYTES = 8 << 30
+
+
+class _CannotWrite(Exception):
+    """The frames cannot be written: the disk's fault, not the clip's."""
 
 
 class _Unsuitable(Exception):
@@ -44,6 +48,8 @@ def main() -> None:
             reply = _decode(request)
         except MemoryError:  # what leaked stays lost: the parent starts another process
             reply = {"fatal": f"decoding needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"}
+        except _CannotWrite as error:
+            reply = {"disk": str(error)}
         except Exception as error:
             reply = {"error": f"{error}".strip() or type(error).__name__}
         _stop_after(None)
@@ -81,7 +87,7 @@ def _decode(request: dict) -> dict:
             return _write(frames(request["path"]), request["out"], request["size"]) | {"backend": backend}
         except ImportError:
             problems.append(f"{backend} is not installed")
-        except MemoryError:
+        except (MemoryError, _CannotWrite):
             raise
         except Exception as error:
             if backend == request["backends"][-1]:
@@ -95,7 +101,7 @@ def _write(frames: Iterator[tuple[np.ndarray, float]], out: str, size: list[int]
     source: tuple[int, ...] | None = None
     shape: tuple[int, ...] = (0, 0, 3)
     fps = 0.0
-    with open(out, "wb") as file:
+    with open(out, "wb", buffering=0) as file:
         for frame, fps in frames:  # noqa: B007 the last rate is as good as any
             source = source or frame.shape
             if size is None and frame.shape != source:
@@ -109,7 +115,7 @@ def _write(frames: Iterator[tuple[np.ndarray, float]], out: str, size: list[int]
                 raise RuntimeError(
                     f"the clip is too long: over {count} frames ({MAX_OUTPUT_BYTES >> 30} GiB decoded)"
                 )
-            file.write(data)
+            _put(file, data)
             digest.update(data)
             count, shape = count + 1, fitted.shape
     if source is None:
@@ -120,6 +126,15 @@ def _write(frames: Iterator[tuple[np.ndarray, float]], out: str, size: list[int]
         "fps": fps,
         "sha256": digest.hexdigest(),
     }
+
+
+def _put(file: BinaryIO, data: bytes) -> None:
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise _CannotWrite(error.strerror) from error
 
 
 def _decord_frames(path: str) -> Iterator[tuple[np.ndarray, float]]:

@@ -62,7 +62,7 @@ class ClipDecoder:
     def decode(self, path: Path, out: Path, size: tuple[int, int] | None = None) -> DecodedFile:
         """Decode `path` into the raw file `out`, each frame fitted to `size` (h, w) if given.
 
-        Raises DecodeError where no decoder can.
+        Raises DecodeError where no decoder can, OSError where `out` cannot be written.
         """
         try:
             return self._ask(path, out, size, ["decord", "pyav"])
@@ -99,6 +99,8 @@ class ClipDecoder:
         if "fatal" in reply:
             self.close()
             raise _Died(reply["fatal"])
+        if "disk" in reply:
+            raise OSError(reply["disk"])
         if "error" in reply:
             raise DecodeError(reply["error"])
         return DecodedFile(
