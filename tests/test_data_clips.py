@@ -155,7 +155,7 @@ def _broken(action: str, decord: bool, pyav: bool) -> list[str]:
 @pytest.mark.parametrize("action", ["os.abort()", "os._exit(0)", "time.sleep(600)"])
 def test_pyav_takes_over_when_decord_kills_or_hangs_the_process(tmp_path, action):
     path = write_clip(tmp_path / "clip.mp4")
-    with ClipDecoder(timeout_s=5, command=_broken(action, decord=True, pyav=False)) as decoder:
+    with ClipDecoder(timeout_s=10, command=_broken(action, decord=True, pyav=False)) as decoder:
         decoded = decoder.decode(path, tmp_path / "out")
         assert decoded.backend == "pyav"
         assert decoded.shape == (24, 48, 64, 3)
