@@ -154,8 +154,6 @@ class MotionUNet(UNet2DConditionModel):
             )
         clips, _channels, frames, _height, _width = sample.shape
         self._clip.frames = frames
-        if not self._clip.motion:
-            encoder_hidden_states = encoder_hidden_states.repeat_interleave(frames, dim=0)
         timestep = torch.as_tensor(timestep, device=sample.device).expand(clips).repeat_interleave(frames)
         if added_cond_kwargs is not None:
             added_cond_kwargs = {k: v.repeat_interleave(frames, dim=0) for k, v in added_cond_kwargs.items()}
