@@ -1,0 +1,161 @@
+"""CLIP as a judge: how well frames fit a prompt, and how alike the frames of a video are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lamp_lightning.errors import UserError
+from lamp_lightning.video import as_frames
+
+
+@dataclass
+class ClipJudge:
+    """A CLIP model with its tokenizer and image processor; features are unit vectors, float32."""
+
+    model: nn.Module
+    tokenizer: Any
+    processor: Any
+
+    @cached_property
+    def max_tokens(self) -> int:
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    @torch.no_grad()
+    def image_features(self, frames: Any, batch: int = 64) -> Tensor:
+        """Frames, uint8 ``(f, h, w, 3)``, to features ``(f, d)``."""
+        pictures = as_frames(frames)
+        parts = []
+        for k in range(0, len(pictures), batch):
+            pixels = self.processor(images=list(pictures[k : k + batch]), return_tensors="pt")["pixel_values"]
+            parts.append(_unit(self.model.get_image_features(pixel_values=self._ready(pixels))))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def text_features(self, texts: list[str]) -> Tensor:
+        """Texts to features ``(n, d)``; what goes beyond CLIP's text limit is cut off."""
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        device = next(self.model.parameters()).device
+        inputs = {k: v.to(device) for k, v in tokens.items() if k in ("input_ids", "attention_mask")}
+        return _unit(self.model.get_text_features(**inputs))
+
+    def _ready(self, pixels: Tensor) -> Tensor:
+        weight = next(self.model.parameters())
+        return pixels.to(weight.device, weight.dtype)
+
+
+def load_clip(path_or_id: str | Path) -> ClipJudge:
+    """Load a ``CLIPModel`` with its tokenizer and image processor.
+
+    Args:
+        path_or_id: ``tiny`` for the packaged model of toy-world pictures, a folder, or a hub id such as
+            ``openai/clip-vit-base-patch32``.
+
+    Raises:
+        UserError: nothing that can be loaded there.
+    """
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from lamp_lightning.toyworld import tiny_clip_path
+
+    where = str(tiny_clip_path()) if str(path_or_id) == "tiny" else str(path_or_id)
+    try:
+        model = CLIPModel.from_pretrained(where, dtype=torch.float32).eval()
+        tokenizer = CLIPTokenizer.from_pretrained(where)
+        processor = _processor_class().from_pretrained(where)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"The CLIP model {path_or_id!r} cannot be loaded: {reason} Give a folder with a transformers "
+            "CLIPModel, its tokenizer and image processor, or the id of one on the hub; model.clip=null "
+            "measures without it."
+        ) from error
+    return ClipJudge(model, tokenizer, processor)
+
+
+def _processor_class() -> Any:
+    """CLIP's image processor without torchvision where transformers has one (5 and later)."""
+    import transformers
+
+    found = getattr(transformers, "CLIPImageProcessorPil", None)
+    return found or transformers.CLIPImageProcessor
+
+
+def _unit(features: Any) -> Tensor:
+    x = (features if isinstance(features, Tensor) else features.pooler_output).float()
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8)
+
+
+class CLIPScore(Metric):
+    """How well videos fit their prompts: 100 times the mean cosine of each frame's and the prompt's features.
+
+    Higher is better. ``update(frames, prompt)`` takes one video, uint8 ``(f, h, w, 3)``.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    videos: Tensor
+
+    def __init__(self, clip: ClipJudge, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.clip = clip
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, frames: Any, prompt: str) -> None:
+        cosine = self.clip.image_features(frames) @ self.clip.text_features([prompt])[0]
+        self.total += 100 * cosine.mean().double().cpu()
+        self.videos += 1
+
+    def compute(self) -> Tensor:
+        return (self.total / self.videos).float()
+
+
+class FrameConsistency(Metric):
+    """How alike the frames of a video are: mean cosine of CLIP features over pairs of its frames.
+
+    Higher is steadier, and a frozen video has 1: read it beside ``MotionAmount``.
+
+    Args:
+        clip: the judge.
+        pairs: ``all`` pairs of different frames (the authors' measure) or only ``neighbours``.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    videos: Tensor
+
+    def __init__(self, clip: ClipJudge, pairs: Literal["all", "neighbours"] = "all", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if pairs not in ("all", "neighbours"):
+            raise ValueError(f"pairs must be 'all' or 'neighbours', not {pairs!r}.")
+        self.clip, self.pairs = clip, pairs
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, frames: Any) -> None:
+        features = self.clip.image_features(as_frames(frames, min_frames=2))
+        self.total += consistency(features, self.pairs).double().cpu()
+        self.videos += 1
+
+    def compute(self) -> Tensor:
+        return (self.total / self.videos).float()
+
+
+def consistency(features: Tensor, pairs: str = "all") -> Tensor:
+    """Mean cosine of unit ``features`` ``(f, d)`` over all pairs of different rows, or neighbouring ones."""
+    if pairs == "neighbours":
+        return (features[1:] * features[:-1]).sum(-1).mean()
+    f = len(features)
+    cosines = features @ features.T
+    return (cosines.sum() - cosines.diagonal().sum()) / (f * (f - 1))

@@ -1,0 +1,99 @@
+"""Measures against the true continuation of a first frame, which the toy world knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lamp_lightning.metrics.motion import drift
+from lamp_lightning.video import as_frames
+
+
+def moving_pixels(true: np.ndarray, threshold: float = 0.1) -> np.ndarray:
+    """Where the true video, uint8 ``(f, h, w, 3)``, differs from its first frame: bool ``(f, h, w)``.
+
+    By more than ``threshold`` (of 0..1) in any colour.
+    """
+    return np.abs(true.astype(np.float32) - true[:1]).max(axis=-1) > 255 * threshold
+
+
+def _pair(video: Any, true: Any) -> tuple[np.ndarray, np.ndarray]:
+    a, b = as_frames(video, min_frames=2), as_frames(true, min_frames=2)
+    if a.shape != b.shape:
+        raise ValueError(f"The video has shape {a.shape} and the true one {b.shape}: they must be the same.")
+    return a, b
+
+
+class MovingPixelError(Metric):
+    """Mean squared error (colours 0..1) to the true video over the pixels that truly move.
+
+    ``moving_error`` is the error itself, ``moving_error_ratio`` its share of what a frozen first frame has
+    over the same pixels: 1 is no better than standing still, 0 is the truth. Lower is better.
+
+    ``update(video, true)`` takes one video and its true continuation, both uint8 ``(f, h, w, 3)``.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+    error: Tensor
+    frozen: Tensor
+    pixels: Tensor
+
+    def __init__(self, threshold: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.threshold = threshold
+        for name in ("error", "frozen", "pixels"):
+            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, video: Any, true: Any) -> None:
+        made, wanted = (x.astype(np.float64) / 255 for x in _pair(video, true))
+        moving = moving_pixels(as_frames(true), self.threshold)
+        self.error += float((made - wanted)[moving].__pow__(2).sum())
+        self.frozen += float((wanted[:1] - wanted)[moving].__pow__(2).sum())
+        self.pixels += 3 * int(moving.sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        return {
+            "moving_error": (self.error / self.pixels).float(),
+            "moving_error_ratio": (self.error / self.frozen).float(),
+        }
+
+
+class FlowAgreement(Metric):
+    """How the mean motion of a video compares to the true one's, where details are random (rain, waterfall).
+
+    ``flow_angle``: degrees between the two mean velocities, averaged over videos (180 where nothing moves).
+    ``flow_length``: their lengths' ratio, averaged over videos; 1 is right, 0 is frozen.
+
+    ``update(video, true)`` takes one video and its true continuation, both uint8 ``(f, h, w, 3)``.
+    """
+
+    full_state_update = False
+    angle: Tensor
+    length: Tensor
+    videos: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("angle", "length", "videos"):
+            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, video: Any, true: Any) -> None:
+        made, wanted = (drift(x) for x in _pair(video, true))
+        lengths = np.linalg.norm(made), np.linalg.norm(wanted)
+        if lengths[1] == 0:
+            raise ValueError("The true video does not move: there is no flow to compare with.")
+        cosine = made @ wanted / (lengths[0] * lengths[1]) if lengths[0] > 0 else -1.0
+        self.angle += float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        self.length += float(lengths[0] / lengths[1])
+        self.videos += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        return {
+            "flow_angle": (self.angle / self.videos).float(),
+            "flow_length": (self.length / self.videos).float(),
+        }
