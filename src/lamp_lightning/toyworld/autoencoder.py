@@ -64,7 +64,7 @@ def train_autoencoder(
         out, mean, logvar = out.float(), posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(out), _edges(pixels), strict=True))
-        return F.mse_loss(out, pixels) + 0.2 * F.l1_loss(out, pixels) + 0.2 * edges + 5e-5 * kl
+        return F.mse_loss(out, pixels) + 0.1 * F.l1_loss(out, pixels) + 0.1 * edges + 5e-5 * kl
 
     check = held_out.pixels(range(128))
 

@@ -76,6 +76,7 @@ def train_clip(
     """
     torch.manual_seed(0)
     clip = build_clip(tokenizer)
+    clip.set_attn_implementation("eager")  # on a CPU far faster backward than the fused kernel
     dtype = fast_cpu_dtype()
     twin = Stills(repainted, data.scenes)
     columns = {a: np.array([getattr(scene, a) for scene in data.scenes]) for a in ATTRIBUTES}

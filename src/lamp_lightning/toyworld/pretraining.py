@@ -38,12 +38,12 @@ class Recipe:
     """How much of everything. The defaults made the weights that ship in the package."""
 
     stills: int = 20480
-    autoencoder_steps: int = 2600
+    autoencoder_steps: int = 3600
     autoencoder_batch: int = 16
-    clip_steps: int = 2000
-    clip_batch: int = 192
-    painter_steps: int = 7000
-    painter_batch: int = 64
+    clip_steps: int = 1600
+    clip_batch: int = 128
+    painter_steps: int = 5000
+    painter_batch: int = 32
 
 
 def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = STAGES) -> dict[str, float]:
@@ -86,14 +86,16 @@ def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = S
         ).items():
             report[f"clip_{attribute}"] = share
 
-    painter = build_painter(tokenizer)
+    painter, finished = build_painter(tokenizer), work / "painter_final.pt"
     if "painter" in stages:
         latents = _latents(vae, data, work)
         painter = train_painter(
             tokenizer, clip, data, latents, work, steps=recipe.painter_steps, batch=recipe.painter_batch
         )
-        torch.save(painter.state_dict(), work / "painter_final.pt")
-        report |= measure_painter(painter, vae, clip, tokenizer, out)
+        torch.save(painter.state_dict(), finished)
+    if finished.exists():
+        painter.load_state_dict(torch.load(finished, weights_only=True))
+        report |= measure_painter(painter.eval(), vae, clip, tokenizer, out)
     write_models(vae, painter, clip, tokenizer, out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
