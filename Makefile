@@ -6,7 +6,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format results pictures pretrain wheel clean
+.PHONY: help setup demo test test-slow lint format results pretrain wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,13 +37,13 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 results: setup ## tune and measure all eight toy motions: docs/results.md (about an hour on two cores)
-	$(BIN)/python -m lamp_lightning.toyresults
+	$(BIN)/python benchmarks/toy_motions.py
 
 pretrain: setup ## pretrain the tiny models again (hours; resumable)
 	$(BIN)/python -m lamp_lightning.pretrain
 
 wheel: setup ## build the wheel
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m hatchling build -t wheel
 
 clean: ## delete what builds and tests left
 	rm -rf dist build .pytest_cache .ruff_cache .mypy_cache

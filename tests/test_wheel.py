@@ -46,8 +46,10 @@ def test_wheel_holds_configs_weights_and_licence(unpacked: Path) -> None:
 
 def test_train_command_of_the_wheel_works_in_an_empty_folder(unpacked: Path, tmp_path: Path) -> None:
     """Tunes two steps and paints with the packaged model, outside of any checkout."""
-    script = f"import sys; sys.path.insert(0, {str(unpacked)!r}); import lamp_lightning; print(lamp_lightning.__file__); "
-    script += "from lamp_lightning.train import main; sys.exit(main(sys.argv[1:]))"
+    script = (
+        f"import sys; sys.path.insert(0, {str(unpacked)!r}); import lamp_lightning as package; "
+        "print(package.__file__); from lamp_lightning.train import main; sys.exit(main(sys.argv[1:]))"
+    )
     words = ["motion=rain", "trainer.max_steps=2", "logger=none", "samples.every=null", "samples.final=1"]
     words += ["sampler.num_inference_steps=2", f"data.cache_dir={tmp_path / 'cache'}"]
     done = subprocess.run(
