@@ -52,7 +52,7 @@ def test_untuned_per_frame_norm_leaves_frame_0_of_any_clip_to_the_bit():
 
 
 def test_untuned_per_frame_norm_leaves_frame_0_as_the_image_alone():
-    """Other batch sizes may sum in another order inside the libraries: equal to float32's rounding, not beyond."""
+    """Libraries may sum in another order for another batch size: equal up to float32's rounding."""
     sample, words = video(frames=5), text()
     wanted = image_output(image_unet(), sample[:, :, 0], 500, words)
     with torch.no_grad():

@@ -42,28 +42,27 @@ def invert(
     timesteps = scheduler.timesteps.flip(0)
     for index, timestep in enumerate(timesteps):
         output = unet(latents, timestep, text_embeddings, **extra)
-        latents = _back(scheduler, latents, output, int(timestep) - stride, int(timestep), prediction_type)
+        here, there = _level(scheduler, int(timestep) - stride), _level(scheduler, int(timestep))
+        noise = _noise(latents, output, there, prediction_type)
+        clean = (latents - (1 - here) ** 0.5 * noise) / here**0.5
+        latents = there**0.5 * clean + (1 - there) ** 0.5 * noise
         if callback is not None:
             callback(index + 1, len(timesteps), latents)
     return latents
 
 
-def _back(scheduler: Any, latents: Tensor, output: Tensor, now: int, then: int, kind: str) -> Tensor:
-    """One DDIM step towards noise: from timestep `now` (below 0: clean) to `then`.
+def _level(scheduler: Any, timestep: int) -> Tensor:
+    """`alpha_bar`; before the first timestep that of the schedule's clean end."""
+    return scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod
 
-    As in DDIM sampling the UNet saw the timestep at the noisier end, `then`.
-    """
-    alpha_now = scheduler.alphas_cumprod[now] if now >= 0 else scheduler.final_alpha_cumprod
-    alpha_then = scheduler.alphas_cumprod[then]
-    signal, sigma = alpha_now**0.5, (1 - alpha_now) ** 0.5
-    if kind == "epsilon":
-        clean, noise = (latents - sigma * output) / signal, output
-    elif kind == "v_prediction":
-        clean, noise = signal * latents - sigma * output, signal * output + sigma * latents
-    elif kind == "sample":
-        clean = output
-        # At the clean end sigma may be 0; the schedule's own smallest keeps the noise defined.
-        noise = (latents - signal * output) / max(sigma, (1 - scheduler.alphas_cumprod[0]) ** 0.5)
-    else:
-        raise ValueError(f"prediction_type {kind!r} is unknown: use epsilon, v_prediction or sample.")
-    return alpha_then**0.5 * clean + (1 - alpha_then) ** 0.5 * noise
+
+def _noise(latents: Tensor, output: Tensor, level: Tensor, prediction_type: str) -> Tensor:
+    """The noise that the UNet sees in `latents`, which it took for latents at `level`."""
+    signal, sigma = level**0.5, (1 - level) ** 0.5
+    if prediction_type == "epsilon":
+        return output
+    if prediction_type == "v_prediction":
+        return signal * output + sigma * latents
+    if prediction_type == "sample":
+        return (latents - signal * output) / sigma
+    raise ValueError(f"prediction_type {prediction_type!r} is unknown: use epsilon, v_prediction or sample.")

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from lamp_lightning.unet.layers import ClipShape
 
+PLAIN_ATTENTION_SCORES = 1 << 25  # 128 MiB of float32 in each attention layer
+
 
 class ClipAttention:
     """Attention processor for `attn1` and `attn2` of an inflated block.
@@ -40,7 +42,7 @@ class ClipAttention:
         query = query.reshape(-1, frames * query.shape[1], query.shape[2])
         key, value = attn.to_k(context), attn.to_v(context)
         query, key, value = (_split_heads(x, attn.heads) for x in (query, key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         mixed = mixed.transpose(1, 2).reshape(hidden_states.shape[0], hidden_states.shape[1], -1)
         return attn.to_out[1](attn.to_out[0](mixed))
 
@@ -62,7 +64,7 @@ class FrameAttention:
             project(hidden_states).view(clips, self.clip.frames, positions * attn.heads, -1).transpose(1, 2)
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         mixed = mixed.transpose(1, 2).reshape(folded, positions, -1)
         return attn.to_out[1](attn.to_out[0](mixed))
 
@@ -107,6 +109,19 @@ class MotionTransformerBlock(BasicTransformerBlock):
         if not self.clip.motion:
             return hidden_states
         return hidden_states + self.attn_temp(self.norm_temp(hidden_states))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention, `b heads n d`.
+
+    torch's fused kernel, except for small training steps on a CPU: its backward pass there takes several
+    times as long as the plain products that it saves the memory of.
+    """
+    scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    if query.device.type != "cpu" or not torch.is_grad_enabled() or scores > PLAIN_ATTENTION_SCORES:
+        return F.scaled_dot_product_attention(query, key, value)
+    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return weights.softmax(dim=-1).to(value.dtype) @ value
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,8 @@ def save_motion(unet: MotionUNet, file: str | Path, **metadata: Any) -> None:
         save_file(tensors, part, metadata=header)
         os.replace(part, file)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written: {error}") from error
 
 

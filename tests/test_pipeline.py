@@ -1,0 +1,176 @@
+"""LAMPPipeline: prompt and first frame to video."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from PIL import Image
+
+from lamp_lightning import LAMPPipeline, MotionUNet, UserError
+from lamp_lightning.sampling import histogram_match
+from lamp_lightning.weights import load_base_model
+from method_models import save_pipeline
+
+FAST = {"num_frames": 3, "num_inference_steps": 2, "guidance_scale": 2.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+def make(folder, tuned=True):
+    pipeline = LAMPPipeline.from_base(load_base_model(folder))
+    pipeline.set_progress_bar_config(disable=True)
+    if tuned:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in pipeline.unet.tuned_parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return make(folder)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def test_frame_0_is_the_given_image_to_the_bit(pipeline, photo):
+    video = pipeline("a bird", photo, output_type="latent", seed=0, **FAST).frames
+    assert video.shape == (1, 4, 3, 8, 8)
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255 * 2 - 1
+    assert torch.equal(video[:, :, 0], pipeline.base.latents_from_pixels(pixels))
+    assert not torch.equal(video[:, :, 1], video[:, :, 0])
+
+
+def test_the_painted_first_frame_is_diffusers_own_whatever_was_tuned(pipeline, folder):
+    video = pipeline("a bird", output_type="latent", seed=3, **FAST).frames
+    diffusers = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    diffusers.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    wanted = diffusers(
+        "a bird", latents=noise[:, :, 0], num_inference_steps=2, guidance_scale=2.0, output_type="latent"
+    ).images
+    # diffusers encodes the two texts one by one, which rounds otherwise than both at once.
+    torch.testing.assert_close(video[:, :, 0], wanted, atol=1e-5, rtol=0)
+    painted = pipeline.paint("a bird", num_inference_steps=2, guidance_scale=2.0, seed=3)
+    assert painted[0].size == (32, 32)
+    again = pipeline("a bird", seed=3, output_type="pil", histogram_matching=False, **FAST).frames
+    assert np.array_equal(np.asarray(painted[0]), np.asarray(again[0][0]))
+
+
+def test_output_types_agree(pipeline, photo):
+    outputs = {
+        kind: pipeline("a bird", photo, seed=0, output_type=kind, **FAST).frames
+        for kind in ("np", "pt", "pil")
+    }
+    assert outputs["np"].shape == (1, 3, 32, 32, 3)
+    assert outputs["np"].dtype == np.float32
+    assert 0 <= outputs["np"].min() <= outputs["np"].max() <= 1
+    assert np.array_equal(outputs["pt"].permute(0, 1, 3, 4, 2).numpy(), outputs["np"])
+    assert isinstance(outputs["pil"][0][0], Image.Image)
+    last = np.asarray(outputs["pil"][0][2], dtype=np.float32) / 255
+    assert np.abs(last - outputs["np"][0, 2]).max() <= 0.5 / 255 + 1e-6
+    assert np.array_equal(pipeline("a bird", photo, seed=0, return_dict=False, **FAST)[0], outputs["np"])
+
+
+def test_histogram_matching_can_be_switched_off(pipeline, photo):
+    plain, matched = (
+        pipeline("a bird", photo, seed=0, histogram_matching=on, **FAST).frames[0] for on in (False, True)
+    )
+    assert np.array_equal(plain[0], matched[0])
+    assert np.array_equal(histogram_match(plain[2], plain[0]), matched[2])
+    assert not np.array_equal(plain[2], matched[2])
+
+
+def test_a_batch_is_its_videos_one_by_one(pipeline, photo):
+    prompts = ["a bird", "a horse"]
+    both = pipeline(prompts, photo, seed=4, output_type="latent", **FAST).frames
+    for i, prompt in enumerate(prompts):
+        alone = pipeline(prompt, photo, seed=4 + i, output_type="latent", **FAST).frames
+        torch.testing.assert_close(both[i : i + 1], alone, atol=1e-4, rtol=0)
+    generators = [torch.Generator().manual_seed(seed) for seed in (4, 5)]
+    again = pipeline(prompts, [photo, photo], generator=generators, output_type="latent", **FAST).frames
+    torch.testing.assert_close(again, both, atol=1e-4, rtol=0)
+    assert not torch.equal(both[0, :, 1], both[1, :, 1])
+
+
+def test_settings_reach_the_sampler(pipeline, photo):
+    def latents(**changes):
+        return pipeline("a bird", photo, seed=0, output_type="latent", **(FAST | changes)).frames
+
+    plain = latents()
+    assert torch.equal(latents(), plain)
+    for change in (
+        {"shared_noise": 0.0},
+        {"adain": False},
+        {"guidance_scale": 1.0},
+        {"negative_prompt": "a horse"},
+        {"num_inference_steps": 3},
+    ):
+        assert not torch.equal(latents(**change), plain), change
+    seen = []
+    latents(callback=lambda step, steps, _: seen.append((step, steps)))
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_size_frames_and_scheduler_are_free(pipeline, photo):
+    wide = pipeline("a bird", photo, height=16, width=40, seed=0, **FAST).frames
+    assert wide.shape == (1, 3, 16, 40, 3)
+    still = pipeline("a bird", photo, seed=0, **(FAST | {"num_frames": 1})).frames
+    assert still.shape == (1, 1, 32, 32, 3)
+    before = pipeline.scheduler
+    try:
+        pipeline.scheduler = EulerDiscreteScheduler.from_config(before.config)
+        assert np.isfinite(pipeline("a bird", photo, seed=0, **FAST).frames).all()
+    finally:
+        pipeline.scheduler = before
+
+
+def test_a_motion_adapter_makes_the_difference(pipeline, folder, photo, tmp_path):
+    pipeline.unet.save_motion(tmp_path / "a.safetensors", motion="fly")
+    other = make(folder, tuned=False)
+    settings = FAST | {"seed": 0, "output_type": "latent"}
+    before = other("a bird", photo, **settings).frames
+    assert other.load_motion(tmp_path / "a.safetensors")["motion"] == "fly"
+    after = other("a bird", photo, **settings).frames
+    assert not torch.equal(before, after)
+    assert torch.equal(after, pipeline("a bird", photo, **settings).frames)
+
+
+def test_save_and_load_as_a_diffusers_pipeline(pipeline, photo, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    loaded = LAMPPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    assert isinstance(loaded.unet, MotionUNet)
+    settings = FAST | {"seed": 0, "output_type": "latent"}
+    wanted = pipeline("a bird", photo, **settings).frames
+    assert torch.equal(loaded("a bird", photo, **settings).frames, wanted)
+    with pytest.raises(UserError, match="give a first frame"):
+        loaded("a bird", **settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"height": 30}, "multiples of 4"),
+        ({"num_frames": 0}, "at least 1"),
+        ({"output_type": "gif"}, "output_type"),
+        ({"first_frame": [1, 2, 3]}, "3 first frames"),
+        ({"first_frame": "missing.png"}, "missing.png does not exist"),
+        ({"negative_prompt": ["a", "b"]}, "2 negative prompts"),
+        ({"prompt": []}, "empty list"),
+        ({"seed": 0, "generator": torch.Generator()}, "not both"),
+        ({"generator": [torch.Generator()] * 2}, "2 generators"),
+    ],
+)
+def test_arguments_that_cannot_work_are_explained(pipeline, arguments, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(**({"prompt": "a bird"} | FAST | arguments))
