@@ -142,3 +142,32 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for motion in ("waterfall", "rain", "my_dance"):
         write_clips(root / motion)
     return root
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_logged_in(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test talks to W&B's servers, whoever runs it."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DIR", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path_factory.getbasetemp() / "no_netrc"))
+
+
+@pytest.fixture
+def small(
+    random_base: Path, random_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """Overrides that make a training run of seconds; the test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return [
+        f"model.path={random_base}",
+        f"model.clip={random_clip}",
+        f"data.root={clips}",
+        f"data.cache_dir={clips / 'cache'}",
+        "data.size=[32,32]",
+        "data.num_frames=4",
+        "sampler.num_inference_steps=2",
+        "trainer.max_steps=2",
+        "samples.every=null",
+        "samples.final=1",
+        "threads=1",
+    ]

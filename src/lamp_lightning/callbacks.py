@@ -145,10 +145,8 @@ class SaveState(Callback):
         self.stop = stop
         self._saved: int | None = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stop.install()  # Lightning has taken SIGTERM by now
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop.install()  # Lightning has taken SIGTERM by now, and would leave without saving
         self._saved = trainer.global_step
 
     def on_train_batch_end(

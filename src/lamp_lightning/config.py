@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -67,7 +67,7 @@ def check_config(cfg: DictConfig, may_be_null: Sequence[str] = ()) -> None:
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
-        raise UserError(f"The setting {missing[0]} has no value. Give it as {missing[0]}=<value>.")
+        raise UserError(_no_value(missing[0]))
     for key, (accepts, meaning) in _RULES.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
         if value is _ABSENT:  # `sample` has fewer settings than `train`
@@ -76,6 +76,10 @@ def check_config(cfg: DictConfig, may_be_null: Sequence[str] = ()) -> None:
             continue
         if not accepts(value):
             raise UserError(f"{key} must be {meaning}, but is {_shown(value)}. Give it as {key}=<value>.")
+
+
+def _no_value(key: str) -> str:
+    return f"The setting {key} has no value. Give it as {key}=<value>."
 
 
 def _shown(value: Any) -> str:
@@ -290,6 +294,11 @@ def _config_message(error: BaseException) -> str:
         cause = cause.__cause__
     if cause is not None:
         return str(cause)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read as <setting>=<value>: {str(error).splitlines()[0]}"
+    missing = re.search(r"Missing mandatory value: ([\w.]+)", str(error))
+    if missing:
+        return _no_value(missing[1])
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
         text += " " + " ".join(str(error.__cause__).split())

@@ -21,7 +21,7 @@ def quiet() -> None:
 
 
 def quiet_libraries() -> None:
-    """The part of ``quiet`` that must come after the libraries are imported: they set up their own logging."""
+    """What must come after the libraries are imported, since they set up their own logging."""
     import diffusers
     import transformers
 

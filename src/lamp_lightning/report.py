@@ -49,8 +49,10 @@ def write_sheet(videos: Sequence[Painted], file: Path, title: str) -> Path:
     return contact_sheet([(video.prompt, video.frames) for video in videos], file, title=title)
 
 
-def measure(videos: Sequence[Painted], clip_name: str | None) -> dict[str, float]:
-    """CLIP score, frame consistency and motion amount, means over the videos.
+def measure(
+    videos: Sequence[Painted], clip_name: str | None
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """CLIP score, frame consistency and motion amount: means over the videos, and those of each video.
 
     Without the CLIP model (``null``, or it cannot be loaded) only the motion amount, with a warning.
     """
@@ -63,7 +65,7 @@ def measure(videos: Sequence[Painted], clip_name: str | None) -> dict[str, float
         except UserError as error:
             warnings.warn(f"{error} CLIP score and frame consistency are left out.", stacklevel=2)
     values = evaluate_videos([video.frames for video in videos], [video.prompt for video in videos], clip)
-    return {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
+    return {name: value for name, value in values.items() if name != "videos"}, values["videos"]
 
 
 @lru_cache(maxsize=1)

@@ -58,8 +58,8 @@ def sample(cfg: DictConfig) -> None:
             videos.append(Painted(prompt, seed, frames))
     shown = save_videos(videos, folder, sampler.fps, stem=stem)
     sheet = write_sheet(videos, shown[0].file.with_suffix(".png"), adapter.motion)
-    for name, value in measure(videos, adapter.clip).items():
-        print(f"  {name.replace('_', ' '):<24}{value:.4f}")
+    for name, value in measure(videos, adapter.clip)[0].items():
+        print(f"  {name.replace('_', ' '):<32}{value:.4f}")
     for video in shown:
         print(f"  video         {short(video.file)} (and .gif)")
     print(f"  contact sheet {short(sheet)}", flush=True)

@@ -33,7 +33,7 @@ class Studio:
     progress: TrainingProgress
     stop: StopRequest
 
-    def paint(self, count: int) -> list[Any]:
+    def paint(self, count: int) -> list[Painted]:
         """``count`` videos of held-out prompts. Raises Stopped where a stop is asked for."""
         videos = []
         prompts = sample_prompts(self.cfg, count)
@@ -57,17 +57,23 @@ class Studio:
             except Stopped:
                 self.progress.say(None)  # training ends after this step, too, and saves
 
-    def publish(self, videos: Sequence[Any], step: int, *, final: bool) -> dict[str, float]:
-        """Write videos, contact sheet and numbers, and report them; returns the numbers."""
+    def publish(
+        self, videos: Sequence[Painted], step: int, *, final: bool
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Write videos and contact sheet, measure and report; returns the mean numbers and each video's."""
         folder = self.run.videos if final else self.run.samples / f"step_{step:06d}"
         sheet = self.run.contact_sheet if final else folder / "contact_sheet.png"
         shown = save_videos(videos, folder, self.sampler.fps)
         write_sheet(videos, sheet, f"{self.cfg.motion.name}, {step} steps, {self.cfg.model.name}")
-        values = measure(videos, self.cfg.model.clip)
+        values, single = measure(videos, self.cfg.model.clip)
         log_media(self.logger, shown, sheet, name="videos" if final else "samples", step=step)
         if self.logger is not None:
             self.logger.log_metrics({f"metrics/{name}": value for name, value in values.items()}, step)
-        return values
+        facts = zip(videos, shown, single, strict=True)
+        return values, [
+            {"prompt": video.prompt, "seed": video.seed, "file": file.file.name, **numbers}
+            for video, file, numbers in facts
+        ]
 
     def save_adapter(self, step: int) -> None:
         """Write the tuned parameters, with what `sample` needs to paint from this file alone."""

@@ -29,12 +29,12 @@ def begin(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from lamp_lightning.tuning import train
-
     job = HydraConfig.get()
     group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
     check_config(cfg)
     settle_paths(cfg)
+    from lamp_lightning.tuning import train  # torch and all: seconds, so not before the config is right
+
     folder = Path(job.runtime.output_dir)
     if is_first_process():
         run = RunFolder.create(folder, cfg, group)
@@ -47,14 +47,14 @@ def resume_command(folder: str, overrides: Sequence[str]) -> int:
     """Go on with the run in ``folder``, with values changed by ``overrides``; returns the exit status."""
 
     def go_on() -> None:
-        from lamp_lightning.tuning import train
-
         run, cfg = RunFolder.open(folder)
         if overrides:
             cfg = with_values(cfg, overrides)
             check_config(cfg)
             if is_first_process():
                 run.save_config(cfg)
+        from lamp_lightning.tuning import train
+
         train(run, cfg)
 
     return run_plainly(go_on)

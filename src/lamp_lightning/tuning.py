@@ -160,16 +160,16 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     if studio.progress.loss is not None:
         facts["loss"] = studio.progress.loss
     values: dict[str, float] = {}
+    single: list[dict[str, Any]] = []
     if cfg.samples.final:
         print(f"Painting {cfg.samples.final} videos of held-out prompts ...", flush=True)
         begun = time.monotonic()
         parts.tuner.unet.to(parts.trainer.strategy.root_device)
         videos = studio.paint(cfg.samples.final)
         facts["seconds_per_video"] = (time.monotonic() - begun) / len(videos)
-        values = studio.publish(videos, step, final=True)
-        facts["prompts"] = [video.prompt for video in videos]
+        values, single = studio.publish(videos, step, final=True)
         lines += [("videos", run.videos), ("contact sheet", run.contact_sheet)]
-    write_json(run.metrics, {**facts, **values})
+    write_json(run.metrics, {**facts, **values, "videos": single})
     lines.append(("metrics", run.metrics))
     summarise(studio.logger, {f"metrics/{name}": value for name, value in values.items()})
     log_adapter(studio.logger, run, {"motion": str(cfg.motion.name), "steps": step})
@@ -177,7 +177,7 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     lines.append(("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'))
     print(f"\nThe motion {cfg.motion.name!r} is tuned.")
     for name, value in values.items():
-        print(f"  {name.replace('_', ' '):<24}{value:.4f}")
+        print(f"  {name.replace('_', ' '):<32}{value:.4f}")
     for name, place in lines:
         print(f"  {name:<14}{short(place) if isinstance(place, Path) else place}")
     sys.stdout.flush()
