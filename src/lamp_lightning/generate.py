@@ -25,6 +25,7 @@ class Sampler:
     scheduler: str = "DDIMScheduler"
     num_inference_steps: int = 50
     guidance_scale: float = 12.5
+    paint_guidance_scale: float | None = None  # of a painted first frame; None: guidance_scale
     shared_noise: float = 0.2
     adain: bool = True
     histogram_matching: bool = True
@@ -90,6 +91,7 @@ def generate(
                 width=width,
                 num_inference_steps=sampler.num_inference_steps,
                 guidance_scale=sampler.guidance_scale,
+                paint_guidance_scale=sampler.paint_guidance_scale,
                 generator=torch.Generator().manual_seed(seed),
                 negative_prompt=sampler.negative_prompt,
                 shared_noise=sampler.shared_noise,

@@ -99,6 +99,7 @@ class LAMPPipeline(DiffusionPipeline):
         output_type: str = "np",
         callback: Progress | None = None,
         return_dict: bool = True,
+        paint_guidance_scale: float | None = None,
     ) -> LAMPOutput | tuple[Any]:
         """Paint one video per prompt.
 
@@ -120,6 +121,7 @@ class LAMPPipeline(DiffusionPipeline):
             output_type: "np", "pt", "pil" or "latent", see `LAMPOutput`.
             callback: called as `callback(step, steps, latents)` after every step of the video.
             return_dict: False returns a tuple.
+            paint_guidance_scale: guidance of the painted first frame; None: `guidance_scale`.
 
         Raises:
             UserError: arguments that contradict each other, or a first frame that cannot be read.
@@ -134,7 +136,9 @@ class LAMPPipeline(DiffusionPipeline):
         text = self._text(prompts, negative_prompt, guidance_scale)
         steps = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         if first_frame is None:
-            first = self._painted(text, size, generators, steps)
+            scale = guidance_scale if paint_guidance_scale is None else paint_guidance_scale
+            words = self._text(prompts, negative_prompt, scale)
+            first = self._painted(words, size, generators, steps | {"guidance_scale": scale})
         else:
             first = self._given(first_frame, len(prompts), size)
         latents = first

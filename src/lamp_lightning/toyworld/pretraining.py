@@ -40,7 +40,7 @@ class Recipe:
     stills: int = 20480
     autoencoder_steps: int = 3600
     autoencoder_batch: int = 16
-    clip_steps: int = 1600
+    clip_steps: int = 1200
     clip_batch: int = 128
     painter_steps: int = 5000
     painter_batch: int = 32
