@@ -26,8 +26,8 @@ from lamp_lightning.generate import Sampler, mixed_precision
 from lamp_lightning.metrics import FlowAgreement, MovingPixelError, evaluate_videos, load_clip
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.runs import RunFolder
-from lamp_lightning.toyworld import MOTIONS, Scene, held_out_scenes, motion_name, render_clip
-from lamp_lightning.video import contact_sheet
+from lamp_lightning.toyworld import FPS, MOTIONS, Scene, held_out_scenes, motion_name, render_clip
+from lamp_lightning.video import contact_sheet, write_gif
 from lamp_lightning.weights.base import load_base_model
 
 RANDOM_DETAILS = ("rain", "waterfall")  # judged by flow; the others have one true continuation
@@ -117,14 +117,24 @@ def measure(
     frozen = np.repeat(true[:, :1], sampler.num_frames, axis=1)
     result["frozen"] = score(motion, frozen, true, prompts, clip)
     result["true"] = score(motion, true, true, prompts, clip)
+    np.savez_compressed(out / f"{motion}.npz", true=true, **sheets)
     rows = []
-    for k in range(4):
+    for k in range(min(4, len(chosen))):
         rows.append((f"true: {prompts[k]}", true[k]))
         rows.append(("tuned", sheets["tuned"][k]))
-    rows.append(("untuned (of the last)", sheets["untuned"][3]))
+    rows.append(("untuned, for the last", sheets["untuned"][k]))
     contact_sheet(rows, docs / "images" / f"{motion}.png", title=motion_name(motion))
     result_file.write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def write_wall(motions: list[str], out: Path, file: Path, columns: int = 4, gap: int = 2) -> None:
+    """One tuned video of each motion side by side, twice as large, as a gif."""
+    videos = [np.load(out / f"{motion}.npz")["tuned"][0] for motion in motions]
+    videos += [np.full_like(videos[0], 255)] * (-len(videos) % columns)
+    padded = [np.pad(v, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255) for v in videos]
+    rows = [np.concatenate(padded[k : k + columns], axis=2) for k in range(0, len(padded), columns)]
+    write_gif(file, np.concatenate(rows, axis=1).repeat(2, axis=1).repeat(2, axis=2), fps=FPS)
 
 
 def write_results(results: dict[str, dict[str, Any]], file: Path, scenes: int, threads: int) -> None:
@@ -178,6 +188,7 @@ def main() -> None:
         print(
             motion, json.dumps({k: results[motion][k] for k in ("minutes", "tuned", "untuned")}), flush=True
         )
+        write_wall(list(results), options.out, options.docs / "images" / "motions.gif")
         write_results(results, options.docs / "results.md", options.scenes, torch.get_num_threads())
 
 

@@ -97,8 +97,10 @@ class MotionTuner(LightningModule):
         return torch.stack(noise).to(latents), torch.cat(timesteps).to(latents.device)
 
     def configure_optimizers(self) -> Any:
+        tuned = list(self.unet.tuned_parameters())
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in tuned)
         optimizer = torch.optim.AdamW(
-            self.unet.tuned_parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+            tuned, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
         )
         if self.schedule == "constant" and self.warmup_steps == 0:
             return optimizer
