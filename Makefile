@@ -22,7 +22,7 @@ demo: setup ## tune "waterfall" on the tiny model and show what it learned (no G
 	$(BIN)/python -m lamp_lightning.train motion=waterfall
 
 test: setup lint ## lint, type-check and the tests that need no GPU, download or hours
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n auto --dist loadfile
 
 test-slow: setup ## the tests that take long
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 7200
