@@ -130,6 +130,14 @@ def test_frames_look_at_the_first_frame_only_where_nothing_is_tuned():
     assert not torch.allclose(last[:, :, 1], after[:, :, 1], atol=1e-3)
 
 
+def test_temporal_attention_in_parts_is_the_same(monkeypatch):
+    unet = motion_unet()
+    with torch.no_grad():
+        whole = unet(video(), 9, text())
+        monkeypatch.setattr("lamp_lightning.unet.attention.MAX_HEADS", 100)
+        torch.testing.assert_close(unet(video(), 9, text()), whole, atol=1e-6, rtol=0)
+
+
 def test_image_model_is_what_was_before_tuning_and_tuning_comes_back():
     sample, words = video(frames=4), text()
     images, unet = image_unet(), motion_unet()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lamp_lightning.unet.layers import ClipShape
 
 PLAIN_ATTENTION_SCORES = 1 << 25  # 128 MiB of float32 in each attention layer
+MAX_HEADS = 65535  # CUDA's attention kernels take no more at once
 
 
 class ClipAttention:
@@ -64,7 +65,8 @@ class FrameAttention:
             project(hidden_states).view(clips, self.clip.frames, positions * attn.heads, -1).transpose(1, 2)
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        mixed = attend(query, key, value)
+        parts = zip(*(x.split(MAX_HEADS, dim=1) for x in (query, key, value)), strict=True)
+        mixed = _join([attend(*part) for part in parts])
         mixed = mixed.transpose(1, 2).reshape(folded, positions, -1)
         return attn.to_out[1](attn.to_out[0](mixed))
 
@@ -122,6 +124,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value)
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     return weights.softmax(dim=-1).to(value.dtype) @ value
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """`b heads n d`, without a copy where there is one part."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:
