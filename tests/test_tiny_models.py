@@ -76,6 +76,12 @@ def test_clip_names_subject_place_and_colour_of_held_out_stills(held_out: Stills
     assert shares["colour"] >= 0.90
 
 
+def test_every_part_loads_in_full_precision(pipeline: StableDiffusionPipeline) -> None:
+    """The files are half precision; a processor is to compute in float32 without being asked."""
+    parts = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
+    assert {part.dtype for part in parts} == {torch.float32}
+
+
 def test_diffusers_own_pipeline_paints_with_it(pipeline: StableDiffusionPipeline) -> None:
     generator = torch.Generator().manual_seed(0)
     image = pipeline("a red horse runs on the meadow", num_inference_steps=4, generator=generator).images[0]

@@ -42,8 +42,8 @@ class Recipe:
     autoencoder_batch: int = 16
     clip_steps: int = 1200
     clip_batch: int = 128
-    painter_steps: int = 5000
-    painter_batch: int = 32
+    painter_steps: int = 4600
+    painter_batch: int = 24
 
 
 def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = STAGES) -> dict[str, float]:
@@ -214,3 +214,10 @@ def write_models(
         tokenizer.backend_tokenizer.model.save(str(folder))
     for model in with_half.values():
         model.float()
+    # transformers loads in the precision that the config names; the weights are half only to be small.
+    for config in (out / "tiny" / "text_encoder" / "config.json", out / "clip" / "config.json"):
+        values = json.loads(config.read_text(encoding="utf-8"))
+        for part in (values, *(v for k, v in values.items() if k in ("text_config", "vision_config"))):
+            part.pop("torch_dtype", None)
+            part["dtype"] = "float32"
+        config.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -42,7 +42,13 @@ def render_still(scene: Scene, *, t: float = 0.0, size: int = 64) -> np.ndarray:
 
 
 def render_motion_set(
-    motion: str, folder: str | os.PathLike[str], *, clips: int = 8, size: int = 64, seed: int = 0
+    motion: str,
+    folder: str | os.PathLike[str],
+    *,
+    clips: int = 8,
+    size: int = 64,
+    seed: int = 0,
+    captions: bool = True,
 ) -> list[Path]:
     """Write ``clips`` mp4 files of one motion to ``folder`` and return their paths.
 
@@ -52,6 +58,8 @@ def render_motion_set(
         clips: how many (the paper tunes on 8-16).
         size: pixels of a side; 64 is what the tiny model paints.
         seed: another seed draws other scenes.
+        captions: also write each scene's caption, to ``captions.json``; without, the motion's name is the
+            prompt of all clips, as in the paper.
     """
     from lamp_lightning.video import write_mp4
 
@@ -65,7 +73,8 @@ def render_motion_set(
         write_mp4(path, render_clip(scene, size=size), fps=FPS)
         scenes[path.name] = scene.caption
         paths.append(path)
-    (folder / "scenes.json").write_text(json.dumps(scenes, indent=1) + "\n", encoding="utf-8")
+    if captions:
+        (folder / "captions.json").write_text(json.dumps(scenes, indent=1) + "\n", encoding="utf-8")
     return paths
 
 

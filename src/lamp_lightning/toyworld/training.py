@@ -49,7 +49,9 @@ def fit(
     ``folder/<name>.pt`` every ``save_every`` steps, by an atomic rename.
     """
     state_file = folder / f"{name}.pt"
-    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     start = 0
     if state_file.exists():
