@@ -54,6 +54,7 @@ def execute(work: Path, **values: Any) -> Any:
     own = {"LAMP_LIGHTNING_CACHE": "cache", "IPYTHONDIR": "ipython", "JUPYTER_DATA_DIR": "jupyter"}
     env = {**os.environ, **{name: str(work / value) for name, value in own.items()}}
     env["CUDA_VISIBLE_DEVICES"] = ""
+    env["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's wish for ipywidgets: see extra "notebook"
     client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(work)}})
     return client.execute(env=env)
 
