@@ -102,6 +102,8 @@ class MotionTuner(LightningModule):
         optimizer = torch.optim.AdamW(
             tuned, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
         )
+        # A fused optimiser offers to unscale gradients itself, and then nobody could clip them: decline.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.schedule == "constant" and self.warmup_steps == 0:
             return optimizer
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_share)

@@ -155,7 +155,7 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
         return
     studio, step = parts.studio, parts.trainer.global_step
     studio.save_adapter(step)
-    lines = [("run", run.path), ("adapter", run.adapter)]
+    lines: list[tuple[str, str | Path]] = [("run", run.path), ("adapter", run.adapter)]
     facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}
     if studio.progress.loss is not None:
         facts["loss"] = studio.progress.loss
