@@ -134,7 +134,9 @@ def _switch() -> tuple[Callable[[Any], bool], str]:
 
 
 def _one_of(*names: Any) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: value in names), "one of " + ", ".join(map(str, names))
+    return (lambda value: value in names), "one of " + ", ".join(
+        "null" if name is None else str(name) for name in names
+    )
 
 
 def _text(*, null: bool = True) -> tuple[Callable[[Any], bool], str]:
@@ -159,6 +161,7 @@ _ABSENT = object()
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _whole(0),
     "count": _whole(1),
+    "precision": _one_of(None, "32-true", "bf16-mixed", "16-mixed"),
     "num_frames": _whole(2, null=True),
     "size": (_is_size, _SIZE),
     "threads": _whole(1, null=True),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from lamp_lightning.config import check_config, run_command
+from lamp_lightning.config import check_config, fast_precision, run_command
 from lamp_lightning.console import quiet, quiet_libraries, short, threads
 from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder
@@ -44,15 +44,13 @@ def sample(cfg: DictConfig) -> None:
     torch.set_num_threads(threads(cfg.threads))
     sampler = adapter.sampler.changed({**cfg.sampler, "num_frames": cfg.num_frames, "size": cfg.size})
     prompt = str(cfg.prompt or adapter.prompt)
-    pipeline = load(adapter, cfg)
+    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    precision = cfg.precision or fast_precision(device)
+    pipeline = load(adapter, cfg.base, device, "float32" if precision == "32-true" else adapter.dtype)
     warn_of_length(pipeline, prompt)
     videos = []
     total = cfg.count * sampler.num_inference_steps
-    with (
-        evaluation(pipeline.unet),
-        mixed_precision(pipeline.device, adapter.precision),
-        bar(total) as advance,
-    ):
+    with evaluation(pipeline.unet), mixed_precision(device, precision), bar(total) as advance:
         for seed in range(cfg.seed, cfg.seed + cfg.count):
             frames = generate(pipeline, prompt, sampler, seed=seed, first_frame=first_frame, on_step=advance)
             videos.append(Painted(prompt, seed, frames))
@@ -78,7 +76,6 @@ class Adapter:
     sampler: Sampler
     clip: str | None
     dtype: str = "float32"
-    precision: str = "32-true"
 
 
 def find_adapter(where: Any) -> Adapter:
@@ -109,7 +106,6 @@ def find_adapter(where: Any) -> Adapter:
             sampler=Sampler.from_config(cfg),
             clip=cfg.model.clip,
             dtype=cfg.model.dtype,
-            precision=str(cfg.trainer.precision),
         )
     facts = read_metadata(path)
     base = facts.get("base_model")
@@ -129,18 +125,15 @@ def find_adapter(where: Any) -> Adapter:
     )
 
 
-def load(adapter: Adapter, cfg: DictConfig) -> LAMPPipeline:
-    """The pipeline of the adapter's base model with the motion in it, on the device."""
+def load(adapter: Adapter, base_name: Any, device: str, dtype: str) -> LAMPPipeline:
+    """The pipeline of the adapter's base model, or of ``base_name``, with the motion in it, on the device."""
     import torch
 
     from lamp_lightning.pipeline import LAMPPipeline
     from lamp_lightning.unet import MotionUNet
     from lamp_lightning.weights.base import load_base_model
 
-    device = cfg.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_base_model(str(cfg.base or adapter.base), torch_dtype=getattr(torch, adapter.dtype))
+    base = load_base_model(str(base_name or adapter.base), torch_dtype=getattr(torch, dtype))
     unet = MotionUNet.from_unet(base.unet, norm=adapter.norm)
     for parameter in unet.tuned_parameters():
         parameter.data = parameter.data.float()
