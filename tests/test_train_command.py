@@ -205,3 +205,20 @@ def test_running_out_of_memory_says_what_helps():
     assert "CUDA out of memory" in message
     assert "model.gradient_checkpointing=true" in message
     assert readable(RuntimeError("a fault of ours")) is None
+
+
+def test_a_diverged_run_keeps_its_last_good_checkpoint(plain, tmp_path, capsys, monkeypatch):
+    from lamp_lightning.module import MotionTuner
+
+    step = MotionTuner.training_step
+
+    def bursting(self, batch, batch_idx):
+        return step(self, batch, batch_idx) * (float("nan") if self.global_step >= 2 else 1)
+
+    monkeypatch.setattr(MotionTuner, "training_step", bursting)
+    words = [*plain, "trainer.max_steps=6", "save_every=1", "trainer.gradient_clip_val=null"]
+    assert main(["motion=waterfall", "hydra.run.dir=run", *words]) == 1
+    assert "diverged by step 3" in capsys.readouterr().err
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in saved["state_dict"].values())

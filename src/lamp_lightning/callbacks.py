@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder, write_atomic
 from lamp_lightning.stopping import StopRequest
 
@@ -165,6 +166,14 @@ class SaveState(Callback):
         """Write the checkpoint of this step, unless it is there."""
         if self._saved == trainer.global_step:
             return
+        tuned = [p for p in trainer.lightning_module.parameters() if p.requires_grad]
+        if not all(bool(torch.isfinite(p).all()) for p in tuned):
+            kept = f"The checkpoint of step {self._saved} is kept" if self._saved else "Nothing was saved"
+            raise UserError(
+                f"The training has diverged by step {trainer.global_step}: weights are not finite. {kept}; "
+                "begin a new run with a lower tuner.learning_rate, or trainer.precision=32-true."
+            )
+        self.run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         if trainer.world_size > 1:  # every rank must call it, and only the first writes
             trainer.save_checkpoint(self.run.checkpoint)
         else:

@@ -26,7 +26,8 @@ GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "experiment
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 _FREE_TEXT = {
     "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "motion.name", "motion.prompt",
-    "data.folder", "data.root", "data.cache_dir", "model.path", "model.clip", "sampler.negative_prompt",
+    "data.folder", "data.root", "data.cache_dir", "data.captions",
+    "model.path", "model.clip", "sampler.negative_prompt",
     "hydra.run.dir", "hydra.sweep.dir",
 }  # fmt: skip
 _QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$""", re.DOTALL)
@@ -178,6 +179,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.frame_stride": _whole(1),
     "data.batch_size": _whole(1),
     "data.num_workers": _whole(0),
+    "data.decode_timeout": _number(0, above=True),
     "data.flip": _switch(),
     "data.size": (_is_size, _SIZE),
     "tuner.learning_rate": _number(0, above=True),

@@ -145,9 +145,10 @@ def where_to_look(logger: Logger | None) -> list[tuple[str, str]]:
         folder = Path(experiment.dir).parent
         if not getattr(experiment, "offline", experiment.settings._offline):
             return [("W&B", str(experiment.url))]
+        parts = sorted(folder.parent.glob(f"offline-run-*-{experiment.id}")) or [folder]  # several if resumed
         return [
             ("W&B, look", f"wandb leet {_short(folder)}"),
-            ("W&B, upload", f"wandb sync {_short(folder)}"),
+            ("W&B, upload", f"wandb sync {' '.join(map(_short, parts))}"),
         ]
     if isinstance(logger, CSVLogger):
         return [("numbers", _short(Path(logger.log_dir) / "metrics.csv"))]

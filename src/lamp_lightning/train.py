@@ -79,7 +79,7 @@ def with_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def settle_paths(cfg: DictConfig) -> None:
     """Make the config's paths absolute, so that a run can be resumed from anywhere."""
-    for key in ("data.root", "data.folder", "data.cache_dir", "model.path", "model.clip"):
+    for key in ("data.root", "data.folder", "data.cache_dir", "data.captions", "model.path", "model.clip"):
         value = OmegaConf.select(cfg, key)
         if value is None or (key.startswith("model.") and not Path(str(value)).expanduser().exists()):
             continue  # a name ("tiny") or hub id
