@@ -27,6 +27,7 @@ from lamp_lightning.metrics import FlowAgreement, MovingPixelError, evaluate_vid
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.toyworld import FPS, MOTIONS, Scene, held_out_scenes, motion_name, render_clip
+from lamp_lightning.unet import MotionUNet
 from lamp_lightning.video import contact_sheet, write_gif
 from lamp_lightning.weights.base import load_base_model
 
@@ -105,7 +106,8 @@ def measure(
     result["sampler"] = asdict(sampler)
     sheets: dict[str, np.ndarray] = {}
     for name in ("tuned", "untuned"):
-        pipeline = LAMPPipeline.from_base(load_base_model("tiny"))
+        base = load_base_model("tiny")
+        pipeline = LAMPPipeline.from_base(base, MotionUNet.from_unet(base.unet, norm=cfg.model.norm))
         pipeline.set_progress_bar_config(disable=True)
         if name == "tuned":
             pipeline.load_motion(run.adapter)

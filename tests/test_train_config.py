@@ -57,7 +57,7 @@ def test_an_experiment_yields_to_the_command_line():
 
 def test_the_model_alone_decides_what_suits_it():
     tiny, large = composed("model=tiny"), composed("model=sd14")
-    assert (list(tiny.data.size), tiny.sampler.guidance_scale) == ([64, 64], 1.5)
+    assert (list(tiny.data.size), tiny.sampler.guidance_scale) == ([64, 64], 1.0)
     assert (list(large.data.size), large.sampler.guidance_scale) == ([320, 512], 12.5)
 
 

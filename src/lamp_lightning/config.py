@@ -189,6 +189,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sampler.num_inference_steps": _whole(1),
     "sampler.guidance_scale": _number(0),
     "sampler.paint_guidance_scale": _number_or_null(0),
+    "sampler.paint_steps": _whole(1, null=True),
     "sampler.shared_noise": _number(0, 1),
     "sampler.adain": _switch(),
     "sampler.histogram_matching": _switch(),

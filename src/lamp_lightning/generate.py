@@ -26,6 +26,7 @@ class Sampler:
     num_inference_steps: int = 50
     guidance_scale: float = 12.5
     paint_guidance_scale: float | None = None  # of a painted first frame; None: guidance_scale
+    paint_steps: int | None = None  # likewise; None: num_inference_steps
     shared_noise: float = 0.2
     adain: bool = True
     histogram_matching: bool = True
@@ -92,6 +93,7 @@ def generate(
                 num_inference_steps=sampler.num_inference_steps,
                 guidance_scale=sampler.guidance_scale,
                 paint_guidance_scale=sampler.paint_guidance_scale,
+                paint_steps=sampler.paint_steps,
                 generator=torch.Generator().manual_seed(seed),
                 negative_prompt=sampler.negative_prompt,
                 shared_noise=sampler.shared_noise,

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DDIMScheduler
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -43,6 +44,12 @@ class LAMPPipeline(DiffusionPipeline):
 
     Make one with `LAMPPipeline.from_base(load_base_model(...))`, give it a motion with `load_motion(file)`.
     """
+
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    unet: Any
+    scheduler: Any
 
     def __init__(
         self,
@@ -100,6 +107,7 @@ class LAMPPipeline(DiffusionPipeline):
         callback: Progress | None = None,
         return_dict: bool = True,
         paint_guidance_scale: float | None = None,
+        paint_steps: int | None = None,
     ) -> LAMPOutput | tuple[Any]:
         """Paint one video per prompt.
 
@@ -122,6 +130,7 @@ class LAMPPipeline(DiffusionPipeline):
             callback: called as `callback(step, steps, latents)` after every step of the video.
             return_dict: False returns a tuple.
             paint_guidance_scale: guidance of the painted first frame; None: `guidance_scale`.
+            paint_steps: its denoising steps; None: `num_inference_steps`.
 
         Raises:
             UserError: arguments that contradict each other, or a first frame that cannot be read.
@@ -134,11 +143,12 @@ class LAMPPipeline(DiffusionPipeline):
         size = self._size(height, width)
         generators = _generators(generator, seed, len(prompts))
         text = self._text(prompts, negative_prompt, guidance_scale)
-        steps = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        steps: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         if first_frame is None:
             scale = guidance_scale if paint_guidance_scale is None else paint_guidance_scale
             words = self._text(prompts, negative_prompt, scale)
-            first = self._painted(words, size, generators, steps | {"guidance_scale": scale})
+            painting = {"guidance_scale": scale, "num_inference_steps": paint_steps or num_inference_steps}
+            first = self._painted(words, size, generators, painting)
         else:
             first = self._given(first_frame, len(prompts), size)
         latents = first
@@ -186,7 +196,7 @@ class LAMPPipeline(DiffusionPipeline):
         size = self._size(height, width)
         generators = _generators(generator, seed, len(prompts))
         text = self._text(prompts, negative_prompt, guidance_scale)
-        steps = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        steps: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         painted = self._decoded(self._painted(text, size, generators, steps), False)
         return [images[0] for images in _as_type(painted, "pil")]
 
@@ -250,8 +260,8 @@ class LAMPPipeline(DiffusionPipeline):
         """Videos `b f h w 3` in 0..1, float32."""
         videos = []
         for clip in latents.transpose(1, 2):  # f c h w
-            frames = torch.cat([self.base.decode_latents(part) for part in clip.split(DECODED_AT_ONCE)])
-            frames = (frames.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+            pixels = torch.cat([self.base.decode_latents(part) for part in clip.split(DECODED_AT_ONCE)])
+            frames = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
             if histogram_matching:
                 frames = np.stack([frames[0], *(histogram_match(frame, frames[0]) for frame in frames[1:])])
             videos.append(frames)
