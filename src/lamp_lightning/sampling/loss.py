@@ -69,4 +69,4 @@ def signal_and_sigma(scheduler: Any, latents: Tensor, timesteps: Tensor) -> tupl
     """`sqrt(alpha_bar_t)` and `sqrt(1 - alpha_bar_t)`, each `(b, 1, ...)` to multiply latents with."""
     alphas = scheduler.alphas_cumprod.to(latents.device)[timesteps.to(latents.device)]
     shape = (-1, *(1,) * (latents.ndim - 1))
-    return tuple(x.to(latents.dtype).reshape(shape) for x in (alphas.sqrt(), (1 - alphas).sqrt()))  # type: ignore[return-value]
+    return tuple(x.to(latents.dtype).reshape(shape) for x in (alphas.sqrt(), (1 - alphas).sqrt()))

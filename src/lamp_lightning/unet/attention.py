@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,8 @@ class MotionTransformerBlock(BasicTransformerBlock):
     """
 
     clip: ClipShape
+    attn_temp: Attention
+    norm_temp: nn.LayerNorm
 
     @staticmethod
     def inflate(block: BasicTransformerBlock, clip: ClipShape) -> None:
@@ -86,7 +88,7 @@ class MotionTransformerBlock(BasicTransformerBlock):
         The temporal output projection starts at zero, so that an untuned block is the image model's.
         """
         weight = block.attn1.to_q.weight
-        like = {"device": weight.device, "dtype": weight.dtype}
+        like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
         temporal = Attention(
             query_dim=block.dim,
             heads=block.num_attention_heads,
@@ -95,16 +97,17 @@ class MotionTransformerBlock(BasicTransformerBlock):
             bias=block.attention_bias,
             upcast_attention=block.attn1.upcast_attention,
         ).to(**like)
-        nn.init.zeros_(temporal.to_out[0].weight)
-        nn.init.zeros_(temporal.to_out[0].bias)
-        temporal.set_processor(FrameAttention(clip))
+        for parameter in temporal.to_out[0].parameters():
+            nn.init.zeros_(parameter)
+        temporal.set_processor(cast(Any, FrameAttention(clip)))
         for attention in (block.attn1, block.attn2):
             if attention is not None:
-                attention.set_processor(ClipAttention(clip))
+                attention.set_processor(cast(Any, ClipAttention(clip)))
         block.__class__ = MotionTransformerBlock
-        block.attn_temp = temporal
-        block.norm_temp = nn.LayerNorm(block.dim, **like)
-        block.clip = clip
+        inflated = cast(MotionTransformerBlock, block)
+        inflated.attn_temp = temporal
+        inflated.norm_temp = nn.LayerNorm(block.dim, **like)
+        inflated.clip = clip
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         hidden_states = super().forward(hidden_states, *args, **kwargs)

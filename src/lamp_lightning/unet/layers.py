@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class MotionConv(nn.Module):
 
     def __init__(self, conv2d: nn.Conv2d, clip: ClipShape) -> None:
         super().__init__()
-        like = {"device": conv2d.weight.device, "dtype": conv2d.weight.dtype}
+        like: dict[str, Any] = {"device": conv2d.weight.device, "dtype": conv2d.weight.dtype}
         channels = conv2d.out_channels
         self.clip = clip
         self.conv2d = conv2d

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin, UNet2DConditionModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lamp_lightning.errors import UserError
@@ -69,9 +70,9 @@ class MotionUNet(UNet2DConditionModel):
         if isinstance(unet, MotionUNet):
             raise UserError("This UNet is a MotionUNet already: inflate an image model's UNet, once.")
         queries = {k: v.detach().clone() for k, v in unet.named_parameters() if _IMAGE_QUERY.search(k)}
-        _inflate_into(unet, cls, norm)
-        unet._image_queries = queries
-        return unet
+        inflated = _inflate_into(unet, cls, norm)
+        inflated._image_queries = queries
+        return inflated
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -92,7 +93,9 @@ class MotionUNet(UNet2DConditionModel):
         if "subfolder" not in kwargs and not (Path(where) / "config.json").is_file():
             kwargs["subfolder"] = "unet"
         try:
-            config = cls.load_config(where, **_only(kwargs, "subfolder", "revision", "cache_dir", "token"))
+            config: Any = cls.load_config(
+                where, **_only(kwargs, "subfolder", "revision", "cache_dir", "token")
+            )
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{where} holds no UNet that can be loaded ({_first_line(error)}). Give a diffusers folder "
@@ -129,7 +132,7 @@ class MotionUNet(UNet2DConditionModel):
 
         save_motion(self, file, **metadata)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         sample: Tensor,
         timestep: Tensor | float,
@@ -213,7 +216,7 @@ class MotionUNet(UNet2DConditionModel):
                 parameters[name].data = data
 
 
-def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> None:
+def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> MotionUNet:
     unet.__class__ = cls
     try:
         unet._inflate(norm)
@@ -221,6 +224,7 @@ def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> None:
         unet.__class__ = UNet2DConditionModel
         raise
     unet.register_to_config(motion_norm=norm)
+    return unet
 
 
 def _only(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -238,4 +242,4 @@ def _signature_with_unet_arguments() -> inspect.Signature:
     return inspect.Signature([*unet.values(), own["motion_norm"]])
 
 
-MotionUNet.__init__.__signature__ = _signature_with_unet_arguments()  # type: ignore[attr-defined]
+MotionUNet.__init__.__signature__ = _signature_with_unet_arguments()

@@ -246,7 +246,8 @@ def _hash_model(model: nn.Module, settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
     for name, tensor in _sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        raw: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(raw)
     return digest.hexdigest()
 
 
