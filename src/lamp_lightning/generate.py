@@ -84,7 +84,7 @@ def generate(
     pipeline.scheduler = sampler.make_scheduler(before.config)
     try:
         with torch.no_grad():
-            output = pipeline(
+            output: Any = pipeline(
                 prompt=prompt,
                 first_frame=first_frame,
                 num_frames=sampler.num_frames,

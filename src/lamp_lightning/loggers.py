@@ -96,10 +96,10 @@ def log_media(
     if isinstance(logger, WandbLogger):
         import wandb
 
-        media: dict[str, Any] = {
-            f"{name}/{i}": wandb.Video(str(video.file), caption=video.caption, format=video.file.suffix[1:])
-            for i, video in enumerate(videos)
-        }
+        media: dict[str, Any] = {}
+        for i, video in enumerate(videos):
+            kind: Any = video.file.suffix[1:]
+            media[f"{name}/{i}"] = wandb.Video(str(video.file), caption=video.caption, format=kind)
         media[f"{name}/contact_sheet"] = wandb.Image(str(sheet), caption=f"step {step}")
         logger.experiment.log({**media, "trainer/global_step": step})
     elif isinstance(logger, TensorBoardLogger):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import Tensor
 from torchmetrics import Metric
 
 from lamp_lightning.errors import UserError
@@ -19,9 +21,12 @@ from lamp_lightning.video import as_frames
 class ClipJudge:
     """A CLIP model with its tokenizer and image processor; features are unit vectors, float32."""
 
-    model: nn.Module
+    model: Any  # transformers.CLIPModel
     tokenizer: Any
     processor: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClipJudge:
+        return self  # metrics are copied freely, the model that they share is not
 
     @cached_property
     def max_tokens(self) -> int:
@@ -39,7 +44,14 @@ class ClipJudge:
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Tensor:
-        """Texts to features ``(n, d)``; what goes beyond CLIP's text limit is cut off."""
+        """Texts to features ``(n, d)``; what goes beyond CLIP's text limit is cut off, with a warning."""
+        longest = max(len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"])
+        if longest > self.max_tokens:
+            warnings.warn(
+                f"A prompt has {longest} tokens and CLIP reads {self.max_tokens}: the CLIP score judges the "
+                "prompt's beginning only.",
+                stacklevel=3,
+            )
         tokens = self.tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
@@ -60,7 +72,7 @@ def load_clip(path_or_id: str | Path) -> ClipJudge:
             ``openai/clip-vit-base-patch32``.
 
     Raises:
-        UserError: nothing that can be loaded there.
+        UserError: nothing that can be loaded there, or a model without some of CLIP's weights.
     """
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -68,17 +80,22 @@ def load_clip(path_or_id: str | Path) -> ClipJudge:
 
     where = str(tiny_clip_path()) if str(path_or_id) == "tiny" else str(path_or_id)
     try:
-        model = CLIPModel.from_pretrained(where, dtype=torch.float32).eval()
+        if Path(where).is_absolute() and not Path(where).is_dir():
+            raise FileNotFoundError(f"there is no folder {where}.")
+        model, found = CLIPModel.from_pretrained(where, output_loading_info=True)
+        missing = sorted(found["missing_keys"])
+        if missing:
+            raise ValueError(f"its weights lack {len(missing)} tensors, among them {missing[0]}.")
         tokenizer = CLIPTokenizer.from_pretrained(where)
         processor = _processor_class().from_pretrained(where)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"The CLIP model {path_or_id!r} cannot be loaded: {reason} Give a folder with a transformers "
-            "CLIPModel, its tokenizer and image processor, or the id of one on the hub; model.clip=null "
-            "measures without it."
+            f"The CLIP model {str(path_or_id)!r} cannot be loaded: {reason} Give a folder with a transformers"
+            " CLIPModel, its tokenizer and image processor, or the id of one on the hub; model.clip=null"
+            " measures without it."
         ) from error
-    return ClipJudge(model, tokenizer, processor)
+    return ClipJudge(model.float().eval(), tokenizer, processor)
 
 
 def _processor_class() -> Any:
@@ -108,16 +125,15 @@ class CLIPScore(Metric):
     def __init__(self, clip: ClipJudge, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.clip = clip
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, frames: Any, prompt: str) -> None:
-        cosine = self.clip.image_features(frames) @ self.clip.text_features([prompt])[0]
-        self.total += 100 * cosine.mean().double().cpu()
+        self.total += fit(self.clip.image_features(frames), self.clip.text_features([prompt])).cpu()
         self.videos += 1
 
     def compute(self) -> Tensor:
-        return (self.total / self.videos).float()
+        return self.total / self.videos
 
 
 class FrameConsistency(Metric):
@@ -140,16 +156,21 @@ class FrameConsistency(Metric):
         if pairs not in ("all", "neighbours"):
             raise ValueError(f"pairs must be 'all' or 'neighbours', not {pairs!r}.")
         self.clip, self.pairs = clip, pairs
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, frames: Any) -> None:
         features = self.clip.image_features(as_frames(frames, min_frames=2))
-        self.total += consistency(features, self.pairs).double().cpu()
+        self.total += consistency(features, self.pairs).cpu()
         self.videos += 1
 
     def compute(self) -> Tensor:
-        return (self.total / self.videos).float()
+        return self.total / self.videos
+
+
+def fit(features: Tensor, text: Tensor) -> Tensor:
+    """100 times the mean cosine of unit ``features`` ``(f, d)`` with the unit ``text`` ``(1, d)``."""
+    return 100 * (features @ text[0]).mean()
 
 
 def consistency(features: Tensor, pairs: str = "all") -> Tensor:

@@ -14,6 +14,9 @@ from torchmetrics import Metric
 from lamp_lightning.video import as_frames
 
 FLOW_SIZE = 256  # small videos are enlarged to this width for the flow: its patches are 8 pixels
+DRIFT_SIZE = 128  # larger videos are reduced to this longest side for the drift
+MIN_FRAMES = 4  # fewer do not tell what stands still from what moves
+LAGS = 3  # frames up to this far apart are compared
 
 
 def optical_flow(video: Any) -> np.ndarray:
@@ -28,11 +31,17 @@ def optical_flow(video: Any) -> np.ndarray:
     if factor > 1:
         size = (width * factor, height * factor)
         grey = [cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC) for picture in grey]
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
     flows = [dis.calc(a, b, None) for a, b in pairwise(grey)]
     if factor > 1:
         flows = [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) / factor for f in flows]
     return np.stack(flows)
+
+
+def motion_amount(video: Any) -> float:
+    """Mean length of the optical flow over all pixels and frames, in percent of the width per frame."""
+    flow = optical_flow(video)
+    return float(100 * np.linalg.norm(flow, axis=-1).mean() / flow.shape[2])
 
 
 class MotionAmount(Metric):
@@ -48,47 +57,78 @@ class MotionAmount(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, frames: Any) -> None:
-        flow = optical_flow(frames)
-        self.total += float(100 * np.linalg.norm(flow, axis=-1).mean() / flow.shape[2])
+        self.total += motion_amount(frames)
         self.videos += 1
 
     def compute(self) -> Tensor:
-        return (self.total / self.videos).float()
+        return self.total / self.videos
 
 
 def drift(video: Any, reach: float = 0.125) -> np.ndarray:
     """The one velocity that explains best what moves in a video: ``(x, y)`` in pixels per frame.
 
     For textures of many small things that fall alike (rain, a waterfall), where dense flow between frames
-    mistakes one streak for the next. What stands still is taken away (each pixel's median over time); then
-    neighbouring frames are correlated under all shifts up to ``reach`` of the width, all pairs summed, and
-    the best shift is refined below a pixel. Zero where nothing moves.
+    mistakes one streak for the next. What stands still (each pixel's mean over time) and broad changes of
+    light are taken away; then frames 1, 2 and 3 apart are correlated under all shifts, summed over time. The
+    answer is the velocity, up to ``reach`` of the longest side, under which all three fit best: things of
+    another kind, slow drifts of colour and repeats of the texture fit some of the three but not all.
+    Zero where nothing moves. Raises UserError for fewer than 4 frames: too few to tell motion from its ground.
     """
-    frames = as_frames(video, min_frames=2).astype(np.float64) / 255
-    moving = frames - np.median(frames, axis=0)
-    if np.abs(moving).max(axis=-1).mean() < 1e-3:
+    frames = as_frames(video, min_frames=MIN_FRAMES)
+    longest = max(frames.shape[1:3])
+    scale = min(1.0, DRIFT_SIZE / longest)
+    moving = _what_moves(frames, scale)
+    if np.abs(moving).mean() < 1e-4:
         return np.zeros(2)
-    height, width = frames.shape[1:3]
-    r = max(2, round(reach * width))
-    padded = ((0, 0), (0, r), (0, r), (0, 0))  # room, so that shifts do not wrap around
-    a, b = (np.fft.rfft2(np.pad(x, padded), axes=(1, 2)) for x in (moving[:-1], moving[1:]))
-    correlation = np.fft.irfft2((np.conj(a) * b).sum(axis=(0, 3)), s=(height + r, width + r))
-    shifts = np.arange(-r, r + 1)
-    table = correlation[np.ix_(shifts, shifts)]
-    overlap = np.outer(height - np.abs(shifts), width - np.abs(shifts))
-    table = table / overlap
-    y, x = np.unravel_index(table.argmax(), table.shape)
-    return np.array([shifts[x] + _vertex(table[y], x), shifts[y] + _vertex(table[:, x], y)])
+    top = max(2, round(reach * longest * scale))
+    tables = [_correlation(moving, lag, top * lag) for lag in range(1, min(LAGS, len(frames) - 1) + 1)]
+    velocity = _best_velocity(tables, np.zeros(2), top, 0.25)
+    return _best_velocity(tables, velocity, 0.25, 0.025) / scale
 
 
-def _vertex(values: np.ndarray, k: int) -> float:
-    """Where between its neighbours the parabola through values k-1, k, k+1 has its top, -0.5..0.5."""
-    if not 0 < k < len(values) - 1:
-        return 0.0
-    left, top, right = values[k - 1 : k + 2]
-    bend = left - 2 * top + right
-    return 0.0 if bend >= 0 else float(np.clip(0.5 * (left - right) / bend, -0.5, 0.5))
+def _what_moves(frames: np.ndarray, scale: float) -> np.ndarray:
+    """Brightness 0..1 less each pixel's mean over time, less what is smooth over a tenth of the picture."""
+    grey = [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255 for f in frames]
+    if scale < 1:
+        grey = [cv2.resize(g, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for g in grey]
+    moving = np.stack(grey) - np.mean(grey, axis=0)
+    width = max(moving.shape[1:]) / 10
+    return np.stack([m - cv2.GaussianBlur(m, (0, 0), width) for m in moving])
+
+
+def _correlation(moving: np.ndarray, lag: int, reach: int) -> np.ndarray:
+    """Normalised correlation of frames ``lag`` apart, all pairs together, under shifts of -reach..reach.
+
+    ``(2 reach + 1, 2 reach + 1)``, y then x. Only where the shifted frames overlap; -1 where that is less
+    than a tenth of the picture.
+    """
+    size = (moving.shape[1] + reach, moving.shape[2] + reach)  # room, so that shifts do not wrap around
+
+    def under_shifts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        spectrum = (np.conj(np.fft.rfft2(a, size)) * np.fft.rfft2(b, size)).sum(axis=0)
+        shifts = np.arange(-reach, reach + 1)
+        return np.fft.irfft2(spectrum, size)[np.ix_(shifts % size[0], shifts % size[1])]
+
+    a, b, whole = moving[:-lag], moving[lag:], np.ones_like(moving[:1])
+    energy = under_shifts((a**2).sum(0, keepdims=True), whole) * under_shifts(
+        whole, (b**2).sum(0, keepdims=True)
+    )
+    table = under_shifts(a, b) / np.sqrt(np.maximum(energy, 1e-12))
+    return np.where(under_shifts(whole, whole) > 0.1 * whole.size, table, -1).astype(np.float32)
+
+
+def _best_velocity(tables: list[np.ndarray], centre: np.ndarray, reach: float, step: float) -> np.ndarray:
+    """The velocity ``(x, y)`` around ``centre`` with the best mean correlation over the lags."""
+    offsets = np.arange(-reach, reach + step / 2, step)
+    x, y = np.meshgrid(centre[0] + offsets, centre[1] + offsets)
+    score = np.zeros(x.shape, np.float32)
+    for lag, table in enumerate(tables, start=1):
+        middle = len(table) // 2
+        columns, rows = ((v * lag + middle).astype(np.float32) for v in (x, y))
+        score += cv2.remap(table, columns, rows, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    best = np.unravel_index(score.argmax(), score.shape)
+    return np.array([x[best], y[best]])

@@ -47,7 +47,7 @@ class MovingPixelError(Metric):
         super().__init__(**kwargs)
         self.threshold = threshold
         for name in ("error", "frozen", "pixels"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, video: Any, true: Any) -> None:
         made, wanted = (x.astype(np.float64) / 255 for x in _pair(video, true))
@@ -58,16 +58,17 @@ class MovingPixelError(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         return {
-            "moving_error": (self.error / self.pixels).float(),
-            "moving_error_ratio": (self.error / self.frozen).float(),
+            "moving_error": self.error / self.pixels,
+            "moving_error_ratio": self.error / self.frozen,
         }
 
 
 class FlowAgreement(Metric):
     """How the mean motion of a video compares to the true one's, where details are random (rain, waterfall).
 
-    ``flow_angle``: degrees between the two mean velocities, averaged over videos (180 where nothing moves).
-    ``flow_length``: their lengths' ratio, averaged over videos; 1 is right, 0 is frozen.
+    ``flow_angle``: degrees between the two velocities (see ``drift``), averaged over videos; 180 where the
+    made one stands still. ``flow_length``: their lengths' ratio, all videos together; 1 is right, 0 frozen.
+    Videos whose truth goes nowhere as a whole do not count; NaN where none counts.
 
     ``update(video, true)`` takes one video and its true continuation, both uint8 ``(f, h, w, 3)``.
     """
@@ -75,25 +76,27 @@ class FlowAgreement(Metric):
     full_state_update = False
     angle: Tensor
     length: Tensor
+    true_length: Tensor
     videos: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name in ("angle", "length", "videos"):
-            self.add_state(name, torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        for name in ("angle", "length", "true_length", "videos"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, video: Any, true: Any) -> None:
         made, wanted = (drift(x) for x in _pair(video, true))
         lengths = np.linalg.norm(made), np.linalg.norm(wanted)
         if lengths[1] == 0:
-            raise ValueError("The true video does not move: there is no flow to compare with.")
+            return
         cosine = made @ wanted / (lengths[0] * lengths[1]) if lengths[0] > 0 else -1.0
         self.angle += float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-        self.length += float(lengths[0] / lengths[1])
+        self.length += float(lengths[0])
+        self.true_length += float(lengths[1])
         self.videos += 1
 
     def compute(self) -> dict[str, Tensor]:
         return {
-            "flow_angle": (self.angle / self.videos).float(),
-            "flow_length": (self.length / self.videos).float(),
+            "flow_angle": self.angle / self.videos,
+            "flow_length": self.length / self.true_length,
         }

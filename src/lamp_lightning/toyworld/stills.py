@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Stills:
     pictures: np.ndarray
     scenes: list[Scene]
 
-    def pixels(self, index: np.ndarray | Tensor) -> Tensor:
+    def pixels(self, index: np.ndarray | Tensor | Sequence[int]) -> Tensor:
         """Pictures as float ``(len(index), 3, size, size)`` in [-1, 1], contiguous."""
         batch = torch.from_numpy(np.ascontiguousarray(self.pictures[np.asarray(index)]))
         return batch.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
