@@ -76,7 +76,7 @@ def drift(video: Any, reach: float = 0.125) -> np.ndarray:
     light are taken away; then frames 1, 2 and 3 apart are correlated under all shifts, summed over time. The
     answer is the velocity, up to ``reach`` of the longest side, under which all three fit best: things of
     another kind, slow drifts of colour and repeats of the texture fit some of the three but not all.
-    Zero where nothing moves. Raises UserError for fewer than 4 frames: too few to tell motion from its ground.
+    Zero where nothing moves. Raises UserError for fewer than 4 frames, too few to know what stands still.
     """
     frames = as_frames(video, min_frames=MIN_FRAMES)
     longest = max(frames.shape[1:3])
