@@ -55,7 +55,7 @@ def execute(work: Path, **values: Any) -> Any:
     env = {**os.environ, **{name: str(work / value) for name, value in own.items()}}
     env["CUDA_VISIBLE_DEVICES"] = ""
     env["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's wish for ipywidgets: see extra "notebook"
-    client = NotebookClient(notebook, timeout=560, resources={"metadata": {"path": str(work)}})
+    client = NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(work)}})
     return client.execute(env=env)
 
 
