@@ -164,6 +164,15 @@ def test_an_adapter_carries_the_motion_and_its_facts(adapter):
     assert [file.name for file in adapter.parent.iterdir()] == [adapter.name]
 
 
+def test_an_adapter_brings_the_norm_that_it_was_tuned_with(tmp_path):
+    tuned, unet = motion_unet(norm="per_frame"), motion_unet(tuned=False)
+    tuned.save_motion(tmp_path / "motion.safetensors")
+    unet.load_motion(tmp_path / "motion.safetensors")
+    assert unet.norm == "per_frame"
+    with torch.no_grad():
+        assert torch.equal(unet(video(), 9, text()), tuned(video(), 9, text()))
+
+
 def test_the_image_model_survives_an_adapter(adapter):
     unet, images = motion_unet(tuned=False), image_unet()
     unet.load_motion(adapter)
@@ -201,7 +210,7 @@ def fill_nan(tensors):
             r"conv_in\.conv1d\.bias.*shape \(3,\).*\(16,\)",
         ),
         (lambda f: rewrite(f, fill_nan), r"conv_in\.conv1d\.bias.*NaN"),
-        (lambda f: rewrite(f, norm="per_frame"), "norm=per_frame"),
+        (lambda f: rewrite(f, norm="sideways"), "norm=sideways"),
         (lambda f: rewrite(f, format_version="99"), "update lamp-lightning"),
         (lambda f: rewrite(f, format="something"), "not a motion adapter"),
         (lambda f: f.write_bytes(f.read_bytes()[:500]), "not a readable safetensors"),

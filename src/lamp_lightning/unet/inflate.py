@@ -21,24 +21,30 @@ Norm = Literal["joint", "per_frame"]
 def inflate(unet: UNet2DConditionModel, norm: Norm, clip: ClipShape) -> None:
     """Inflate every layer of `unet` in place; all new layers share `clip`.
 
-    Convolutions outside the transformers become `MotionConv`, with `norm="joint"` their GroupNorms
-    `ClipGroupNorm`, and every transformer block a `MotionTransformerBlock`.
+    Convolutions outside the transformers become `MotionConv`, GroupNorms `ClipGroupNorm`, and every
+    transformer block a `MotionTransformerBlock`.
 
     Raises:
         UserError: unknown `norm`, or a UNet whose attention does not lie in diffusers' transformer blocks.
     """
-    if norm not in get_args(Norm):
-        raise UserError(f"norm={norm!r} is unknown: use 'joint' (the authors') or 'per_frame'.")
+    clip.joint = is_joint(norm)
     blocks = [module for module in unet.modules() if isinstance(module, BasicTransformerBlock)]
     _check_attention(unet, blocks)
     inflated: dict[nn.Module, nn.Module] = {}  # one convolution may hang under two names
     for parent, name, child in list(_outside_transformers(unet)):
         if isinstance(child, nn.Conv2d):
             setattr(parent, name, inflated.setdefault(child, MotionConv(child, clip)))
-        elif isinstance(child, nn.GroupNorm) and norm == "joint":
+        elif isinstance(child, nn.GroupNorm):
             setattr(parent, name, inflated.setdefault(child, ClipGroupNorm(child, clip)))
     for block in blocks:
         MotionTransformerBlock.inflate(block, clip)
+
+
+def is_joint(norm: str) -> bool:
+    """Whether `norm` is "joint"; UserError where it is not "per_frame" either."""
+    if norm not in get_args(Norm):
+        raise UserError(f"norm={norm!r} is unknown: use 'joint' (the authors') or 'per_frame'.")
+    return norm == "joint"
 
 
 def _outside_transformers(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

@@ -16,10 +16,12 @@ class ClipShape:
 
     frames: frames per clip, so that a batch of `n` images is `n / frames` clips.
     motion: False turns every layer back into what it was in the image model.
+    joint: whether GroupNorms pool their statistics over all frames of a clip.
     """
 
     frames: int = 1
     motion: bool = True
+    joint: bool = True
 
 
 class MotionConv(nn.Module):
@@ -65,6 +67,8 @@ class MotionConv(nn.Module):
 class ClipGroupNorm(nn.GroupNorm):
     """GroupNorm whose statistics pool over all frames of a clip (`norm="joint"`), as the authors' do.
 
+    With `norm="per_frame"` it is the image model's.
+
     Shapes: `(b f) c h w -> (b f) c h w`.
     """
 
@@ -76,7 +80,7 @@ class ClipGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = self.clip.frames
-        if frames == 1 or not self.clip.motion:
+        if frames == 1 or not self.clip.motion or not self.clip.joint:
             return super().forward(x)
         folded, channels, height, width = x.shape
         clips = x.reshape(-1, frames, channels, height * width).transpose(1, 2)

@@ -16,7 +16,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
 from lamp_lightning.errors import UserError
-from lamp_lightning.unet.inflate import Norm, inflate
+from lamp_lightning.unet.inflate import Norm, inflate, is_joint
 from lamp_lightning.unet.layers import ClipShape
 
 __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
@@ -173,6 +173,11 @@ class MotionUNet(UNet2DConditionModel):
     def norm(self) -> Norm:
         """How ResNet blocks normalise: "joint" over a clip's frames, or "per_frame"."""
         return self.config["motion_norm"]
+
+    def set_norm(self, norm: Norm) -> None:
+        """Normalise "joint" or "per_frame" from now on; `load_motion` sets its adapter's."""
+        self._clip.joint = is_joint(norm)
+        self.register_to_config(motion_norm=norm)
 
     def trainable_names(self) -> list[str]:
         """Names of the parameters that LAMP tunes, sorted; they are those of the authors' checkpoints."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.unet.inflate import Norm
 
 if TYPE_CHECKING:
     from lamp_lightning.unet import MotionUNet
@@ -61,10 +62,10 @@ def save_motion(unet: MotionUNet, file: str | Path, **metadata: Any) -> None:
 
 
 def load_motion(unet: MotionUNet, file: str | Path, *, check_base: bool = True) -> dict[str, str]:
-    """Put a motion adapter's parameters into `unet`, all of them or none.
+    """Put a motion adapter's parameters into `unet`, all of them or none, and set its norm to the adapter's.
 
     Args:
-        unet: a MotionUNet of the base model and norm that the adapter was tuned with.
+        unet: a MotionUNet of the base model that the adapter was tuned with.
         file: the adapter.
         check_base: False also takes an adapter that was tuned on other weights of the same architecture.
 
@@ -72,16 +73,14 @@ def load_motion(unet: MotionUNet, file: str | Path, *, check_base: bool = True) 
         The adapter's metadata.
 
     Raises:
-        UserError: not an adapter, another norm or base model, or missing, extra, mis-shaped or non-finite
+        UserError: not an adapter, another base model, or missing, extra, mis-shaped or non-finite
             tensors. The UNet is then unchanged.
     """
     file = Path(file)
     metadata = read_metadata(file)
-    if metadata.get("norm") != unet.norm:
-        raise UserError(
-            f"{file} was tuned with norm={metadata.get('norm')}, but this UNet has norm={unet.norm}: build "
-            "the UNet with the adapter's."
-        )
+    norm: Any = metadata.get("norm")
+    if norm not in get_args(Norm):
+        raise UserError(f"{file} was tuned with norm={norm}, which this version does not know.")
     tensors = _read(file)
     parameters = dict(zip(unet.trainable_names(), unet.tuned_parameters(), strict=True))
     wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
@@ -91,6 +90,7 @@ def load_motion(unet: MotionUNet, file: str | Path, *, check_base: bool = True) 
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])
+    unet.set_norm(norm)
     return metadata
 
 
