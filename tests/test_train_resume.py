@@ -59,7 +59,8 @@ def assert_same_end(a: Path, b: Path) -> None:
 @pytest.fixture
 def quick(small: list[str]) -> list[str]:
     kept = [word for word in small if not word.startswith(("trainer.max_steps", "samples.final"))]
-    return ["motion=waterfall", "logger=none", "samples.final=0", f"trainer.max_steps={STEPS}", *kept]
+    rate = ["tuner.schedule=constant", "tuner.warmup_steps=0"]  # not one that depends on max_steps
+    return ["motion=waterfall", "logger=none", "samples.final=0", f"trainer.max_steps={STEPS}", *rate, *kept]
 
 
 def test_a_killed_run_resumes_to_the_same_bits(quick, tmp_path, capsys):
