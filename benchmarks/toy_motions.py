@@ -131,8 +131,9 @@ def measure(
 
 
 def write_wall(motions: list[str], out: Path, file: Path, columns: int = 4, gap: int = 2) -> None:
-    """One tuned video of each motion side by side, twice as large, as a gif."""
-    videos = [np.load(out / f"{motion}.npz")["tuned"][0] for motion in motions]
+    """One tuned video of each motion side by side, twice as large, as a gif: the next scene for each."""
+    tuned = [np.load(out / f"{motion}.npz")["tuned"] for motion in motions]
+    videos = [each[k % min(4, len(each))] for k, each in enumerate(tuned)]
     videos += [np.full_like(videos[0], 255)] * (-len(videos) % columns)
     padded = [np.pad(v, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255) for v in videos]
     rows = [np.concatenate(padded[k : k + columns], axis=2) for k in range(0, len(padded), columns)]
