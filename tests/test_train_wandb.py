@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from lamp_lightning.train import main
-from wandb_files import WandbRun, read_run
+from wandb_files import WandbRun, read_finished
 
 
 def runs_below(folder: Path) -> list[WandbRun]:
-    return [read_run(file) for file in sorted(folder.rglob("offline-run-*/*.wandb"))]
+    return [read_finished(file) for file in sorted(folder.rglob("offline-run-*/*.wandb"))]
 
 
 def test_every_job_of_a_sweep_is_its_own_offline_run_in_one_group(small, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ def records(data: bytes) -> list[bytes]:
         if kind in (FULL, LAST):
             found.append(part)
     return found
+
+
+def read_finished(file: Path, seconds: float = 30) -> WandbRun:
+    """A run that was finished: W&B's own process writes the last records a moment after that."""
+    end = time.monotonic() + seconds
+    while (run := read_run(file)).exit_code is None and time.monotonic() < end:
+        time.sleep(0.05)
+    return run
 
 
 def read_run(file: Path) -> WandbRun:
