@@ -41,7 +41,7 @@ def records(data: bytes) -> list[bytes]:
             continue
         _crc, length, kind = struct.unpack_from("<IHB", data, at)
         at += HEADER
-        if kind == 0:
+        if kind == 0 or at + length > len(data):  # still being written
             break
         piece = data[at : at + length]
         at += length
