@@ -21,11 +21,11 @@ setup: $(VENV)/.ready ## make .venv and install everything into it
 demo: setup ## tune "waterfall" on the tiny model and show what it learned (no GPU, no account)
 	$(BIN)/python -m lamp_lightning.train motion=waterfall
 
-test: setup lint ## lint, type-check and the tests that need no GPU, download or hours
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n auto --dist loadfile
+test: setup lint ## lint, type-check and all tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
-test-slow: setup ## the tests that take long
-	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 7200
+test-slow: setup ## the tests that tune for minutes
+	$(BIN)/python -m pytest -m slow
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
