@@ -36,10 +36,10 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: setup ## tune and measure all eight toy motions: docs/results.md (about an hour on two cores)
+results: setup ## tune and measure all eight toy motions: docs/results.md (35 minutes on two cores)
 	$(BIN)/python benchmarks/toy_motions.py
 
-pretrain: setup ## pretrain the tiny models again (hours; resumable)
+pretrain: setup ## pretrain the tiny models again (over an hour; resumable)
 	$(BIN)/python -m lamp_lightning.pretrain
 
 wheel: setup ## build the wheel
