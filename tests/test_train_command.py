@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,22 @@ from conftest import write_clips
 from lamp_lightning.config import readable
 from lamp_lightning.train import main
 from lamp_lightning.video import write_mp4
+
+REAL_CLIPS = Path(__file__).parents[2] / "shared" / "real_clips"
+
+
+@pytest.mark.skipif(not (REAL_CLIPS / "fire").is_dir(), reason="no real footage at ../shared/real_clips")
+def test_the_packaged_model_is_tuned_on_real_footage(tmp_path):
+    run = tmp_path / "run"
+    words = ["motion=fire", f"data.root={REAL_CLIPS}", f"hydra.run.dir={run}", "trainer.max_steps=2"]
+    words += ["logger=none", "samples.every=null", "samples.final=1", f"data.cache_dir={tmp_path / 'cache'}"]
+    assert main(words) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["steps"] == 2
+    assert np.isfinite(metrics["loss"])
+    assert len(list((run / "videos").glob("*.mp4"))) == 1
+    with safe_open(run / "adapter.safetensors", "pt") as adapter:
+        assert adapter.metadata()["motion"] == "fire"
 
 
 @pytest.fixture
