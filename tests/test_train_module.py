@@ -60,6 +60,21 @@ def test_the_loss_is_the_first_frame_loss_of_what_is_drawn(tuner):
     assert torch.equal(tuner.training_step(data, 0), wanted)
 
 
+def test_further_conditions_of_a_batch_reach_the_unet(tuner, monkeypatch):
+    seen = []
+    forward = tuner.unet.forward
+
+    def spy(sample, timestep, text, added_cond_kwargs=None):
+        seen.append(added_cond_kwargs)
+        return forward(sample, timestep, text)
+
+    monkeypatch.setattr(tuner.unet, "forward", spy)
+    added = {"text_embeds": torch.zeros(2, 8), "time_ids": torch.zeros(2, 6)}
+    tuner.training_step(batch() | {"added_cond_kwargs": added}, 0)
+    tuner.training_step(batch(), 0)
+    assert seen == [added, None]
+
+
 def test_noise_and_timestep_belong_to_the_item(tuner):
     data = batch(4)
     noise, timesteps = tuner.draw(data["latents"], torch.tensor([5, 6, 7, 8]))

@@ -41,7 +41,8 @@ class MotionTuner(LightningModule):
         seed: of noise and timesteps.
         gradient_checkpointing: less memory for more time.
 
-    Batches: ``{"latents": (b, c, f, h, w) scaled latents, "text": (b, l, d), "index": (b,) item numbers}``.
+    Batches: ``{"latents": (b, c, f, h, w) scaled latents, "text": (b, l, d), "index": (b,) item numbers}``,
+    with SDXL also ``"added_cond_kwargs": {"text_embeds": (b, p), "time_ids": (b, 6)}``.
     Checkpoints hold the tuned parameters, the optimiser and the loop, not the frozen weights.
     """
 
@@ -78,11 +79,14 @@ class MotionTuner(LightningModule):
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean loss of a batch, a scalar; logged as ``train/loss``."""
         latents = batch["latents"]
         noise, timesteps = self.draw(latents, batch["index"])
-        loss = first_frame_loss(self.unet, self.scheduler, latents, noise, timesteps, batch["text"])
+        added = batch.get("added_cond_kwargs")
+        loss = first_frame_loss(
+            self.unet, self.scheduler, latents, noise, timesteps, batch["text"], added_cond_kwargs=added
+        )
         self.log("train/loss", loss.detach(), sync_dist=True, batch_size=len(latents))
         return loss
 
