@@ -9,6 +9,8 @@ import av
 import numpy as np
 import torch
 
+from lamp_lightning.weights import TextEmbeddings
+
 CODECS = {
     ".mp4": ("libx264", "yuv420p"),
     ".mov": ("libx264", "yuv420p"),
@@ -77,6 +79,8 @@ class FakeBase:
         mean = torch.cat([small, small, small[:, :2]], dim=1)
         return torch.cat([mean, torch.full_like(mean, -2.0)], dim=1)
 
-    def encode_prompts(self, prompts: list[str]) -> torch.Tensor:
+    def encode_prompts(self, prompts: list[str]) -> TextEmbeddings:
         self.encoded_prompts += prompts
-        return torch.stack([torch.full((7, 6), float(sum(map(ord, prompt)))) for prompt in prompts])
+        return TextEmbeddings(
+            torch.stack([torch.full((7, 6), float(sum(map(ord, prompt)))) for prompt in prompts])
+        )

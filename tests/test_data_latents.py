@@ -68,7 +68,7 @@ def test_each_clip_and_prompt_is_encoded_once(tmp_path):
     assert again.encoded_prompts == []
     assert all(map(torch.equal, first.moments + first.flipped, second.moments + second.flipped))
     assert torch.equal(first.text, second.text)
-    assert torch.equal(first.text, FakeBase().encode_prompts(motion_set.prompts))
+    assert torch.equal(first.text, FakeBase().encode_prompts(motion_set.prompts).text)
 
 
 def test_a_stale_cache_is_never_used(tmp_path):

@@ -143,7 +143,7 @@ def test_captions_reach_the_text(make, folder, tmp_path):
     file.write_text("\n".join(f"rain {n}" for n in range(8)))
     data = make(captions=file)
     assert data.motion_set.prompts == [f"rain {n}" for n in range(8)]
-    assert torch.equal(data.latent_clips.text[3], FakeBase().encode_prompts(["rain 3"])[0])
+    assert torch.equal(data.latent_clips.text[3], FakeBase().encode_prompts(["rain 3"]).text[0])
 
 
 def test_one_clip_can_be_tuned_on(make, tmp_path):
@@ -165,7 +165,7 @@ def test_a_real_base_models_latents(make, random_base):
     torch.testing.assert_close(
         clips.sample(certain).transpose(0, 1), base.latents_from_pixels(pixels), rtol=1e-4, atol=1e-5
     )
-    torch.testing.assert_close(clips.text[5], base.encode_prompts(["rain"])[0])
+    torch.testing.assert_close(clips.text[5], base.encode_prompts(["rain"]).text[0])
     assert next(iter(data.train_dataloader()))["latents"].shape == (1, 4, 4, 8, 8)
 
 

@@ -37,7 +37,7 @@ def same(a, b):
 def test_base_model_encodes_and_decodes(pipeline_folder):
     base = load_base_model(pipeline_folder)
     assert base.vae_scale_factor == 4
-    assert base.encode_prompts(["a bird", "word " * 500]).shape == (2, 7, 24)
+    assert base.encode_prompts(["a bird", "word " * 500]).text.shape == (2, 7, 24)
     pixels = torch.rand(3, 3, 32, 32) * 2 - 1
     moments = base.encode_moments(pixels)
     assert moments.shape == (3, 8, 8, 8)
@@ -77,7 +77,7 @@ def test_base_model_dtype(pipeline_folder):
     assert {p.dtype for part in (base.vae, base.unet, base.text_encoder) for p in part.parameters()} == {
         torch.bfloat16
     }
-    assert base.encode_prompts(["a"]).dtype == torch.bfloat16
+    assert base.encode_prompts(["a"]).text.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(

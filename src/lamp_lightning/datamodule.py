@@ -33,8 +33,9 @@ class MotionSetDataModule(LightningDataModule):
         decode_timeout: seconds that decoding one clip may take.
 
     Call `prepare(base)` before training. A batch is {"latents": (b, c, f, h, w), "text": (b, l, d),
-    "index": (b,)}. The stream is a pure function of the seed: it begins at the trainer's global step, so a
-    resumed run sees what an uninterrupted one would, and of several devices each takes its share.
+    "index": (b,)}, for SDXL with "added_cond_kwargs" (its pooled prompts and size conditions). The stream is
+    a pure function of the seed: it begins at the trainer's global step, so a resumed run sees what an
+    uninterrupted one would, and of several devices each takes its share.
     """
 
     def __init__(

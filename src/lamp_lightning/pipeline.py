@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.sampling import denoise, histogram_match, pixels_from_image
 from lamp_lightning.sampling.denoise import Progress
 from lamp_lightning.unet import MotionUNet
 from lamp_lightning.weights.base import BaseModel
+from lamp_lightning.weights.text import added_conditions, size_conditions
 
 FirstFrame = Any  # path, PIL image, array, tensor, or a list of them
 Generators = torch.Generator | list[torch.Generator] | None
@@ -45,11 +46,16 @@ class LAMPPipeline(DiffusionPipeline):
     Make one with `LAMPPipeline.from_base(load_base_model(...))`, give it a motion with `load_motion(file)`.
     """
 
+    _optional_components: ClassVar[list[str]] = ["text_encoder_2", "tokenizer_2"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+
     vae: Any
     text_encoder: Any
     tokenizer: Any
     unet: Any
     scheduler: Any
+    text_encoder_2: Any
+    tokenizer_2: Any
 
     def __init__(
         self,
@@ -58,11 +64,21 @@ class LAMPPipeline(DiffusionPipeline):
         tokenizer: CLIPTokenizer,
         unet: MotionUNet,
         scheduler: DDIMScheduler,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        force_zeros_for_empty_prompt: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
         )
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
 
     @classmethod
     def from_base(cls, base: BaseModel, unet: MotionUNet | None = None) -> LAMPPipeline:
@@ -74,13 +90,30 @@ class LAMPPipeline(DiffusionPipeline):
         """
         if unet is None:
             unet = base.unet if isinstance(base.unet, MotionUNet) else MotionUNet.from_unet(base.unet)
-        return cls(base.vae, base.text_encoder, base.tokenizer, unet, base.scheduler)
+        return cls(
+            base.vae,
+            base.text_encoder,
+            base.tokenizer,
+            unet,
+            base.scheduler,
+            base.text_encoder_2,
+            base.tokenizer_2,
+            base.zeros_for_no_prompt,
+        )
 
     @property
     def base(self) -> BaseModel:
         """The pipeline's parts as a BaseModel, for encoding and decoding."""
         return BaseModel(
-            type(self).__name__, self.vae, self.unet, self.text_encoder, self.tokenizer, self.scheduler
+            type(self).__name__,
+            self.vae,
+            self.unet,
+            self.text_encoder,
+            self.tokenizer,
+            self.scheduler,
+            self.text_encoder_2,
+            self.tokenizer_2,
+            self.config.force_zeros_for_empty_prompt,
         )
 
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
@@ -142,11 +175,11 @@ class LAMPPipeline(DiffusionPipeline):
             raise UserError(f"num_frames must be at least 1, not {num_frames}.")
         size = self._size(height, width)
         generators = _generators(generator, seed, len(prompts))
-        text = self._text(prompts, negative_prompt, guidance_scale)
+        conditions = self._conditions(prompts, negative_prompt, guidance_scale, size)
         steps: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         if first_frame is None:
             scale = guidance_scale if paint_guidance_scale is None else paint_guidance_scale
-            words = self._text(prompts, negative_prompt, scale)
+            words = self._conditions(prompts, negative_prompt, scale, size)
             painting = {"guidance_scale": scale, "num_inference_steps": paint_steps or num_inference_steps}
             first = self._painted(words, size, generators, painting)
         else:
@@ -160,7 +193,7 @@ class LAMPPipeline(DiffusionPipeline):
                     self.scheduler,
                     noise,
                     first,
-                    text,
+                    **conditions,
                     shared_noise=shared_noise,
                     adain=adain,
                     generator=generators,
@@ -195,16 +228,17 @@ class LAMPPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         size = self._size(height, width)
         generators = _generators(generator, seed, len(prompts))
-        text = self._text(prompts, negative_prompt, guidance_scale)
+        words = self._conditions(prompts, negative_prompt, guidance_scale, size)
         steps: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
-        painted = self._decoded(self._painted(text, size, generators, steps), False)
+        painted = self._decoded(self._painted(words, size, generators, steps), False)
         return [images[0] for images in _as_type(painted, "pil")]
 
     def _painted(
-        self, text: Tensor, size: tuple[int, int], generators: Generators, steps: dict[str, Any]
+        self, words: dict[str, Any], size: tuple[int, int], generators: Generators, steps: dict[str, Any]
     ) -> Tensor:
         """Latents `b c 1 h w` of images that the image model paints."""
-        clips = len(text) if steps["guidance_scale"] == 1 else len(text) // 2
+        rows = len(words["text_embeddings"])
+        clips = rows if steps["guidance_scale"] == 1 else rows // 2
         noise = self._noise(clips, 1, size, generators)
         with (
             self.unet.image_model() as image_model,
@@ -215,7 +249,7 @@ class LAMPPipeline(DiffusionPipeline):
                 self.scheduler,
                 noise,
                 None,
-                text,
+                **words,
                 generator=generators,
                 callback=_progress(bar, None),
                 **steps,
@@ -246,15 +280,30 @@ class LAMPPipeline(DiffusionPipeline):
         shape = (clips, self.unet.config.in_channels, frames, size[0] // factor, size[1] // factor)
         return randn_tensor(shape, generator=generators, device=self.unet.device, dtype=self.unet.dtype)
 
-    def _text(self, prompts: list[str], negative: str | list[str] | None, guidance_scale: float) -> Tensor:
-        """Embeddings `2b l d`, unconditional first; `b l d` without guidance."""
+    def _conditions(
+        self,
+        prompts: list[str],
+        negative: str | list[str] | None,
+        guidance_scale: float,
+        size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """What the UNet is told, `2b` rows, unconditional first; `b` without guidance."""
         if not prompts:
             raise UserError("prompt is an empty list: give at least one.")
         negatives = list(negative) if isinstance(negative, (list, tuple)) else [negative or ""] * len(prompts)
         if len(negatives) != len(prompts):
             raise UserError(f"{len(negatives)} negative prompts do not go with {len(prompts)} prompts.")
-        texts = prompts if guidance_scale == 1 else negatives + prompts
-        return self.base.encode_prompts(texts).to(self.unet.device, self.unet.dtype)
+        base = self.base
+        if guidance_scale == 1:
+            words = base.encode_prompts(prompts)
+        elif negative is None and base.zeros_for_no_prompt:
+            conditional = base.encode_prompts(prompts)
+            words = conditional.zeros().followed_by(conditional)
+        else:
+            words = base.encode_prompts(negatives + prompts)
+        words = words.to(self.unet.device, self.unet.dtype)
+        added = added_conditions(words.pooled, size_conditions(None, size))
+        return {"text_embeddings": words.text} | ({} if added is None else {"added_cond_kwargs": added})
 
     def _decoded(self, latents: Tensor, histogram_matching: bool) -> np.ndarray:
         """Videos `b f h w 3` in 0..1, float32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -16,7 +17,8 @@ class MotionDataset(Dataset):
 
     Each n items (n clips) visit every clip once, in an order of their own. An item is a random crop in time
     of `num_frames` frames, `frame_stride` apart, mirrored in half of the cases where mirrored latents exist,
-    with latents drawn from the posterior: {"latents": (c, f, h, w), "text": (l, d), "index": i}.
+    with latents drawn from the posterior: {"latents": (c, f, h, w), "text": (l, d), "index": i}, for SDXL
+    with "added_cond_kwargs": {"text_embeds": (p,), "time_ids": (6,)}.
     """
 
     def __init__(self, clips: LatentClips, num_frames: int, frame_stride: int = 1, seed: int = 0) -> None:
@@ -31,7 +33,7 @@ class MotionDataset(Dataset):
         self.frame_stride = frame_stride
         self.seed = seed
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         clip = self.clip_of(index)
         generator = _generator(self.seed, "item", index)
         # All choices are drawn whether used or not: the same item has the same crop with and without flips.
@@ -42,7 +44,11 @@ class MotionDataset(Dataset):
         span = (self.num_frames - 1) * self.frame_stride + 1
         start = min(int(place * (moments.shape[1] - span + 1)), moments.shape[1] - span)
         crop = moments[:, start : start + span : self.frame_stride]
-        return {"latents": self.clips.sample(crop, generator), "text": self.clips.text[clip], "index": index}
+        latents = self.clips.sample(crop, generator)
+        item = {"latents": latents, "text": self.clips.text[clip], "index": index}
+        if self.clips.added is not None:
+            item["added_cond_kwargs"] = {name: rows[clip] for name, rows in self.clips.added.items()}
+        return item
 
     def clip_of(self, index: int) -> int:
         """The number of the clip that item `index` is cut from."""

@@ -14,6 +14,7 @@ from einops import rearrange
 from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.motion_set import MotionClip, MotionSet
 from lamp_lightning.errors import UserError
+from lamp_lightning.weights.text import TextEmbeddings, added_conditions, size_conditions
 
 _PIXELS_AT_ONCE = 1 << 20
 
@@ -23,7 +24,8 @@ class LatentClips:
     """A motion set as the model sees it.
 
     `moments`: per clip, mean and log variance of each frame's latent, (2c, F, h, w); `flipped`: the same for
-    the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d). Training draws
+    the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d). For SDXL also
+    `added`: its pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6). Training draws
     from the posterior, as the authors do: latents = (sample - shift) * scale.
     """
 
@@ -32,6 +34,7 @@ class LatentClips:
     text: torch.Tensor
     scale: float = 1.0
     shift: float = 0.0
+    added: dict[str, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -67,12 +70,15 @@ def encode_motion_set(
         if progress is not None:
             progress(done, len(jobs))
     count = len(motion_set.clips)
+    words = _text(motion_set.prompts, base, cache)
+    sizes = [size_conditions(clip.source_size, clip.frames.shape[1:3]) for clip in motion_set.clips]
     return LatentClips(
         moments=moments[:count],
         flipped=moments[count:] if flip else None,
-        text=_text(motion_set.prompts, base, cache),
+        text=words.text,
         scale=float(base.vae.config.scaling_factor),
         shift=float(getattr(base.vae.config, "shift_factor", None) or 0.0),
+        added=added_conditions(words.pooled, torch.stack(sizes)),
     )
 
 
@@ -111,18 +117,20 @@ def _encode(frames: np.ndarray, mirrored: bool, base: Any) -> torch.Tensor:
     return rearrange(torch.cat(parts), "f c h w -> c f h w").contiguous()
 
 
-def _text(prompts: list[str], base: Any, cache: Cache) -> torch.Tensor:
-    """Prompt embeddings (n, l, d), each distinct prompt encoded once."""
+def _text(prompts: list[str], base: Any, cache: Cache) -> TextEmbeddings:
+    """Embeddings of n prompts, each distinct one encoded once."""
     distinct = sorted(set(prompts))
     entry = cache.path(
         "text", {"prompts": distinct, "model": _identity(base, "text_encoder")}, ".safetensors"
     )
     found = cache.load_tensors(entry)
     if found is None:
-        with torch.no_grad():
-            found = {"text": base.encode_prompts(distinct).float().cpu().clone()}
+        encoded = base.encode_prompts(distinct)
+        found = {"text": encoded.text} | ({} if encoded.pooled is None else {"pooled": encoded.pooled})
+        found = {name: tensor.float().cpu().clone() for name, tensor in found.items()}
         cache.save_tensors(entry, found)
-    return found["text"][[distinct.index(prompt) for prompt in prompts]]
+    rows = [distinct.index(prompt) for prompt in prompts]
+    return TextEmbeddings(**{name: tensor[rows] for name, tensor in found.items()})
 
 
 def _identity(base: Any, part: str) -> str:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from lamp_lightning.errors import UserError
-
-_PARTS = ("tokenizer", "text_encoder", "vae", "unet")
-_LIBRARIES = ("diffusers", "transformers")
+from lamp_lightning.weights.text import TextEmbeddings, encode_with_one, encode_with_two
 
 
 @dataclass
@@ -33,7 +27,10 @@ class BaseModel:
         name: what it was loaded from.
         vae: autoencoder; pixels are in [-1, 1].
         unet: a `UNet2DConditionModel`; `MotionUNet.from_unet(base.unet)` makes it a MotionUNet in place.
+        text_encoder, tokenizer: of the prompt.
         scheduler: a `DDIMScheduler` with the model's own noise schedule and prediction type.
+        text_encoder_2, tokenizer_2: the second pair of SDXL, or None.
+        zeros_for_no_prompt: whether the model knows "no prompt" as zeros (SDXL) or as an empty text.
     """
 
     name: str
@@ -42,6 +39,14 @@ class BaseModel:
     text_encoder: Any
     tokenizer: Any
     scheduler: Any
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    zeros_for_no_prompt: bool = False
+
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """What training needs once, before the first step: autoencoder and text encoders."""
+        return [part for part in (self.vae, self.text_encoder, self.text_encoder_2) if part is not None]
 
     @property
     def device(self) -> torch.device:
@@ -54,32 +59,27 @@ class BaseModel:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """SHA-256 of weights and configuration of `vae` and `text_encoder` (with its tokenizer)."""
-        return {
-            "vae": _hash_model(self.vae, json.dumps(_plain(self.vae.config))),
-            "text_encoder": _hash_model(self.text_encoder, _tokenizer_identity(self.tokenizer)),
-        }
+        """SHA-256 of weights and configuration of `vae` and of the text encoders with their tokenizers."""
+        text = _hash_model(self.text_encoder, _tokenizer_identity(self.tokenizer))
+        if self.text_encoder_2 is not None:
+            text += _hash_model(self.text_encoder_2, _tokenizer_identity(self.tokenizer_2))
+        return {"vae": _hash_model(self.vae, json.dumps(_plain(self.vae.config))), "text_encoder": text}
 
     def to(self, *args: Any, **kwargs: Any) -> BaseModel:
         """Move or cast all parts, as `nn.Module.to`."""
-        for part in (self.vae, self.unet, self.text_encoder):
+        for part in (*self.encoders, self.unet):
             part.to(*args, **kwargs)
         return self
 
-    @torch.no_grad()
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Text embeddings `n l d`. Longer prompts are cut at the text encoder's length, as in diffusers."""
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        mask = None
-        if getattr(self.text_encoder.config, "use_attention_mask", False):
-            mask = tokens.attention_mask.to(self.device)
-        return self.text_encoder(tokens.input_ids.to(self.device), attention_mask=mask)[0]
+    def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
+        """Text embeddings `n l d`, for SDXL with the pooled ones `n p`.
+
+        Longer prompts are cut at the text encoder's length, as in diffusers.
+        """
+        if self.text_encoder_2 is None:
+            return encode_with_one(self.text_encoder, self.tokenizer, prompts)
+        pairs = [(self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2)]
+        return encode_with_two(pairs, prompts)
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
@@ -91,7 +91,8 @@ class BaseModel:
         Returns:
             `n 2c h' w'`.
         """
-        return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
+        with self._autoencoding():
+            return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
 
     def sample_latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the posterior and scale for the UNet: `n 2c h w -> n c h w`."""
@@ -105,7 +106,8 @@ class BaseModel:
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents `n c h w` to pixels `n 3 h' w'` in [-1, 1]."""
         unscaled = self.unscale(latents).to(self.vae.device, self.vae.dtype)
-        return self.vae.decode(unscaled, return_dict=False)[0].clamp(-1, 1)
+        with self._autoencoding():
+            return self.vae.decode(unscaled, return_dict=False)[0].clamp(-1, 1)
 
     def scale(self, latents: Tensor) -> Tensor:
         """The autoencoder's latents to the UNet's."""
@@ -115,119 +117,97 @@ class BaseModel:
         """The UNet's latents to the autoencoder's."""
         return latents / self.vae.config.scaling_factor + _shift(self.vae)
 
+    @property
+    def overflows_in_float16(self) -> bool:
+        """Whether the autoencoder needs more than float16, as SDXL's does (its activations pass 65504)."""
+        return self.text_encoder_2 is not None and bool(self.vae.config.force_upcast)
+
+    def _autoencoding(self) -> Any:
+        """Without float16 autocast where the autoencoder does not bear it."""
+        kind = self.vae.device.type
+        if self.overflows_in_float16 and torch.is_autocast_enabled(kind):
+            return torch.autocast(kind, enabled=torch.get_autocast_dtype(kind) != torch.float16)
+        return nullcontext()
+
 
 def load_base_model(
-    path_or_id: str | Path, *, torch_dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    path_or_id: str | Path,
+    *,
+    config: str | Path | None = None,
+    variant: str | None = None,
+    torch_dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
 ) -> BaseModel:
-    """Load a Stable Diffusion pipeline's parts.
+    """Load a Stable Diffusion pipeline's parts: 1.x, 2.x, XL, or anything else of their shape.
 
     Args:
-        path_or_id: a diffusers pipeline folder, a hub id, or "tiny", the model that comes with this package.
-        torch_dtype: of all weights.
+        path_or_id: a diffusers pipeline folder, a hub id, a single-file checkpoint (`.safetensors` or
+            `.ckpt`), or "tiny", the model that comes with this package.
+        config: for a single-file checkpoint, the diffusers folder or hub id that its configuration and
+            tokenizers are taken from; None: the hub's, by the kind of model that the file holds.
+        variant: of the weight files, such as "fp16" (`diffusion_pytorch_model.fp16.safetensors`).
+        torch_dtype: of all weights; SDXL's autoencoder stays in float32 where float16 is asked for.
         device: of all weights.
 
     Raises:
-        UserError: no such folder, a part that is missing or damaged, or a hub that cannot be reached.
+        UserError: nothing there, a part that is missing, damaged or lacks tensors, weights that are not
+            finite, a model of another kind, or a hub that cannot be reached. Code in a pickle is never run.
     """
+    from lamp_lightning.weights.folder import load_folder
+    from lamp_lightning.weights.single_file import load_single_file
+
     name = str(path_or_id)
-    source = _source(name)
-    index = _read_index(source)
-    for part in _PARTS:
-        if part not in index:
-            raise UserError(
-                f"{source}: its model_index.json names no {part}. A Stable Diffusion pipeline with one text "
-                f"encoder is needed ({', '.join(_PARTS)}, scheduler)."
-            )
-    with _quiet() if os.path.isdir(source) else nullcontext():  # a download does show its progress
-        parts = {part: _load_part(source, part, *index[part]) for part in _PARTS}
-    for part in _PARTS[1:]:
-        _check_finite(parts[part], f"{source}/{part}")
-        for tensor in (*parts[part].parameters(), *parts[part].buffers()):
+    if (file := Path(name).expanduser()).is_file():
+        base = load_single_file(file, config, torch_dtype)
+    elif config is not None:
+        raise UserError(f"config={config} is for single-file checkpoints, and {name} is none.")
+    else:
+        base = load_folder(name, variant, torch_dtype)
+    check_parts(base)
+    for part in (*base.encoders, base.unet):
+        dtype = torch_dtype
+        if part is base.vae and base.overflows_in_float16 and torch_dtype == torch.float16:
+            dtype = torch.float32
+        for tensor in (*part.parameters(), *part.buffers()):
             if tensor.is_floating_point():
-                tensor.data = tensor.data.to(torch_dtype)
-        parts[part].to(device).eval().requires_grad_(False)
-    scheduler = _load(DDIMScheduler, source, "scheduler")
-    return BaseModel(name=name, scheduler=scheduler, **parts)
+                tensor.data = tensor.data.to(dtype)
+        part.to(device).eval().requires_grad_(False)
+    return base
 
 
-def _source(name: str) -> str:
-    """The folder or hub id behind a name."""
-    if name == "tiny":
-        from lamp_lightning.toyworld import tiny_model_path
-
-        return str(tiny_model_path())
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.exists():
-        raise UserError(f"{path} is a file: give a diffusers pipeline folder or a hub id.")
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+def check_parts(base: BaseModel) -> None:
+    """Refuse parts that do not go together, or a UNet that wants what we have not."""
+    unet, vae = base.unet.config, base.vae.config
+    channels = vae.latent_channels
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
         raise UserError(
-            f"{path} does not exist: give a diffusers pipeline folder or a hub id like owner/model."
+            f"{base.name}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, its "
+            f"autoencoder has {channels}. Give a text-to-image model, not one for inpainting or upscaling."
         )
-    return name
-
-
-def _read_index(source: str) -> dict[str, Any]:
-    """The pipeline's `model_index.json`."""
-    path = Path(source) / "model_index.json"
-    if Path(source).is_dir() and not path.is_file():
-        raise UserError(f"{source} holds no model_index.json: it is not a diffusers pipeline folder.")
-    if not path.is_file():
-        from huggingface_hub import hf_hub_download
-
-        try:
-            path = Path(hf_hub_download(source, "model_index.json"))
-        except Exception as error:
-            raise _not_from_hub(source, error) from error
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): fetch the model again.") from error
-
-
-def _load_part(source: str, part: str, library: str, class_name: str) -> Any:
-    if library not in _LIBRARIES:
-        raise UserError(f"{source}: its {part} is a {library}.{class_name}; only {_LIBRARIES} are known.")
-    cls = getattr(importlib.import_module(library), class_name, None)
-    if cls is None:
+    wanted = unet.addition_embed_type
+    if wanted not in (None, "text_time") or unet.class_embed_type or unet.num_class_embeds:
+        raise UserError(f"{base.name}: its UNet needs conditions of the kind {wanted or 'class'}.")
+    if (wanted == "text_time") != (base.text_encoder_2 is not None):
         raise UserError(
-            f"{source}: its {part} is a {class_name}, which the installed {library} does not have."
+            f"{base.name}: its UNet and its text encoders do not go together: one is SDXL's, the other not."
         )
-    return _load(cls, source, part)
-
-
-def _load(cls: Any, source: str, part: str) -> Any:
-    local = os.path.isdir(source)
-    if local and not (Path(source) / part).is_dir():
-        raise UserError(f"{source} lacks the folder {part}: fetch the model again.")
-    try:
-        return cls.from_pretrained(source, subfolder=part)
-    except Exception as error:  # whatever the libraries meet in a damaged folder
-        if not local:
-            raise _not_from_hub(f"{source} ({part})", error) from error
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{source}/{part} cannot be loaded: {reason}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars, which announce the loading of every small file."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-def _not_from_hub(what: str, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(
-        f"{what} cannot be fetched from the hub: {reason} Check the id and the network, or download the "
-        "model elsewhere and give its folder."
-    )
+    width = base.text_encoder.config.hidden_size
+    if base.text_encoder_2 is not None:
+        width += base.text_encoder_2.config.hidden_size
+        known = 6 * unet.addition_time_embed_dim + base.text_encoder_2.config.projection_dim
+        if unet.projection_class_embeddings_input_dim != known:
+            raise UserError(
+                f"{base.name}: its UNet does not take SDXL's six size conditions; it may be a refiner or "
+                "another special model. Give a text-to-image base model."
+            )
+    if isinstance(unet.cross_attention_dim, int) and unet.cross_attention_dim != width:
+        raise UserError(
+            f"{base.name}: its UNet reads text embeddings of {unet.cross_attention_dim} numbers, its text "
+            f"encoders give {width}."
+        )
+    for name in ("vae", "unet", "text_encoder", "text_encoder_2"):
+        if (part := getattr(base, name)) is not None:
+            _check_finite(part, f"{base.name}: {name}")
 
 
 def _check_finite(model: nn.Module, where: str) -> None:
