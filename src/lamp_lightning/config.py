@@ -26,8 +26,8 @@ GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "experiment
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 _FREE_TEXT = {
     "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "motion.name", "motion.prompt",
-    "data.folder", "data.root", "data.cache_dir", "data.captions",
-    "model.path", "model.clip", "sampler.negative_prompt",
+    "data.folder", "data.root", "data.cache_dir", "data.captions", "base", "base_config", "painter",
+    "model.path", "model.config", "model.painter", "model.clip", "sampler.negative_prompt",
     "hydra.run.dir", "hydra.sweep.dir",
 }  # fmt: skip
 _QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$""", re.DOTALL)
@@ -130,8 +130,11 @@ def _number_or_null(low: float) -> tuple[Callable[[Any], bool], str]:
     return (lambda value: value is None or accepts(value)), f"{meaning} or null"
 
 
-def _switch() -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: isinstance(value, bool)), "true or false"
+def _switch(*, null: bool = False) -> tuple[Callable[[Any], bool], str]:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, bool) or (null and value is None)
+
+    return accepts, "true or false" + (" or null" if null else "")
 
 
 def _one_of(*names: Any) -> tuple[Callable[[Any], bool], str]:
@@ -171,10 +174,19 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "motion.prompt": _text(),
     "motion.prompts": (_is_texts, "a list of prompts, like [a lake,a river], or null"),
     "model.path": _text(null=False),
+    "model.config": _text(),
+    "model.variant": _text(),
+    "model.painter": _text(),
     "model.clip": _text(),
     "model.norm": _one_of("joint", "per_frame"),
     "model.dtype": _one_of("float32", "float16", "bfloat16"),
     "model.gradient_checkpointing": _switch(),
+    "model.attention_slicing": _switch(),
+    "model.vae_slicing": _switch(),
+    "model.vae_tiling": _switch(),
+    "attention_slicing": _switch(null=True),
+    "vae_slicing": _switch(null=True),
+    "vae_tiling": _switch(null=True),
     "data.num_frames": _whole(2),
     "data.frame_stride": _whole(1),
     "data.batch_size": _whole(1),

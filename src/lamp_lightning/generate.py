@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,29 @@ def generate(
     finally:
         pipeline.scheduler = before
     return as_frames(np.clip(np.asarray(output.frames[0], dtype=np.float32), 0, 1))
+
+
+def spare_memory(pipeline: LAMPPipeline, settings: Mapping[str, Any]) -> None:
+    """Switch on what of ``attention_slicing``, ``vae_slicing`` and ``vae_tiling`` the settings ask for."""
+    if settings.get("attention_slicing"):
+        pipeline.enable_attention_slicing()
+    if settings.get("vae_slicing"):
+        pipeline.vae.enable_slicing()
+    if settings.get("vae_tiling"):
+        pipeline.vae.enable_tiling()
+
+
+@contextmanager
+def on_device(modules: Sequence[torch.nn.Module], device: torch.device | str) -> Iterator[None]:
+    """Modules on a device for a while, and then back where they were: a GPU has room for what works on it."""
+    before = [next(module.parameters()).device for module in modules]
+    try:
+        for module in modules:
+            module.to(device)
+        yield
+    finally:
+        for module, home in zip(modules, before, strict=True):
+            module.to(home)
 
 
 @contextmanager

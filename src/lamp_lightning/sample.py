@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lamp_lightning.generate import Sampler
     from lamp_lightning.pipeline import LAMPPipeline
 
+MEMORY_SETTINGS = ("attention_slicing", "vae_slicing", "vae_tiling")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def sample(cfg: DictConfig) -> None:
     """Paint ``count`` videos and write them with their contact sheet."""
     check_config(cfg, may_be_null=("sampler.", "size"))
-    adapter = find_adapter(cfg.run)
+    adapter = with_changes(find_adapter(cfg.run), cfg)
     first_frame = None if cfg.first_frame is None else existing_file(cfg.first_frame, "first_frame")
     folder, stem = output(cfg.out, adapter)
 
@@ -46,7 +48,7 @@ def sample(cfg: DictConfig) -> None:
     prompt = str(cfg.prompt or adapter.prompt)
     device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     precision = cfg.precision or fast_precision(device)
-    pipeline = load(adapter, cfg.base, device, "float32" if precision == "32-true" else adapter.dtype)
+    pipeline = load(adapter, device, "float32" if precision == "32-true" else adapter.dtype)
     warn_of_length(pipeline, prompt)
     videos = []
     total = cfg.count * sampler.num_inference_steps
@@ -75,7 +77,10 @@ class Adapter:
     prompt: str
     sampler: Sampler
     clip: str | None
+    base_config: str | None = None
+    base_variant: str | None = None
     dtype: str = "float32"
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_adapter(where: Any) -> Adapter:
@@ -105,14 +110,13 @@ def find_adapter(where: Any) -> Adapter:
             prompt=motion_prompt(cfg),
             sampler=Sampler.from_config(cfg),
             clip=cfg.model.clip,
+            base_config=cfg.model.get("config"),
+            base_variant=cfg.model.get("variant"),
             dtype=cfg.model.dtype,
+            memory={name: cfg.model.get(name) for name in MEMORY_SETTINGS},
         )
     facts = read_metadata(path)
-    base = facts.get("base_model")
-    if base is None:
-        raise UserError(
-            f"{path} does not say which base model it belongs to. Name it with base=<folder or hub id>."
-        )
+    base = facts.get("base_model", "")
     return Adapter(
         file=path,
         run=None,
@@ -122,24 +126,49 @@ def find_adapter(where: Any) -> Adapter:
         prompt=facts.get("prompt", facts.get("motion", path.stem)),
         sampler=Sampler().changed(json.loads(facts.get("sampler", "{}"))),
         clip="tiny" if base == "tiny" else None,
+        base_config=facts.get("base_config"),
+        base_variant=facts.get("base_variant"),
+        dtype=facts.get("base_dtype", "float32"),
     )
 
 
-def load(adapter: Adapter, base_name: Any, device: str, dtype: str) -> LAMPPipeline:
-    """The pipeline of the adapter's base model, or of ``base_name``, with the motion in it, on the device."""
+def with_changes(adapter: Adapter, cfg: DictConfig) -> Adapter:
+    """The adapter with what the command line says otherwise: its base model, what saves memory."""
+    memory = {**adapter.memory, **{n: cfg[n] for n in MEMORY_SETTINGS if cfg[n] is not None}}
+    adapter = replace(adapter, memory=memory)
+    if cfg.base is not None:
+        adapter = replace(adapter, base=str(cfg.base), base_config=None, base_variant=None)
+    if cfg.base_config is not None:
+        adapter = replace(adapter, base_config=str(cfg.base_config))
+    if not adapter.base:
+        raise UserError(
+            f"{adapter.file} does not say which base model it belongs to: name it with base=<model>."
+        )
+    return adapter
+
+
+def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
+    """The pipeline of the adapter's base model with the motion in it, on the device."""
     import torch
 
+    from lamp_lightning.generate import spare_memory
     from lamp_lightning.pipeline import LAMPPipeline
     from lamp_lightning.unet import MotionUNet
     from lamp_lightning.weights.base import load_base_model
 
-    base = load_base_model(str(base_name or adapter.base), torch_dtype=getattr(torch, dtype))
+    base = load_base_model(
+        adapter.base,
+        config=adapter.base_config,
+        variant=adapter.base_variant,
+        torch_dtype=getattr(torch, dtype),
+    )
     unet = MotionUNet.from_unet(base.unet, norm=adapter.norm)
     for parameter in unet.tuned_parameters():
         parameter.data = parameter.data.float()
     pipeline = LAMPPipeline.from_base(base, unet)
     pipeline.load_motion(adapter.file)
     pipeline.set_progress_bar_config(disable=True)
+    spare_memory(pipeline, adapter.memory)
     try:
         return pipeline.to(device)
     except (RuntimeError, AssertionError) as error:

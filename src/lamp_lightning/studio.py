@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from lamp_lightning.callbacks import TrainingProgress
-from lamp_lightning.generate import Sampler, evaluation, generate, mixed_precision
+from lamp_lightning.generate import Sampler, evaluation, generate, mixed_precision, on_device
 from lamp_lightning.loggers import log_media
 from lamp_lightning.motions import motion_prompt, sample_prompts
 from lamp_lightning.report import Painted, measure, save_videos, write_sheet
@@ -38,7 +38,11 @@ class Studio:
         videos = []
         prompts = sample_prompts(self.cfg, count)
         device = self.pipeline.unet.device
-        with evaluation(self.pipeline.unet), mixed_precision(device, self.cfg.trainer.precision):
+        with (
+            on_device(self.pipeline.base.encoders, device),
+            evaluation(self.pipeline.unet),
+            mixed_precision(device, self.cfg.trainer.precision),
+        ):
             for i, prompt in enumerate(prompts):
                 self.progress.say(f"painting {i + 1}/{count}")
                 seed = self.cfg.samples.seed + i
@@ -79,6 +83,9 @@ class Studio:
         """Write the tuned parameters, with what `sample` needs to paint from this file alone."""
         metadata = {
             "base_model": str(self.cfg.model.path),
+            "base_config": self.cfg.model.get("config"),
+            "base_variant": self.cfg.model.get("variant"),
+            "base_dtype": str(self.cfg.model.dtype),
             "motion": str(self.cfg.motion.name),
             "prompt": motion_prompt(self.cfg),
             "num_frames": self.cfg.data.num_frames,

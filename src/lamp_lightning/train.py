@@ -79,13 +79,16 @@ def with_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def settle_paths(cfg: DictConfig) -> None:
     """Make the config's paths absolute, so that a run can be resumed from anywhere."""
-    for key in ("data.root", "data.folder", "data.cache_dir", "data.captions", "model.path", "model.clip"):
+    paths = ("data.root", "data.folder", "data.cache_dir", "data.captions")
+    models = ("model.path", "model.config", "model.painter", "model.clip")
+    for key in (*paths, *models):
         value = OmegaConf.select(cfg, key)
         if value is None or (key.startswith("model.") and not Path(str(value)).expanduser().exists()):
             continue  # a name ("tiny") or hub id
         if (
             key.startswith("model.")
             and "/" not in str(value)
+            and Path(str(value)).is_dir()
             and not (Path(str(value)) / "model_index.json").exists()
         ):
             continue  # some folder that happens to be called "tiny"

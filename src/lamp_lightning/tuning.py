@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamp_lightning.callbacks import Samples, SaveState, StepNumbers, TrainingProgress
 from lamp_lightning.console import is_first_process, quiet_libraries, short, threads
 from lamp_lightning.errors import UserError
-from lamp_lightning.generate import Sampler
+from lamp_lightning.generate import Sampler, on_device, spare_memory
 from lamp_lightning.loggers import close, log_adapter, summarise, where_to_look
 from lamp_lightning.motions import draw_toy_clips, motion_prompt
 from lamp_lightning.pipeline import LAMPPipeline
@@ -72,7 +72,12 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     seed_everything(cfg.seed, verbose=False)
     sampler = Sampler.from_config(cfg)
     draw_toy_clips(cfg)
-    base = load_base_model(cfg.model.path, torch_dtype=getattr(torch, cfg.model.dtype))
+    base = load_base_model(
+        cfg.model.path,
+        config=cfg.model.get("config"),
+        variant=cfg.model.get("variant"),
+        torch_dtype=getattr(torch, cfg.model.dtype),
+    )
     sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
     data_cfg = {key: value for key, value in cfg.data.items() if key != "root"}
     data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
@@ -88,6 +93,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     progress = TrainingProgress(str(cfg.motion.name))
     pipeline = LAMPPipeline.from_base(base, unet)
     pipeline.set_progress_bar_config(disable=True)
+    spare_memory(pipeline, cfg.model)
     studio = Studio(run, cfg, pipeline, sampler, None, progress, stop)
     trainer = make(
         "trainer",
@@ -106,9 +112,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    for part in (base.vae, base.text_encoder):
-        part.to(trainer.strategy.root_device)
-    data.prepare(base)
+    with on_device(base.encoders, trainer.strategy.root_device):
+        data.prepare(base)
     stop.check()
     return Parts(trainer, tuner, data, studio)
 

@@ -129,7 +129,7 @@ def _load_part(
         cls.from_pretrained,
         source,
         part,
-        variant=variant or _only_variant(source, part),
+        variant=_variant(source, part, variant),
         output_loading_info=True,
         **{precision: torch_dtype},
     )
@@ -151,10 +151,13 @@ def check_loaded(report: Any, where: str) -> None:
             raise UserError(f"{where} {fault} ({len(names)}, first {names[0]!r}): fetch the model again.")
 
 
-def _only_variant(source: str, part: str) -> str | None:
-    """ "fp16" where a local folder has its weights in no other precision."""
-    folder = Path(source) / part
-    files = [file.name for file in folder.glob("*") if file.suffix in (".safetensors", ".bin")]
+def _variant(source: str, part: str, wanted: str | None) -> str | None:
+    """The variant to load: a local folder may have one only, plain or fp16."""
+    if not os.path.isdir(source):
+        return wanted
+    files = [f.name for f in (Path(source) / part).glob("*") if f.suffix in (".safetensors", ".bin")]
+    if wanted is not None:
+        return wanted if any(f".{wanted}." in name for name in files) else None
     return "fp16" if files and all(".fp16." in name for name in files) else None
 
 
@@ -188,6 +191,6 @@ def not_from_hub(what: str, error: Exception) -> UserError:
     """The error of a hub that cannot be reached or does not have it."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"{what} cannot be fetched from the hub: {reason} Check the id and the network, or download the "
-        "model elsewhere and give its folder."
+        f"{what} cannot be fetched from the hub: {reason} Check the id (and model.variant) and the network, "
+        "or download the model elsewhere and give its folder."
     )
