@@ -34,7 +34,8 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
     """The parts of the pipeline folder, hub id or packaged model `name` (see `weights.base`)."""
     source = _source(name)
     index = _read_index(source)
-    parts = [*_NEEDED, *(part for part in _SDXL if index.get(part, [None])[0])]
+    xl = any(index.get(part, [None])[0] for part in _SDXL)
+    parts = [*_NEEDED, *(_SDXL if xl else ())]
     for part in parts:
         if not index.get(part, [None])[0]:
             raise UserError(
@@ -46,7 +47,7 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
     return BaseModel(
         name=name,
         scheduler=make_scheduler(_load(DDIMScheduler.load_config, source, "scheduler"), source),
-        zeros_for_no_prompt=len(parts) > len(_NEEDED) and bool(index.get("force_zeros_for_empty_prompt")),
+        zeros_for_no_prompt=xl and bool(index.get("force_zeros_for_empty_prompt")),
         **loaded,
     )
 
