@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lamp_lightning.sampling.tricks import adain_towards_first, shared_noise
+from lamp_lightning.sampling.tricks import NoiseSharing, adain_towards_first, shared_noise
 
 Progress = Callable[[int, int, Tensor], None]
 
@@ -24,7 +24,9 @@ def denoise(
     *,
     guidance_scale: float,
     num_inference_steps: int,
+    guidance_rescale: float = 0.0,
     shared_noise: float = 0.2,
+    noise_sharing: NoiseSharing = "authors",
     adain: bool = True,
     adain_after: float = 0.6,
     eta: float = 0.0,
@@ -44,7 +46,9 @@ def denoise(
         text_embeddings: `2b l d`, unconditional then conditional; `b l d` will do when `guidance_scale` is 1.
         guidance_scale: 1 means no guidance, and half the work.
         num_inference_steps: steps of the scheduler.
+        guidance_rescale: see `guided`.
         shared_noise: the share of frame 0's noise in every frame's; 0 switches it off.
+        noise_sharing: how it is mixed in, see `shared_noise`.
         adain: the authors' AdaIN of latents towards frame 0, see `adain_towards_first`.
         adain_after: share of the steps after which frame 1 is tied to frame 0; 0.6 is the authors' 30 of 50.
         eta, generator: for schedulers that add noise in each step.
@@ -60,7 +64,7 @@ def denoise(
     )
     first = noise[:, :, :0] if first_frame is None else _first(first_frame, noise)
     given = first.shape[2]
-    noise = _share(noise, shared_noise)
+    noise = _share(noise, shared_noise, noise_sharing)
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
     step_kwargs = _accepted(scheduler.step, eta=eta, generator=generator)
     extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
@@ -72,7 +76,7 @@ def denoise(
             sample = sample.repeat(2, 1, 1, 1, 1)
         prediction = unet(sample, timestep, text_embeddings, **extra)[:, :, given:]
         if guidance:
-            prediction = guided(prediction, guidance_scale)
+            prediction = guided(prediction, guidance_scale, guidance_rescale)
         moving = scheduler.step(prediction, timestep, moving, **step_kwargs, return_dict=False)[0]
         if adain and given:
             late, last = index > adain_after * steps, index == steps - 1
@@ -83,10 +87,21 @@ def denoise(
     return torch.cat([first, moving], dim=2)
 
 
-def guided(prediction: Tensor, guidance_scale: float) -> Tensor:
-    """Classifier-free guidance: `2b ...`, unconditional then conditional, to `b ...`."""
+def guided(prediction: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:
+    """Classifier-free guidance: `2b ...`, unconditional then conditional, to `b ...`.
+
+    Args:
+        prediction: the UNet's output for both.
+        guidance_scale: how far to go from the unconditional one past the conditional one.
+        guidance_rescale: share in which the result takes the conditional one's standard deviation, which
+            strong guidance overshoots (Lin et al. 2024, section 3.4: 0.7); 0 leaves it.
+    """
     unconditional, conditional = prediction.chunk(2)
-    return unconditional + guidance_scale * (conditional - unconditional)
+    result = unconditional + guidance_scale * (conditional - unconditional)
+    if guidance_rescale == 0:
+        return result
+    wanted, found = (x.flatten(1).std(1).view(-1, *(1,) * (x.ndim - 1)) for x in (conditional, result))
+    return guidance_rescale * result * (wanted / found) + (1 - guidance_rescale) * result
 
 
 _share = shared_noise  # `denoise` has an argument of that name
