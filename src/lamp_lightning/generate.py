@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.sampling.tricks import NoiseSharing
 from lamp_lightning.video import as_frames
 
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ class Sampler:
     scheduler: str = "DDIMScheduler"
     num_inference_steps: int = 50
     guidance_scale: float = 12.5
+    guidance_rescale: float = 0.0
     paint_guidance_scale: float | None = None  # of a painted first frame; None: guidance_scale
     paint_steps: int | None = None  # likewise; None: num_inference_steps
     shared_noise: float = 0.2
+    noise_sharing: NoiseSharing = "authors"
     adain: bool = True
     histogram_matching: bool = True
     negative_prompt: str | None = None
@@ -92,11 +95,13 @@ def generate(
                 width=width,
                 num_inference_steps=sampler.num_inference_steps,
                 guidance_scale=sampler.guidance_scale,
+                guidance_rescale=sampler.guidance_rescale,
                 paint_guidance_scale=sampler.paint_guidance_scale,
                 paint_steps=sampler.paint_steps,
                 generator=torch.Generator().manual_seed(seed),
                 negative_prompt=sampler.negative_prompt,
                 shared_noise=sampler.shared_noise,
+                noise_sharing=sampler.noise_sharing,
                 adain=sampler.adain,
                 histogram_matching=sampler.histogram_matching,
                 output_type="np",

@@ -19,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from lamp_lightning.errors import UserError
 from lamp_lightning.sampling import denoise, histogram_match, pixels_from_image
 from lamp_lightning.sampling.denoise import Progress
+from lamp_lightning.sampling.tricks import NoiseSharing
 from lamp_lightning.unet import MotionUNet
 from lamp_lightning.weights.base import BaseModel
 from lamp_lightning.weights.text import added_conditions, size_conditions
@@ -141,6 +142,8 @@ class LAMPPipeline(DiffusionPipeline):
         return_dict: bool = True,
         paint_guidance_scale: float | None = None,
         paint_steps: int | None = None,
+        guidance_rescale: float = 0.0,
+        noise_sharing: NoiseSharing = "authors",
     ) -> LAMPOutput | tuple[Any]:
         """Paint one video per prompt.
 
@@ -164,6 +167,8 @@ class LAMPPipeline(DiffusionPipeline):
             return_dict: False returns a tuple.
             paint_guidance_scale: guidance of the painted first frame; None: `guidance_scale`.
             paint_steps: its denoising steps; None: `num_inference_steps`.
+            guidance_rescale: share in which guided predictions keep the unguided ones' standard deviation.
+            noise_sharing: "authors" or "variance_preserving", see `sampling.shared_noise`.
 
         Raises:
             UserError: arguments that contradict each other, or a first frame that cannot be read.
@@ -195,6 +200,8 @@ class LAMPPipeline(DiffusionPipeline):
                     first,
                     **conditions,
                     shared_noise=shared_noise,
+                    noise_sharing=noise_sharing,
+                    guidance_rescale=guidance_rescale,
                     adain=adain,
                     generator=generators,
                     callback=_progress(bar, callback),
