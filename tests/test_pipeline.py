@@ -11,14 +11,14 @@ from PIL import Image
 from lamp_lightning import LAMPPipeline, MotionUNet, UserError
 from lamp_lightning.sampling import histogram_match
 from lamp_lightning.weights import load_base_model
-from method_models import save_pipeline
+from random_models import save_random_model
 
 FAST = {"num_frames": 3, "num_inference_steps": 2, "guidance_scale": 2.0}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return save_pipeline(tmp_path_factory.mktemp("pipeline"))
+    return save_random_model(tmp_path_factory.mktemp("pipeline"))
 
 
 def make(folder, tuned=True):
@@ -52,7 +52,8 @@ def test_frame_0_is_the_given_image_to_the_bit(pipeline, photo):
 
 def test_the_painted_first_frame_is_diffusers_own_whatever_was_tuned(pipeline, folder):
     video = pipeline("a bird", output_type="latent", seed=3, **FAST).frames
-    diffusers = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    scheduler = pipeline.base.scheduler
+    diffusers = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, scheduler=scheduler)
     diffusers.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     wanted = diffusers(
