@@ -118,8 +118,8 @@ def test_settings_reach_the_sampler(pipeline, photo):
     ):
         assert not torch.equal(latents(**change), plain), change
     seen = []
-    latents(callback=lambda step, steps, _: seen.append((step, steps)))
-    assert seen == [(1, 2), (2, 2)]
+    latents(progress=lambda stage, done, total: seen.append((stage, done, total)))
+    assert seen == [("denoising", 1, 2), ("denoising", 2, 2)]
 
 
 def test_size_frames_and_scheduler_are_free(pipeline, photo):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,14 +20,19 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.sampling import denoise, histogram_match, pixels_from_image
-from lamp_lightning.sampling.denoise import Progress
+from lamp_lightning.sampling.denoise import StepCallback
+from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.sampling.tricks import NoiseSharing
 from lamp_lightning.unet import MotionUNet
-from lamp_lightning.weights.base import BaseModel
+from lamp_lightning.unet.inflate import Norm
+from lamp_lightning.weights.base import BaseModel, load_base_model
+from lamp_lightning.weights.folder import pipeline_class
 from lamp_lightning.weights.text import added_conditions, size_conditions
 
 FirstFrame = Any  # path, PIL image, array, tensor, or a list of them
 Generators = torch.Generator | list[torch.Generator] | None
+Progress = Callable[[str, int, int], None]  # stage, done, total
+StepEnd = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 DECODED_AT_ONCE = 8  # frames: bounds the decoder's memory
 
@@ -44,9 +51,15 @@ class LAMPOutput(BaseOutput):
 class LAMPPipeline(DiffusionPipeline):
     """Animate first frames with a tuned motion (LAMP, Wu et al. 2024).
 
-    Make one with `LAMPPipeline.from_base(load_base_model(...))`, give it a motion with `load_motion(file)`.
+        pipe = LAMPPipeline.from_pretrained("tiny")
+        pipe.load_motion("adapter.safetensors")
+        video = pipe("a red waterfall in the forest", seed=0).frames[0]
+
+    What a diffusers pipeline does (`to`, `save_pretrained`, `enable_model_cpu_offload`,
+    `enable_attention_slicing`, another `scheduler`) it does, too.
     """
 
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
     _optional_components: ClassVar[list[str]] = ["text_encoder_2", "tokenizer_2"]
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
 
@@ -68,6 +81,7 @@ class LAMPPipeline(DiffusionPipeline):
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
         force_zeros_for_empty_prompt: bool = False,
+        sampler: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -79,7 +93,45 @@ class LAMPPipeline(DiffusionPipeline):
             text_encoder_2=text_encoder_2,
             tokenizer_2=tokenizer_2,
         )
-        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+        self.register_to_config(
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, sampler=dict(sampler or {})
+        )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        path_or_id: str | Path,
+        *,
+        norm: Norm | None = None,
+        config: str | Path | None = None,
+        variant: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> LAMPPipeline:
+        """Load a saved LAMPPipeline, or a base model whose UNet is then inflated.
+
+        Args:
+            path_or_id: a folder that `save_pretrained` wrote; or a base model: "tiny", a diffusers folder, a
+                hub id, a single-file checkpoint (see `weights.load_base_model`).
+            norm: of the inflated UNet, "joint" (default) or "per_frame"; `load_motion` sets its adapter's.
+            config: of a single-file checkpoint.
+            variant: of the weight files, such as "fp16".
+            torch_dtype: of the weights; None: as saved, and float32 for a base model.
+            kwargs: for a saved LAMPPipeline, what diffusers' `from_pretrained` takes.
+
+        Raises:
+            UserError: nothing there that can be loaded.
+        """
+        if pipeline_class(path_or_id) == cls.__name__:
+            return super().from_pretrained(
+                str(path_or_id), variant=variant, torch_dtype=torch_dtype, **kwargs
+            )
+        if kwargs:
+            raise UserError(f"{sorted(kwargs)} cannot be given for the base model {path_or_id}.")
+        base = load_base_model(
+            path_or_id, config=config, variant=variant, torch_dtype=torch_dtype or torch.float32
+        )
+        return cls.from_base(base, MotionUNet.from_unet(base.unet, norm or "joint"))
 
     @classmethod
     def from_base(cls, base: BaseModel, unet: MotionUNet | None = None) -> LAMPPipeline:
@@ -118,42 +170,61 @@ class LAMPPipeline(DiffusionPipeline):
         )
 
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
-        """Load a motion adapter and return its metadata (see `weights.adapter.load_motion`)."""
-        return self.unet.load_motion(file, **kwargs)
+        """Load a motion adapter and return its metadata (see `weights.adapter.load_motion`).
+
+        How the motion is painted (scheduler, steps, guidance, frames, ...) becomes what calls do by default.
+        """
+        metadata = self.unet.load_motion(file, **kwargs)
+        settings = json.loads(metadata.get("sampler", "{}"))
+        self.register_to_config(sampler=settings)
+        if "scheduler" in settings:
+            self.scheduler = self.sampler.make_scheduler(self.scheduler.config)
+        return metadata
+
+    @property
+    def sampler(self) -> Sampler:
+        """What calls do by default: the settings of the loaded motion, else the authors'."""
+        return Sampler().changed(self.config.sampler)
 
     @torch.no_grad()
     def __call__(
         self,
         prompt: str | list[str],
         first_frame: FirstFrame | None = None,
-        num_frames: int = 16,
+        num_frames: int | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 12.5,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         generator: Generators = None,
         seed: int | None = None,
         negative_prompt: str | list[str] | None = None,
-        shared_noise: float = 0.2,
-        adain: bool = True,
-        histogram_matching: bool = True,
+        shared_noise: float | None = None,
+        adain: bool | None = None,
+        histogram_matching: bool | None = None,
         output_type: str = "np",
-        callback: Progress | None = None,
         return_dict: bool = True,
         paint_guidance_scale: float | None = None,
         paint_steps: int | None = None,
-        guidance_rescale: float = 0.0,
-        noise_sharing: NoiseSharing = "authors",
+        guidance_rescale: float | None = None,
+        noise_sharing: NoiseSharing | None = None,
+        noise: Tensor | None = None,
+        callback_on_step_end: StepEnd | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+        progress: Progress | None = None,
     ) -> LAMPOutput | tuple[Any]:
         """Paint one video per prompt.
+
+        Settings that are None are those of the loaded motion, else the authors' (`sampler`).
 
         Args:
             prompt: what is to be seen, one text or a list; the motion is in the tuned weights.
             first_frame: a path, PIL image, array `h w 3` (uint8, or float in 0..1) or tensor `3 h w`, or a
-                list of them, one per prompt. Cropped to the aspect of height and width, and scaled. None: the
-                image model that the UNet was inflated from paints it from the prompt, as `paint` does.
+                list or batch of them, one per prompt. Cropped to the aspect of height and width, and scaled.
+                None: the image model that the UNet was inflated from paints it, as `paint` does.
             num_frames: frames of the video, the first one included.
-            height, width: pixels, multiples of the autoencoder's factor; by default the UNet's `sample_size`.
+            height, width: pixels, multiples of the autoencoder's factor; by default the motion's, else the
+                UNet's `sample_size`.
             num_inference_steps: of `self.scheduler`.
             guidance_scale: 1 means no guidance, and half the work.
             generator: where the noise comes from: one generator, or one per prompt.
@@ -163,12 +234,19 @@ class LAMPPipeline(DiffusionPipeline):
             adain: the authors' AdaIN of latents towards the first frame.
             histogram_matching: the authors' matching of decoded frames' colours to the first frame's.
             output_type: "np", "pt", "pil" or "latent", see `LAMPOutput`.
-            callback: called as `callback(step, steps, latents)` after every step of the video.
             return_dict: False returns a tuple.
-            paint_guidance_scale: guidance of the painted first frame; None: `guidance_scale`.
-            paint_steps: its denoising steps; None: `num_inference_steps`.
+            paint_guidance_scale: guidance of the painted first frame; None: the motion's, else
+                `guidance_scale`.
+            paint_steps: its denoising steps; None: the motion's, else `num_inference_steps`.
             guidance_rescale: share in which guided predictions keep the unguided ones' standard deviation.
             noise_sharing: "authors" or "variance_preserving", see `sampling.shared_noise`.
+            noise: latents to start from instead of drawn noise, `b c f h w`, such as `sampling.invert` gives;
+                they are not shared among frames unless `shared_noise` is given.
+            callback_on_step_end: diffusers' hook, called as `callback(pipe, step, timestep, tensors)` after
+                each step of the video; "latents" in what it returns take the place of the latents.
+            callback_on_step_end_tensor_inputs: the tensors that it gets; ["latents"] is all there is.
+            progress: called as `progress(stage, done, total)`: "painting" and "denoising" steps, "decoding"
+                frames.
 
         Raises:
             UserError: arguments that contradict each other, or a first frame that cannot be read.
@@ -176,40 +254,50 @@ class LAMPPipeline(DiffusionPipeline):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type={output_type!r} is unknown: use one of {', '.join(OUTPUT_TYPES)}.")
-        if num_frames < 1:
-            raise UserError(f"num_frames must be at least 1, not {num_frames}.")
+        if noise is not None and shared_noise is None:
+            shared_noise = 0.0
+        given = {name: value for name, value in locals().items() if name in _SETTINGS}
+        sampler = self.sampler.changed(given)
+        num_frames = sampler.num_frames if noise is None else noise.shape[2]
         size = self._size(height, width)
+        _check(sampler, num_frames)
+        _check_hook(callback_on_step_end_tensor_inputs)
         generators = _generators(generator, seed, len(prompts))
-        conditions = self._conditions(prompts, negative_prompt, guidance_scale, size)
-        steps: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        negative = negative_prompt if negative_prompt is not None else sampler.negative_prompt
+        scale, steps = sampler.guidance_scale, sampler.num_inference_steps
+        conditions = self._conditions(prompts, negative, scale, size)
         if first_frame is None:
-            scale = guidance_scale if paint_guidance_scale is None else paint_guidance_scale
-            words = self._conditions(prompts, negative_prompt, scale, size)
-            painting = {"guidance_scale": scale, "num_inference_steps": paint_steps or num_inference_steps}
-            first = self._painted(words, size, generators, painting)
+            paint_scale = scale if sampler.paint_guidance_scale is None else sampler.paint_guidance_scale
+            words = self._conditions(prompts, negative, paint_scale, size)
+            painting = {"guidance_scale": paint_scale, "num_inference_steps": sampler.paint_steps or steps}
+            first = self._painted(words, size, generators, painting, progress)
         else:
             first = self._given(first_frame, len(prompts), size)
         latents = first
         if num_frames > 1:
-            noise = self._noise(len(prompts), num_frames, size, generators)
-            with self.progress_bar(total=num_inference_steps) as bar:
+            if noise is None:
+                noise = self._noise(len(prompts), num_frames, size, generators)
+            with self.progress_bar(total=steps) as bar:
                 latents = denoise(
                     self.unet,
                     self.scheduler,
-                    noise,
+                    noise.to(first),
                     first,
                     **conditions,
-                    shared_noise=shared_noise,
-                    noise_sharing=noise_sharing,
-                    guidance_rescale=guidance_rescale,
-                    adain=adain,
+                    guidance_scale=scale,
+                    num_inference_steps=steps,
+                    guidance_rescale=sampler.guidance_rescale,
+                    shared_noise=sampler.shared_noise,
+                    noise_sharing=sampler.noise_sharing,
+                    adain=sampler.adain,
                     generator=generators,
-                    callback=_progress(bar, callback),
-                    **steps,
+                    callback=self._after_step(bar, "denoising", progress, callback_on_step_end),
                 )
         frames = latents
         if output_type != "latent":
-            frames = _as_type(self._decoded(latents, histogram_matching), output_type)
+            videos = self._decoded(latents, sampler.histogram_matching, progress)
+            frames = _as_type(videos, output_type)
+        self.maybe_free_model_hooks()
         return LAMPOutput(frames=frames) if return_dict else (frames,)
 
     @torch.no_grad()
@@ -238,10 +326,16 @@ class LAMPPipeline(DiffusionPipeline):
         words = self._conditions(prompts, negative_prompt, guidance_scale, size)
         steps: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         painted = self._decoded(self._painted(words, size, generators, steps), False)
+        self.maybe_free_model_hooks()
         return [images[0] for images in _as_type(painted, "pil")]
 
     def _painted(
-        self, words: dict[str, Any], size: tuple[int, int], generators: Generators, steps: dict[str, Any]
+        self,
+        words: dict[str, Any],
+        size: tuple[int, int],
+        generators: Generators,
+        steps: dict[str, Any],
+        progress: Progress | None = None,
     ) -> Tensor:
         """Latents `b c 1 h w` of images that the image model paints."""
         rows = len(words["text_embeddings"])
@@ -258,25 +352,28 @@ class LAMPPipeline(DiffusionPipeline):
                 None,
                 **words,
                 generator=generators,
-                callback=_progress(bar, None),
+                callback=self._after_step(bar, "painting", progress, None),
                 **steps,
             )
 
     def _given(self, first_frame: FirstFrame, clips: int, size: tuple[int, int]) -> Tensor:
         """Latents `b c 1 h w` of given images."""
-        images = first_frame if isinstance(first_frame, list) else [first_frame]
+        batch = isinstance(first_frame, (np.ndarray, Tensor)) and first_frame.ndim == 4
+        images = list(first_frame) if batch or isinstance(first_frame, (list, tuple)) else [first_frame]
         if len(images) not in (1, clips):
             raise UserError(f"{len(images)} first frames do not go with {clips} prompts: give 1 or {clips}.")
         pixels = torch.stack([pixels_from_image(image, size) for image in images])
-        latents = self.base.latents_from_pixels(pixels).to(self.unet.dtype).unsqueeze(2)
+        latents = self.base.latents_from_pixels(pixels)
+        latents = latents.to(self._execution_device, self.unet.dtype).unsqueeze(2)
         return latents.expand(clips, -1, -1, -1, -1)
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels."""
         factor = self.base.vae_scale_factor
-        default = self.unet.config.sample_size
-        rows, columns = default if isinstance(default, (list, tuple)) else (default, default)
-        size = height or rows * factor, width or columns * factor
+        own = self.unet.config.sample_size
+        rows, columns = own if isinstance(own, (list, tuple)) else (own, own)
+        default = self.sampler.size or (rows * factor, columns * factor)
+        size = height or default[0], width or default[1]
         if any(side < factor or side % factor for side in size):
             raise UserError(f"height and width must be multiples of {factor}, not {size[0]} and {size[1]}.")
         return size
@@ -285,7 +382,7 @@ class LAMPPipeline(DiffusionPipeline):
         """Independent Gaussian noise, `b c f h w`."""
         factor = self.base.vae_scale_factor
         shape = (clips, self.unet.config.in_channels, frames, size[0] // factor, size[1] // factor)
-        return randn_tensor(shape, generator=generators, device=self.unet.device, dtype=self.unet.dtype)
+        return randn_tensor(shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype)
 
     def _conditions(
         self,
@@ -308,20 +405,65 @@ class LAMPPipeline(DiffusionPipeline):
             words = conditional.zeros().followed_by(conditional)
         else:
             words = base.encode_prompts(negatives + prompts)
-        words = words.to(self.unet.device, self.unet.dtype)
+        words = words.to(self._execution_device, self.unet.dtype)
         added = added_conditions(words.pooled, size_conditions(None, size))
         return {"text_embeddings": words.text} | ({} if added is None else {"added_cond_kwargs": added})
 
-    def _decoded(self, latents: Tensor, histogram_matching: bool) -> np.ndarray:
+    def _decoded(
+        self, latents: Tensor, histogram_matching: bool, progress: Progress | None = None
+    ) -> np.ndarray:
         """Videos `b f h w 3` in 0..1, float32."""
-        videos = []
+        videos, done, total = [], 0, latents.shape[0] * latents.shape[2]
         for clip in latents.transpose(1, 2):  # f c h w
-            pixels = torch.cat([self.base.decode_latents(part) for part in clip.split(DECODED_AT_ONCE)])
-            frames = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+            parts = []
+            for part in clip.split(DECODED_AT_ONCE):
+                parts.append(self.base.decode_latents(part))
+                done += len(part)
+                if progress is not None:
+                    progress("decoding", done, total)
+            frames = (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
             if histogram_matching:
                 frames = np.stack([frames[0], *(histogram_match(frame, frames[0]) for frame in frames[1:])])
             videos.append(frames)
         return np.stack(videos)
+
+    def _after_step(
+        self, bar: Any, stage: str, progress: Progress | None, callback: StepEnd | None
+    ) -> StepCallback:
+        """What `denoise` calls: advances the bar, reports, and lets the user's hook change the latents."""
+
+        def report(step: int, steps: int, latents: Tensor) -> Tensor | None:
+            bar.update()
+            if progress is not None:
+                progress(stage, step, steps)
+            if callback is None:
+                return None
+            timestep = self.scheduler.timesteps[step - 1]
+            changed = callback(self, step - 1, timestep, {"latents": latents}) or {}
+            return changed.get("latents")
+
+        return report
+
+
+_SETTINGS = tuple(field.name for field in fields(Sampler))
+
+
+def _check(sampler: Sampler, num_frames: int) -> None:
+    for name, value, least in (
+        ("num_frames", num_frames, 1),
+        ("num_inference_steps", sampler.num_inference_steps, 1),
+        ("guidance_scale", sampler.guidance_scale, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, not {value}.")
+
+
+def _check_hook(inputs: list[str] | None) -> None:
+    unknown = set(inputs or ()) - {"latents"}
+    if unknown:
+        raise UserError(
+            f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; there is 'latents' and no other."
+        )
 
 
 def _generators(generator: Generators, seed: int | None, clips: int) -> Generators:
@@ -332,15 +474,6 @@ def _generators(generator: Generators, seed: int | None, clips: int) -> Generato
     if isinstance(generator, list) and len(generator) != clips:
         raise UserError(f"{len(generator)} generators do not go with {clips} prompts: give 1 or {clips}.")
     return generator
-
-
-def _progress(bar: Any, callback: Progress | None) -> Progress:
-    def report(step: int, steps: int, latents: Tensor) -> None:
-        bar.update()
-        if callback is not None:
-            callback(step, steps, latents)
-
-    return report
 
 
 def _as_type(videos: np.ndarray, output_type: str) -> Any:

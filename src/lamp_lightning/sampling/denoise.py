@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamp_lightning.sampling.tricks import NoiseSharing, adain_towards_first, shared_noise
 
-Progress = Callable[[int, int, Tensor], None]
+StepCallback = Callable[[int, int, Tensor], Tensor | None]
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def denoise(
     adain_after: float = 0.6,
     eta: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    callback: Progress | None = None,
+    callback: StepCallback | None = None,
     added_cond_kwargs: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Denoise clips whose frame 0 is given (paper, section 3.4, and the authors' inference).
@@ -52,7 +52,8 @@ def denoise(
         adain: the authors' AdaIN of latents towards frame 0, see `adain_towards_first`.
         adain_after: share of the steps after which frame 1 is tied to frame 0; 0.6 is the authors' 30 of 50.
         eta, generator: for schedulers that add noise in each step.
-        callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1.
+        callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1. Latents
+            that it returns take the place of these; frame 0 stays as given.
         added_cond_kwargs: further conditions, rows ordered as in `text_embeddings` (SDXL).
 
     Returns:
@@ -83,7 +84,8 @@ def denoise(
             tied = adain_towards_first(torch.cat([first, moving], dim=2), late=late, last=last)
             moving = tied[:, :, given:]
         if callback is not None:
-            callback(index + 1, steps, torch.cat([first, moving], dim=2))
+            changed = callback(index + 1, steps, torch.cat([first, moving], dim=2))
+            moving = moving if changed is None else changed[:, :, given:]
     return torch.cat([first, moving], dim=2)
 
 

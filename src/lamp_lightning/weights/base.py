@@ -50,7 +50,9 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        return self.vae.device
+        """Where the autoencoder works, which offloading may make another place than where it lies."""
+        hook = getattr(self.vae, "_hf_hook", None)
+        return torch.device(getattr(hook, "execution_device", None) or self.vae.device)
 
     @property
     def vae_scale_factor(self) -> int:
@@ -92,7 +94,7 @@ class BaseModel:
             `n 2c h' w'`.
         """
         with self._autoencoding():
-            return self.vae.encode(pixels.to(self.vae.device, self.vae.dtype)).latent_dist.parameters
+            return self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.parameters
 
     def sample_latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the posterior and scale for the UNet: `n 2c h w -> n c h w`."""
@@ -105,7 +107,7 @@ class BaseModel:
     @torch.no_grad()
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Scaled latents `n c h w` to pixels `n 3 h' w'` in [-1, 1]."""
-        unscaled = self.unscale(latents).to(self.vae.device, self.vae.dtype)
+        unscaled = self.unscale(latents).to(self.device, self.vae.dtype)
         with self._autoencoding():
             return self.vae.decode(unscaled, return_dict=False)[0].clamp(-1, 1)
 
@@ -124,7 +126,7 @@ class BaseModel:
 
     def _autoencoding(self) -> Any:
         """Without float16 autocast where the autoencoder does not bear it."""
-        kind = self.vae.device.type
+        kind = self.device.type
         if self.overflows_in_float16 and torch.is_autocast_enabled(kind):
             return torch.autocast(kind, enabled=torch.get_autocast_dtype(kind) != torch.float16)
         return nullcontext()

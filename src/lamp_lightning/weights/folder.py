@@ -52,6 +52,13 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
     )
 
 
+def pipeline_class(path_or_id: str | Path) -> str | None:
+    """The class that a pipeline's index names; None for a single file."""
+    if Path(path_or_id).expanduser().is_file():
+        return None
+    return _read_index(_source(str(path_or_id))).get("_class_name")
+
+
 def make_scheduler(config: Any, source: str) -> DDIMScheduler:
     """A `DDIMScheduler` with the noise schedule that the model was trained with, whatever sampler it names.
 

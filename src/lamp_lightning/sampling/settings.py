@@ -1,0 +1,60 @@
+"""How a motion is painted: the settings of a sampler, as configs and adapters carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from lamp_lightning.errors import UserError
+from lamp_lightning.sampling.tricks import NoiseSharing
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One config of the group ``sampler``, and the size of what it paints."""
+
+    scheduler: str = "DDIMScheduler"
+    num_inference_steps: int = 50
+    guidance_scale: float = 12.5
+    guidance_rescale: float = 0.0
+    paint_guidance_scale: float | None = None  # of a painted first frame; None: guidance_scale
+    paint_steps: int | None = None  # likewise; None: num_inference_steps
+    shared_noise: float = 0.2
+    noise_sharing: NoiseSharing = "authors"
+    adain: bool = True
+    histogram_matching: bool = True
+    negative_prompt: str | None = None
+    fps: float = 8
+    num_frames: int = 16
+    size: tuple[int, int] | None = None  # height, width
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Sampler:
+        """From a run's config: ``sampler``, and ``data`` for frames and size."""
+        data = {"num_frames": cfg.data.num_frames, "size": cfg.data.size}
+        return cls().changed({**cfg.sampler, **data})
+
+    def settings(self) -> dict[str, Any]:
+        """All values, as JSON knows them."""
+        return {**asdict(self), "size": None if self.size is None else list(self.size)}
+
+    def changed(self, values: Mapping[str, Any]) -> Sampler:
+        """With those of ``values`` that are known and not None."""
+        known = {field.name for field in fields(self)}
+        given = {key: value for key, value in values.items() if key in known and value is not None}
+        if "size" in given:
+            given["size"] = tuple(given["size"])
+        return replace(self, **given)
+
+    def make_scheduler(self, config: Any) -> Any:
+        """The diffusers scheduler of that name with the noise levels of ``config``."""
+        import diffusers
+
+        known = [name for name in dir(diffusers) if name.endswith("Scheduler")]
+        if self.scheduler not in known:
+            raise UserError(
+                f"sampler.scheduler={self.scheduler} is no scheduler of diffusers; there are, among others, "
+                "DDIMScheduler, DPMSolverMultistepScheduler and EulerDiscreteScheduler."
+            )
+        return getattr(diffusers, self.scheduler).from_config(config)
