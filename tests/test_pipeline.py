@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -158,11 +160,103 @@ def test_save_and_load_as_a_diffusers_pipeline(pipeline, photo, tmp_path):
         loaded("a bird", **settings)
 
 
+def test_a_base_model_becomes_a_pipeline_in_one_line(pipeline, folder, photo):
+    loaded = LAMPPipeline.from_pretrained(folder, norm="per_frame", torch_dtype=torch.bfloat16)
+    assert (loaded.unet.norm, loaded.unet.dtype, loaded.vae.dtype) == ("per_frame",) + (torch.bfloat16,) * 2
+    loaded = LAMPPipeline.from_pretrained(str(folder))
+    loaded.set_progress_bar_config(disable=True)
+    wanted = make(folder, tuned=False)("a bird", photo, seed=0, **FAST).frames
+    assert np.array_equal(loaded("a bird", photo, seed=0, **FAST).frames, wanted)
+    with pytest.raises(UserError, match="nowhere"):
+        LAMPPipeline.from_pretrained("./nowhere")
+
+
+def test_a_motion_brings_its_settings_along(pipeline, folder, photo, tmp_path):
+    settings = {"num_frames": 4, "num_inference_steps": 3, "guidance_scale": 1.0, "size": [16, 24]}
+    settings |= {"scheduler": "EulerDiscreteScheduler", "histogram_matching": False}
+    pipeline.unet.save_motion(tmp_path / "motion.safetensors", sampler=settings)
+    loaded = LAMPPipeline.from_pretrained(folder)
+    loaded.set_progress_bar_config(disable=True)
+    loaded.load_motion(tmp_path / "motion.safetensors")
+    assert isinstance(loaded.scheduler, EulerDiscreteScheduler)
+    seen = []
+    video = loaded("a bird", photo, seed=0, progress=lambda *now: seen.append(now)).frames
+    assert video.shape == (1, 4, 16, 24, 3)
+    assert [now for now in seen if now[0] == "denoising"] == [("denoising", k, 3) for k in (1, 2, 3)]
+    assert seen[-1] == ("decoding", 4, 4)
+    assert loaded("a bird", photo, seed=0, num_frames=2, height=32).frames.shape == (1, 2, 32, 24, 3)
+    loaded.save_pretrained(tmp_path / "saved")
+    again = LAMPPipeline.from_pretrained(tmp_path / "saved")
+    again.set_progress_bar_config(disable=True)
+    assert np.array_equal(again("a bird", photo, seed=0).frames, video)
+
+
+def test_the_step_hook_of_diffusers_sees_and_changes_the_latents(pipeline, photo):
+    settings = FAST | {"seed": 0, "output_type": "latent", "adain": False}
+    plain, seen = pipeline("a bird", photo, **settings).frames, []
+
+    def end(pipe, step, timestep, tensors):
+        seen.append((pipe is pipeline, step, int(timestep)))
+        return {"latents": tensors["latents"] * 0 + 7} if step == 1 else {}
+
+    changed = pipeline("a bird", photo, callback_on_step_end=end, **settings).frames
+    assert [step for _, step, _ in seen] == [0, 1]
+    assert all(same for same, _, _ in seen)
+    assert seen[0][2] > seen[1][2]
+    assert torch.equal(changed[:, :, 0], plain[:, :, 0])  # the first frame stays as given
+    assert (changed[:, :, 1:] == 7).all()
+
+
+def test_given_noise_is_where_denoising_begins(pipeline, photo):
+    settings = FAST | {"output_type": "latent"}
+    noise = torch.randn(1, 4, 5, 8, 8, generator=torch.Generator().manual_seed(9))
+    video = pipeline("a bird", photo, noise=noise, **settings).frames
+    assert video.shape == noise.shape
+    drawn = pipeline("a bird", photo, seed=9, shared_noise=0.0, **(settings | {"num_frames": 5})).frames
+    assert torch.equal(video, drawn)
+
+
+def test_first_frames_come_as_a_batch_too(pipeline, photo):
+    photos = np.stack([photo, photo[::-1]])
+    one, two = (
+        pipeline(["a bird", "a lake"], given, seed=0, **FAST).frames for given in (photos, list(photos))
+    )
+    assert np.array_equal(one, two)
+    tensor = torch.from_numpy(photos).permute(0, 3, 1, 2)
+    assert np.array_equal(pipeline(["a bird", "a lake"], tensor, seed=0, **FAST).frames, one)
+
+
+def test_parts_can_be_offloaded(folder, photo):
+    pipeline = make(folder)
+    wanted = pipeline("a bird", photo, seed=0, **FAST).frames
+    pipeline.enable_model_cpu_offload(device="cpu")
+    assert np.array_equal(pipeline("a bird", photo, seed=0, **FAST).frames, wanted)
+    with pytest.raises(UserError, match="enable_model_cpu_offload"):
+        pipeline.enable_sequential_cpu_offload()
+
+
+def test_the_readmes_lines_paint_a_video(tmp_path):
+    """The lines of the section "In Python", with the adapter of an untuned tiny model."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code = readme.split("## In Python")[1].split("```python")[1].split("```")[0]
+    adapter = tmp_path / "adapter.safetensors"
+    tiny = LAMPPipeline.from_pretrained("tiny", norm="per_frame")
+    tiny.unet.save_motion(adapter, sampler={"num_inference_steps": 1, "guidance_scale": 1.0, "num_frames": 3})
+    code = code.replace("runs/waterfall/<time>/adapter.safetensors", str(adapter))
+    found: dict = {}
+    exec(code, found)
+    assert found["video"].shape == (3, 64, 64, 3)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"height": 30}, "multiples of 4"),
         ({"num_frames": 0}, "at least 1"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be at least 0"),
+        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "prompt_embeds"),
         ({"output_type": "gif"}, "output_type"),
         ({"first_frame": [1, 2, 3]}, "3 first frames"),
         ({"first_frame": "missing.png"}, "missing.png does not exist"),
