@@ -208,8 +208,8 @@ def test_save_and_load_as_a_diffusers_model(tmp_path, norm):
     assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in unet.parameters()]
     with pytest.raises(UserError, match="norm="):
         MotionUNet.from_pretrained(tmp_path, norm="joint" if norm == "per_frame" else "per_frame")
-    with pytest.raises(UserError, match="own weights are not known"), loaded.image_model():
-        pass
+    with loaded.image_model(), unet.image_model():  # the image model's queries are saved beside the tuned
+        assert torch.equal(loaded(video(), 9, text()), unet(video(), 9, text()))
 
 
 def test_load_an_image_model(tmp_path):

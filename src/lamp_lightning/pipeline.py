@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,6 +59,7 @@ class LAMPPipeline(DiffusionPipeline):
     `enable_attention_slicing`, another `scheduler`) it does, too.
     """
 
+    _own_scheduler: Any = None  # the base model's, where a motion has brought another
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
     _optional_components: ClassVar[list[str]] = ["text_encoder_2", "tokenizer_2"]
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -179,11 +180,31 @@ class LAMPPipeline(DiffusionPipeline):
         How the motion is painted (scheduler, steps, guidance, frames, ...) becomes what calls do by default.
         """
         metadata = self.unet.load_motion(file, **kwargs)
+        self._paint_as(metadata)
+        return metadata
+
+    def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
+        """Load several motion adapters, each with a weight, in place of any other; returns their metadata.
+
+        See `weights.adapter.set_motions`. They are painted as the one of the largest weight asks for.
+        """
+        found = self.unet.set_motions(motions, **kwargs)
+        weights = list(motions.values())
+        self._paint_as(found[weights.index(max(weights))])
+        return found
+
+    def unload_motion(self) -> None:
+        """Back to the base model, to the bit."""
+        self.unet.unload_motion()
+        self.register_to_config(sampler={})
+        self.scheduler = self._own_scheduler or self.scheduler
+
+    def _paint_as(self, metadata: dict[str, str]) -> None:
         settings = json.loads(metadata.get("sampler", "{}"))
         self.register_to_config(sampler=settings)
+        self._own_scheduler = self._own_scheduler or self.scheduler
         if "scheduler" in settings:
             self.scheduler = self.sampler.make_scheduler(self.scheduler.config)
-        return metadata
 
     @property
     def sampler(self) -> Sampler:

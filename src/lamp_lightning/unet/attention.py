@@ -10,7 +10,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from lamp_lightning.unet.layers import ClipShape
+from lamp_lightning.unet.layers import ClipShape, Mixture
 
 PLAIN_ATTENTION_SCORES = 1 << 25  # 128 MiB of float32 in each attention layer
 MAX_HEADS = 65535  # CUDA's attention kernels take no more at once
@@ -80,6 +80,7 @@ class MotionTransformerBlock(BasicTransformerBlock):
     clip: ClipShape
     attn_temp: Attention
     norm_temp: nn.LayerNorm
+    mixture: Mixture[Attention]
 
     @staticmethod
     def inflate(block: BasicTransformerBlock, clip: ClipShape) -> None:
@@ -108,12 +109,16 @@ class MotionTransformerBlock(BasicTransformerBlock):
         inflated.attn_temp = temporal
         inflated.norm_temp = nn.LayerNorm(block.dim, **like)
         inflated.clip = clip
+        inflated.mixture = Mixture()
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         hidden_states = super().forward(hidden_states, *args, **kwargs)
         if not self.clip.motion:
             return hidden_states
-        return hidden_states + self.attn_temp(self.norm_temp(hidden_states))
+        normed = self.norm_temp(hidden_states)
+        if not self.mixture.parts:
+            return hidden_states + self.attn_temp(normed)
+        return hidden_states + sum(weight * attention(normed) for weight, attention in self.mixture.parts)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +24,27 @@ class ClipShape:
     joint: bool = True
 
 
+Part = TypeVar("Part")
+
+
+@dataclass
+class Mixture(Generic[Part]):
+    """The layers of several motions with their weights; empty where the layer's own parameters count.
+
+    Not a module, so that these copies are in no state dict: they belong to the adapters that they came from.
+    """
+
+    parts: list[tuple[float, Part]] = field(default_factory=list)
+
+
 class MotionConv(nn.Module):
     """The paper's temporal-spatial motion layer (section 3.3) around one 2D convolution.
 
     `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`. `conv1d` runs over the frames and is padded
     on the past side only: frame f is computed from frames f-2, f-1 and f (the paper's video-prediction
     convolution). Gate and temporal convolution start at zero: an untuned layer is the 2D convolution.
+
+    With several motions at once (`mixture`) each adds its own gated convolution, times its weight.
 
     Shapes: `(b f) c h w -> (b f) c' h' w'`.
     """
@@ -42,6 +57,7 @@ class MotionConv(nn.Module):
         self.conv2d = conv2d
         self.conv_gate = nn.Conv2d(channels, 1, kernel_size=3, padding=1, **like)
         self.conv1d = nn.Conv1d(channels, channels, kernel_size=3, **like)
+        self.mixture: Mixture[tuple[nn.Conv2d, nn.Conv1d]] = Mixture()
         for parameter in (*self.conv_gate.parameters(), *self.conv1d.parameters()):
             nn.init.zeros_(parameter)
 
@@ -49,9 +65,14 @@ class MotionConv(nn.Module):
         y = self.conv2d(x)
         if not self.clip.motion:
             return y
-        return torch.addcmul(y, torch.sigmoid(self.conv_gate(y)), self.over_frames(y))
+        if not self.mixture.parts:
+            return torch.addcmul(y, torch.sigmoid(self.conv_gate(y)), self.over_frames(y, self.conv1d))
+        return y + sum(
+            weight * torch.sigmoid(gate(y)) * self.over_frames(y, conv1d)
+            for weight, (gate, conv1d) in self.mixture.parts
+        )
 
-    def over_frames(self, y: Tensor) -> Tensor:
+    def over_frames(self, y: Tensor, conv1d: nn.Conv1d) -> Tensor:
         """The causal 1D convolution over frames, `(b f) c h w -> (b f) c h w`.
 
         Written as a (3, 1) convolution on `b c f (h w)`: of the equivalent forms the fastest on CPU, forward
@@ -60,7 +81,7 @@ class MotionConv(nn.Module):
         folded, channels, height, width = y.shape
         z = y.reshape(-1, self.clip.frames, channels, height * width)
         z = F.pad(z.transpose(1, 2), (0, 0, 2, 0))
-        z = F.conv2d(z, self.conv1d.weight.unsqueeze(-1), self.conv1d.bias)
+        z = F.conv2d(z, conv1d.weight.unsqueeze(-1), conv1d.bias)
         return z.transpose(1, 2).reshape(folded, channels, height, width)
 
 

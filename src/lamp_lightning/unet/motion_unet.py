@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.unet import mixture
 from lamp_lightning.unet.inflate import Norm, inflate, is_joint
 from lamp_lightning.unet.layers import ClipShape
 
@@ -24,6 +26,7 @@ __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here wh
 # What LAMP tunes; everything else stays as the image model has it (paper, section 3.3).
 _TUNED = re.compile(r"(^|\.)(conv1d|conv_gate|attn_temp|attn1\.to_q)\.")
 _IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
+_QUERIES_FILE = "image_queries.safetensors"
 
 
 class MotionUNet(UNet2DConditionModel):
@@ -49,6 +52,7 @@ class MotionUNet(UNet2DConditionModel):
     def _inflate(self, norm: Norm) -> None:
         self._clip = ClipShape()
         self._image_queries: dict[str, Tensor] | None = None
+        self._before_motions: tuple[Norm, dict[str, Tensor | None]] | None = None
         inflate(self, norm, self._clip)
         self.requires_grad_(False)
         for parameter in self.tuned_parameters():
@@ -104,7 +108,9 @@ class MotionUNet(UNet2DConditionModel):
         if config.get("_class_name") == "MotionUNet":
             if norm is not None and norm != config["motion_norm"]:
                 raise UserError(f"{where} was made with norm={config['motion_norm']!r}, not {norm!r}.")
-            return super().from_pretrained(where, **kwargs)
+            unet = super().from_pretrained(where, **kwargs)
+            unet._image_queries = _read_image_queries(Path(where) / (kwargs.get("subfolder") or ""))
+            return unet
         return cls.from_unet(UNet2DConditionModel.from_pretrained(where, **kwargs), norm or "joint")
 
     @classmethod
@@ -120,11 +126,56 @@ class MotionUNet(UNet2DConditionModel):
 
         save_official(self, folder)
 
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers does, with the image model's queries beside the weights, for `image_model()`.
+
+        Raises:
+            UserError: several motions are mixed, which one set of weights cannot say.
+        """
+        if mixture.parts(self):
+            raise UserError("Several motions are mixed: load one, or unload them, and save then.")
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self._image_queries is not None:
+            queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}
+            save_file(queries, Path(save_directory) / _QUERIES_FILE)
+
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
         """Load a motion adapter into this UNet and return its metadata (`weights.adapter.load_motion`)."""
         from lamp_lightning.weights.adapter import load_motion
 
         return load_motion(self, file, **kwargs)
+
+    def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
+        """Load several motion adapters at once, each with a weight (`weights.adapter.set_motions`)."""
+        from lamp_lightning.weights.adapter import set_motions
+
+        return set_motions(self, motions, **kwargs)
+
+    def unload_motion(self) -> None:
+        """Be what it was before the first `load_motion` or `set_motions`, to the bit."""
+        if self._before_motions is None:
+            return
+        norm, tensors = self._before_motions
+        parameters = dict(self.named_parameters())
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].zero_() if tensor is None else parameters[name].copy_(tensor)
+        mixture.mix(self, [], {})
+        self.set_norm(norm)
+
+    def remember_untuned(self) -> dict[str, Tensor | None]:
+        """Keep the tuned parameters as they are before the first motion (None: all zeros), on the CPU."""
+        if self._before_motions is None:
+            named = zip(self.trainable_names(), self.tuned_parameters(), strict=True)
+            kept = {name: p.detach().to("cpu", copy=True) if p.any() else None for name, p in named}
+            self._before_motions = self.norm, kept
+        return self._before_motions[1]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> MotionUNet:
+        super()._apply(fn, recurse)
+        for layer in mixture.parts(self):  # they are in no state dict, but go where the UNet goes
+            layer._apply(fn)
+        return self
 
     def save_motion(self, file: str | Path, **metadata: Any) -> None:
         """Save the tuned parameters as a motion adapter (see `weights.adapter.save_motion`)."""
@@ -193,6 +244,19 @@ class MotionUNet(UNet2DConditionModel):
         """Whether `image_model()` can be used: the queries that the image model had are kept."""
         return self._image_queries is not None
 
+    def image_queries(self) -> dict[str, Tensor]:
+        """The query projections of the image model, by name.
+
+        Raises:
+            UserError: they are not known (official checkpoints hold tuned ones).
+        """
+        if self._image_queries is None:
+            raise UserError(
+                "The image model's own weights are not known, only tuned ones were loaded: give a first "
+                "frame, or load the image model and then the motion adapter."
+            )
+        return self._image_queries
+
     @contextmanager
     def image_model(self) -> Iterator[MotionUNet]:
         """In this context the UNet is the image model that it was inflated from, whatever was tuned since.
@@ -202,16 +266,12 @@ class MotionUNet(UNet2DConditionModel):
         Raises:
             UserError: the image model's own weights are not known (official checkpoints hold tuned ones).
         """
-        if self._image_queries is None:
-            raise UserError(
-                "The image model's own weights are not known, only tuned ones were loaded: give a first "
-                "frame, or load the image model and then the motion adapter."
-            )
+        queries = self.image_queries()
         parameters = dict(self.named_parameters())
-        tuned = {name: parameters[name].data for name in self._image_queries}
+        tuned = {name: parameters[name].data for name in queries}
         try:
             self._clip.motion = False
-            for name, image in self._image_queries.items():
+            for name, image in queries.items():
                 parameters[name].data = image.to(tuned[name])
             with torch.no_grad():
                 yield self
@@ -230,6 +290,11 @@ def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> MotionUNet:
         raise
     unet.register_to_config(motion_norm=norm)
     return unet
+
+
+def _read_image_queries(folder: Path) -> dict[str, Tensor] | None:
+    file = folder / _QUERIES_FILE
+    return load_file(file) if file.is_file() else None
 
 
 def _only(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.unet.inflate import Norm
+from lamp_lightning.unet.mixture import mix, parts
 
 if TYPE_CHECKING:
     from lamp_lightning.unet import MotionUNet
@@ -39,6 +41,8 @@ def save_motion(unet: MotionUNet, file: str | Path, **metadata: Any) -> None:
         UserError: the file cannot be written, or a parameter is not finite.
     """
     file = Path(file)
+    if parts(unet):
+        raise UserError(f"{file} is not written: several motions are mixed. Load one of them.")
     parameters = dict(zip(unet.trainable_names(), unet.tuned_parameters(), strict=True))
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}
     _check_finite(tensors, "The tuned UNet", "The training has diverged: lower the learning rate.")
@@ -76,22 +80,68 @@ def load_motion(unet: MotionUNet, file: str | Path, *, check_base: bool = True) 
         UserError: not an adapter, another base model, or missing, extra, mis-shaped or non-finite
             tensors. The UNet is then unchanged.
     """
-    file = Path(file)
+    metadata, tensors = _checked(unet, Path(file), check_base)
+    unet.remember_untuned()
+    mix(unet, [], {})
+    with torch.no_grad():
+        for name, parameter in zip(unet.trainable_names(), unet.tuned_parameters(), strict=True):
+            parameter.copy_(tensors[name])
+    unet.set_norm(cast(Norm, metadata["norm"]))
+    return metadata
+
+
+def set_motions(
+    unet: MotionUNet, motions: Mapping[str | Path, float], *, check_base: bool = True
+) -> list[dict[str, str]]:
+    """Let `unet` move as a weighted sum of motions (see `unet.mixture`), in place of any that it had.
+
+    Args:
+        unet: a MotionUNet of the base model that the adapters were tuned with.
+        motions: adapters with their weights; 1 is the motion as tuned, 0 none of it, more exaggerates.
+        check_base: as for `load_motion`.
+
+    Returns:
+        The adapters' metadata.
+
+    Raises:
+        UserError: as `load_motion`, no motions, a weight that is no number, adapters of different norms, or
+            a UNet whose image model is not known. The UNet is then unchanged.
+    """
+    if not motions:
+        raise UserError("No motions are given: give adapters with their weights.")
+    for file, weight in motions.items():
+        if not math.isfinite(weight):
+            raise UserError(f"{file}: its weight is {weight}; give a number.")
+    if len(motions) == 1 and next(iter(motions.values())) == 1:
+        return [load_motion(unet, next(iter(motions)), check_base=check_base)]
+    loaded = [_checked(unet, Path(file), check_base) for file in motions]
+    norms = [metadata["norm"] for metadata, _ in loaded]
+    if len(set(norms)) > 1:
+        told = ", ".join(f"{file} with {norm}" for file, norm in zip(motions, norms, strict=True))
+        raise UserError(f"These motions were tuned with different norms and cannot be mixed: {told}.")
+    queries = unet.image_queries()
+    unet.remember_untuned()
+    weighted = [
+        (float(weight), tensors) for weight, (_, tensors) in zip(motions.values(), loaded, strict=True)
+    ]
+    mix(unet, weighted, queries)
+    unet.set_norm(cast(Norm, norms[0]))
+    return [metadata for metadata, _ in loaded]
+
+
+def _checked(unet: MotionUNet, file: Path, check_base: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of an adapter that fits `unet`."""
     metadata = read_metadata(file)
-    norm: Any = metadata.get("norm")
+    norm = metadata.get("norm")
     if norm not in get_args(Norm):
         raise UserError(f"{file} was tuned with norm={norm}, which this version does not know.")
     tensors = _read(file)
-    parameters = dict(zip(unet.trainable_names(), unet.tuned_parameters(), strict=True))
-    wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    parameters = zip(unet.trainable_names(), unet.tuned_parameters(), strict=True)
+    wanted = {name: tuple(parameter.shape) for name, parameter in parameters}
     check_tensors(tensors, wanted, file, metadata.get("base_model"))
     if check_base:
         _check_base(unet, metadata, file)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
-    unet.set_norm(norm)
-    return metadata
+    return metadata, tensors
 
 
 def read_metadata(file: str | Path) -> dict[str, str]:
