@@ -13,6 +13,9 @@ from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.video import as_frames
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from lamp_lightning.painter import Painter
     from lamp_lightning.pipeline import LAMPPipeline
 
 
@@ -23,13 +26,17 @@ def generate(
     *,
     seed: int,
     first_frame: Any = None,
+    painter: Painter | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Paint one video, uint8 ``(f, h, w, 3)``.
 
-    The same seed gives the same video. ``on_step(done, steps)`` is called after each denoising step.
+    The same seed gives the same video. Without a ``first_frame`` the ``painter`` paints one, or without that
+    the image model below the motion. ``on_step(done, steps)`` is called after each denoising step.
     """
     height, width = sampler.size or (None, None)
+    if first_frame is None and painter is not None:
+        first_frame = paint_with(painter, pipeline, prompt, sampler, seed)
     before = pipeline.scheduler
     pipeline.scheduler = sampler.make_scheduler(before.config)
     try:
@@ -57,6 +64,20 @@ def generate(
     finally:
         pipeline.scheduler = before
     return as_frames(np.clip(np.asarray(output.frames[0], dtype=np.float32), 0, 1))
+
+
+def paint_with(
+    painter: Painter, pipeline: LAMPPipeline, prompt: str, sampler: Sampler, seed: int
+) -> Image.Image:
+    """A first frame by another model, with the settings of the sampler that say so."""
+    return painter.paint(
+        prompt,
+        sampler.size or pipeline.default_size,
+        seed=seed,
+        guidance_scale=sampler.paint_guidance_scale,
+        num_inference_steps=sampler.paint_steps,
+        negative_prompt=sampler.negative_prompt,
+    )
 
 
 def _steps_only(on_step: Callable[[int, int], None]) -> Callable[[str, int, int], None]:

@@ -392,12 +392,19 @@ class LAMPPipeline(DiffusionPipeline):
         latents = latents.to(self._execution_device, self.unet.dtype).unsqueeze(2)
         return latents.expand(clips, -1, -1, -1, -1)
 
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the motion's clips, else those that the UNet was made for."""
+        if self.sampler.size is not None:
+            return self.sampler.size
+        own, factor = self.unet.config.sample_size, self.base.vae_scale_factor
+        rows, columns = own if isinstance(own, (list, tuple)) else (own, own)
+        return rows * factor, columns * factor
+
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels."""
         factor = self.base.vae_scale_factor
-        own = self.unet.config.sample_size
-        rows, columns = own if isinstance(own, (list, tuple)) else (own, own)
-        default = self.sampler.size or (rows * factor, columns * factor)
+        default = self.default_size
         size = height or default[0], width or default[1]
         if any(side < factor or side % factor for side in size):
             raise UserError(f"height and width must be multiples of {factor}, not {size[0]} and {size[1]}.")

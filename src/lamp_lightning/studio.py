@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from lamp_lightning.runs import RunFolder
 from lamp_lightning.stopping import Stopped, StopRequest
 
 if TYPE_CHECKING:
+    from lamp_lightning.painter import Painter
     from lamp_lightning.pipeline import LAMPPipeline
 
 
@@ -32,6 +34,7 @@ class Studio:
     logger: Logger | None
     progress: TrainingProgress
     stop: StopRequest
+    painter: Painter | None = None
 
     def paint(self, count: int) -> list[Painted]:
         """``count`` videos of held-out prompts. Raises Stopped where a stop is asked for."""
@@ -39,6 +42,7 @@ class Studio:
         prompts = sample_prompts(self.cfg, count)
         device = self.pipeline.unet.device
         with (
+            self.painter or nullcontext(),
             on_device(self.pipeline.base.encoders, device),
             evaluation(self.pipeline.unet),
             mixed_precision(device, self.cfg.trainer.precision),
@@ -47,7 +51,9 @@ class Studio:
                 self.progress.say(f"painting {i + 1}/{count}")
                 seed = self.cfg.samples.seed + i
                 on_step = lambda done, steps: self.stop.check()  # noqa: E731
-                frames = generate(self.pipeline, prompt, self.sampler, seed=seed, on_step=on_step)
+                frames = generate(
+                    self.pipeline, prompt, self.sampler, seed=seed, painter=self.painter, on_step=on_step
+                )
                 videos.append(Painted(prompt, seed, frames))
         self.progress.say(None)
         return videos

@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.utils import instantiate
@@ -26,6 +26,9 @@ from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.studio import Studio
 from lamp_lightning.unet import MotionUNet
 from lamp_lightning.weights.base import load_base_model
+
+if TYPE_CHECKING:
+    from lamp_lightning.painter import Painter
 
 
 def train(run: RunFolder, cfg: DictConfig) -> None:
@@ -112,10 +115,20 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+    studio.painter = find_painter(cfg.model, trainer.strategy.root_device)
     with on_device(base.encoders, trainer.strategy.root_device):
         data.prepare(base)
     stop.check()
     return Parts(trainer, tuner, data, studio)
+
+
+def find_painter(model: DictConfig, device: torch.device) -> Painter | None:
+    """The other model that paints first frames, where the config names one; it is loaded when it paints."""
+    if model.get("painter") is None:
+        return None
+    from lamp_lightning.painter import Painter
+
+    return Painter(model.painter, dtype=model.dtype, device=device)
 
 
 def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:
