@@ -1,11 +1,15 @@
-"""The authors' checkpoint folders: `config.json` and the UNet's weights as their code saves them."""
+"""The authors' checkpoint folders: `config.json` and the UNet's weights as their code saves them.
+
+Their diffusers 0.11 writes `diffusion_pytorch_model.bin`, or `.safetensors` if asked to; newer ones, through
+which checkpoints may have gone, also `diffusion_pytorch_model.fp16.*`. None of them splits UNets of this size.
+"""
 
 from __future__ import annotations
 
 import inspect
 import json
 import os
-import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +27,13 @@ if TYPE_CHECKING:
 
 _CONFIG = "config.json"
 _BIN = "diffusion_pytorch_model.bin"
-_SAFETENSORS = "diffusion_pytorch_model.safetensors"
+_WEIGHTS = (  # in the order of preference of those who read such folders
+    "diffusion_pytorch_model.safetensors",
+    _BIN,
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.fp16.bin",
+)
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _OFFICIAL_CLASS = {"_class_name": "UNet3DConditionModel", "_diffusers_version": "0.11.1"}
 # Keys of their UNet's configuration, with its values where an image model's config leaves them out.
 _OFFICIAL_KEYS: dict[str, Any] = {
@@ -56,7 +66,7 @@ _OFFICIAL_KEYS: dict[str, Any] = {
 
 
 def load_official(folder: str | Path, norm: Any = "joint") -> MotionUNet:
-    """Read a UNet folder that the authors' code saved.
+    """Read a UNet folder that the authors' code saved, in the precision of its tensors.
 
     Args:
         folder: the folder with `config.json` and the weights, or a pipeline folder with such a `unet` in it.
@@ -69,10 +79,16 @@ def load_official(folder: str | Path, norm: Any = "joint") -> MotionUNet:
     """
     from lamp_lightning.unet import MotionUNet
 
-    folder = _unet_folder(Path(folder))
-    config = _image_config(folder / _CONFIG)
+    folder = unet_folder(folder)
+    path = folder / _CONFIG
+    config = _image_config(path, _read_config(path))
+    try:
+        with torch.device("meta"):
+            image: Any = UNet2DConditionModel.from_config(config)
+    except Exception as error:  # whatever diffusers meets in a damaged config
+        raise UserError(f"{path} describes a UNet that cannot be built: {_one_line(error)}") from error
     with torch.device("meta"):
-        unet = MotionUNet.from_unet(UNet2DConditionModel.from_config(config), norm)
+        unet = MotionUNet.from_unet(image, norm)
     unet._image_queries = None  # their folder holds the tuned queries only
     file, tensors = _read_weights(folder)
     check_tensors(tensors, {name: tuple(t.shape) for name, t in unet.state_dict().items()}, file)
@@ -82,8 +98,18 @@ def load_official(folder: str | Path, norm: Any = "joint") -> MotionUNet:
     return unet.eval()
 
 
-def save_official(unet: MotionUNet, folder: str | Path) -> None:
+def save_official(unet: MotionUNet, folder: str | Path, config: str | None = None) -> None:
     """Write `config.json` and `diffusion_pytorch_model.bin` as the authors' code reads them.
+
+    The folder never looks whole before it is: until both parts are written what was there stays as it was,
+    and whoever is interrupted after that leaves a folder without `config.json`.
+
+    Args:
+        unet: a MotionUNet with norm "joint".
+        folder: the UNet's folder; made where it is missing. Weights of other formats in it are removed, as
+            their code would prefer them.
+        config: the text of an official `config.json` to write again, as it stands, where it describes this
+            UNet; otherwise, and by default, it is made of the UNet's own.
 
     Raises:
         UserError: a norm or a setting that their code does not know, or the folder cannot be written.
@@ -93,19 +119,38 @@ def save_official(unet: MotionUNet, folder: str | Path) -> None:
         raise UserError(
             "The authors' code pools GroupNorm over frames: only a UNet with norm=joint can be saved."
         )
-    config = _official_config(unet)
+    ours = _official_config(unet)
+    if config is None or not _describes(config, ours):
+        config = json.dumps(ours, indent=2, sort_keys=True) + "\n"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unet.state_dict().items()}
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    parts = {name: folder / f".{name}.part" for name in (_BIN, _CONFIG)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{_BIN}.part"
-        torch.save(tensors, part)
-        os.replace(part, folder / _BIN)
-        (folder / _CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error}") from error
+        torch.save(tensors, parts[_BIN])
+        parts[_CONFIG].write_text(config, encoding="utf-8")
+        for name in (_CONFIG, *_WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    except (OSError, RuntimeError) as error:  # torch's own kind for a full disk
+        raise UserError(f"{folder} cannot be written: {_one_line(error)}") from error
+    finally:
+        for path in parts.values():
+            with suppress(OSError):
+                path.unlink()
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()  # those that stayed empty
 
 
-def _unet_folder(folder: Path) -> Path:
+def unet_folder(folder: str | Path) -> Path:
+    """The folder of the UNet: `folder`, or its `unet`.
+
+    Raises:
+        UserError: neither has a `config.json`.
+    """
+    folder = Path(folder)
     for candidate in (folder, folder / "unet"):
         if (candidate / _CONFIG).is_file():
             return candidate
@@ -114,20 +159,53 @@ def _unet_folder(folder: Path) -> Path:
     )
 
 
-def _image_config(path: Path) -> dict[str, Any]:
+def official_config(folder: str | Path) -> str:
+    """The text of a checkpoint folder's `config.json`; for `save_official` to write again.
+
+    Raises:
+        UserError: not a folder that the authors' code saved.
+    """
+    path = unet_folder(folder) / _CONFIG
+    text = _read_config(path)
+    _image_config(path, text)
+    return text
+
+
+def _read_config(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {_one_line(error)}") from error
+
+
+def _image_config(path: Path, text: str) -> dict[str, Any]:
     """Their UNet's configuration as one of diffusers' `UNet2DConditionModel`."""
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}).") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not the configuration of a UNet.")
     if config.get("_class_name") != _OFFICIAL_CLASS["_class_name"]:
         raise UserError(
-            f"{path} describes a {config.get('_class_name')}, not LAMP's {_OFFICIAL_CLASS['_class_name']}."
+            f"{path} describes a {config.get('_class_name')!r}, not LAMP's {_OFFICIAL_CLASS['_class_name']}."
         )
     if config.get("use_temp") is False:
         raise UserError(f"{path} has use_temp=false: such a checkpoint has no temporal layers.")
     known = inspect.signature(UNet2DConditionModel.__init__).parameters
     return {key: _rename(value, "3D", "2D") for key, value in config.items() if key in known}
+
+
+def _describes(text: str, ours: dict[str, Any]) -> bool:
+    """Whether an official `config.json` says of the UNet what ours does."""
+    try:
+        theirs = json.loads(text)
+    except ValueError:
+        return False
+    if not isinstance(theirs, dict):
+        return False
+    same = {**_OFFICIAL_CLASS, **_OFFICIAL_KEYS, "use_temp": True, **theirs}
+    return all(same[key] == json.loads(json.dumps(value)) for key, value in ours.items() if key[0] != "_")
 
 
 def _official_config(unet: MotionUNet) -> dict[str, Any]:
@@ -155,19 +233,28 @@ def _rename(value: Any, old: str, new: str) -> Any:
 
 
 def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    if (file := folder / _SAFETENSORS).is_file():
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{folder} holds no weights: neither {' nor '.join(_WEIGHTS)}.")
+    if file.suffix == ".safetensors":
         try:
-            return file, load_file(file)
+            tensors: Any = load_file(file)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged: {error}") from error
-    if not (file := folder / _BIN).is_file():
-        raise UserError(f"{folder} holds no weights: neither {_SAFETENSORS} nor {_BIN}.")
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
-        ) from error
+    else:
+        try:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for damaged files
+            raise UserError(
+                f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
+            ) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(f"{file} is not a dictionary of tensors.")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _FLOATS or tensor.layout != torch.strided:
+            raise UserError(f"{file}: the tensor {name!r} is not one of plain floating point numbers.")
     return file, tensors
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,322 @@
+"""``python -m lamp_lightning.convert from=... out=...``: the authors' checkpoints to adapters and back.
+
+What ``from`` is decides the direction. A folder that the authors' code saved (a UNet's, or a pipeline's with
+``unet/`` in it) becomes a motion adapter, which ``lamp_lightning.sample run=<adapter>`` paints with. A run
+folder or an adapter becomes ``<out>/unet``, which the authors' code takes as ``inference_script.py
+--weight <out>/unet --pretrain_weight <folder of the base model>``: it reads only the UNet from there, and
+text encoder, autoencoder and scheduler from the base model, so nothing else is written.
+
+An adapter holds the tuned tensors only. On the way back the frozen ones are the base model's: the folder is
+the same again, bit for bit, if its frozen tensors were the base model's, which ``base=`` makes sure of.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from lamp_lightning.config import check_config, run_command
+from lamp_lightning.console import quiet, quiet_libraries, short
+from lamp_lightning.errors import UserError
+from lamp_lightning.runs import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from lamp_lightning.unet import MotionUNet
+
+_TUNED = "conv1d, conv_gate, attn1.to_q and attn_temp"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    quiet()
+    words = sys.argv[1:] if argv is None else argv
+    # To Hydra `motion=` would choose a config of that group; here nothing is tuned, and it names a motion.
+    return run_command(convert, "convert", [re.sub("^motion=", "motion.name=", word) for word in words])
+
+
+def convert(cfg: DictConfig) -> None:
+    """Convert ``from``, an official checkpoint folder or an adapter, to the other, ``out``."""
+    check_config(cfg, may_be_null=("motion.",))
+    source, out = Path(str(cfg["from"])).expanduser(), Path(str(cfg.out)).expanduser()
+    if not source.exists():
+        raise UserError(
+            f"from={source} does not exist. Give a checkpoint folder of the authors' code, or a run folder "
+            "or motion adapter of ours."
+        )
+    adapter = adapter_of(source)
+    if adapter is None:
+        check_adapter_out(source, out, cfg.overwrite)
+        quiet_libraries()
+        to_adapter(source, out, cfg)
+    else:
+        check_folder_out(source, out, cfg.overwrite)
+        quiet_libraries()
+        to_official(adapter, out, cfg)
+
+
+def adapter_of(source: Path) -> Path | None:
+    """The adapter that ``source`` is or, being a run folder, holds; None for the authors' checkpoints."""
+    from lamp_lightning.weights.adapter import read_metadata
+    from lamp_lightning.weights.official import unet_folder
+
+    if source.is_file():
+        if (source.parent / "config.json").is_file():
+            raise UserError(f"from={source} is one file of a checkpoint: give its folder, {source.parent}.")
+        read_metadata(source)
+        return source
+    run = RunFolder(source)
+    if run.info_file.is_file() and not run.adapter.is_file():
+        raise UserError(
+            f"{source} has no adapter yet: the run has not come so far. Go on with it by "
+            f"python -m lamp_lightning.train resume={source}"
+        )
+    if run.info_file.is_file():  # the authors' output folders have a config.yaml, too, but no run.json
+        return run.adapter
+    try:
+        unet_folder(source)
+    except UserError as error:
+        raise UserError(
+            f"from={source} is neither a checkpoint folder of the authors' code (it has no config.json and "
+            "no unet/config.json) nor a run folder of ours (it has no run.json)."
+        ) from error
+    return None
+
+
+# -- official to adapter -------------------------------------------------------------------------------------
+
+
+def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
+    """Write the tuned tensors of an official checkpoint folder as a motion adapter."""
+    from lamp_lightning.generate import Sampler
+    from lamp_lightning.unet import MotionUNet
+    from lamp_lightning.weights.official import official_config
+
+    unet = MotionUNet.from_official(source)
+    check_new_norms(unet, source)
+    base, config = absolute(cfg.base), absolute(cfg.base_config)
+    if base is None:
+        print(
+            f"Note: without base=<model> nothing tells whether {source} was tuned on the model that you will "
+            "use. The adapter names none either: sampling then needs base=<model>.",
+            file=sys.stderr,
+        )
+    else:
+        check_frozen(unet, base_unet(base, config), source, base)
+    warn_of_half(unet, source)
+    motion = str(cfg.motion.name or motion_of(source))
+    sampler = Sampler().changed({"num_frames": cfg.num_frames, "size": cfg.size})  # the rest as the authors'
+    unet.save_motion(
+        out,
+        base_model=base,
+        base_config=config if base else None,
+        motion=motion,
+        prompt=str(cfg.prompt or motion.replace("_", " ")),
+        num_frames=sampler.num_frames,
+        sampler=sampler.settings(),
+        official_config=official_config(source),
+    )
+    print(f"  adapter  {short(out)}")
+    needed = "" if base else " base=<model>"
+    print(f"  paint    python -m lamp_lightning.sample run={short(out)}{needed} prompt=...", flush=True)
+
+
+def motion_of(source: Path) -> str:
+    """The motion by the name of its folder: the authors keep ``<motion>/unet``."""
+    folder = source.resolve()
+    return folder.parent.name if folder.name == "unet" else folder.name
+
+
+def absolute(model: Any) -> str | None:
+    """The whole path of a local model, for an adapter that is used from anywhere; other names as they are."""
+    if model is None or model == "tiny":
+        return model
+    path = Path(str(model)).expanduser()
+    return str(path.absolute()) if path.exists() else str(model)
+
+
+def check_new_norms(unet: MotionUNet, source: Path) -> None:
+    """Refuse frozen norms of the temporal attention, new in LAMP, that are not as they start: 1 and 0."""
+    for name, tensor in unet.state_dict().items():
+        if ".norm_temp." in name and not (tensor == (1 if name.endswith("weight") else 0)).all():
+            raise UserError(
+                f"{source}: the tensor {name!r} was tuned, and a motion adapter holds only {_TUNED}: this "
+                "checkpoint, trained with other trainable_modules, cannot become one."
+            )
+
+
+def check_frozen(unet: MotionUNet, untuned: MotionUNet, source: Path, base: str) -> None:
+    """Compare every frozen tensor of an official checkpoint with its base model's, ``untuned``.
+
+    Equal to the bit in the checkpoint's precision: fine. Equal in half precision: a warning. Else UserError.
+    """
+    tuned = set(unet.trainable_names())
+    theirs = {name: tensor for name, tensor in unet.state_dict().items() if name not in tuned}
+    ours = {name: tensor for name, tensor in untuned.state_dict().items() if name not in tuned}
+    other = sorted(
+        name
+        for name in theirs.keys() | ours.keys()
+        if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
+    )
+    if other:
+        raise UserError(
+            f"{source} does not belong to base={base}, a model of another size: {len(other)} frozen tensors "
+            f"are missing in one of them or differ in shape, the first is {other[0]!r}."
+        )
+    kinds = {name: likeness(tensor, ours[name]) for name, tensor in theirs.items()}
+    different = [name for name, kind in kinds.items() if kind == "different"]
+    if different:
+        first = different[0]
+        by = (theirs[first].float() - ours[first].float()).abs().max()
+        raise UserError(
+            f"{source} was not tuned on base={base}: of {len(kinds)} frozen tensors {len(different)} differ, "
+            f"the first is {first!r} (by up to {by:.2g}). Give the model that it was tuned on. (Or it was "
+            f"trained with other trainable_modules than {_TUNED}: such a one cannot become an adapter.)"
+        )
+    rounded = [name for name, kind in kinds.items() if kind == "rounded"]
+    if rounded:
+        print(
+            f"Warning: {len(rounded)} of {len(kinds)} frozen tensors of {source} equal those of base={base} "
+            f"only in half precision, the first is {rounded[0]!r}. Sampling and the way back use the base's.",
+            file=sys.stderr,
+        )
+
+
+def likeness(theirs: Tensor, ours: Tensor) -> str:
+    """How a frozen tensor is like its base model's: "same", "rounded" to half precision, or "different"."""
+    import torch
+
+    if torch.equal(theirs, ours.to(theirs.dtype)):
+        return "same"
+    halves = (torch.float16, torch.bfloat16)
+    return "rounded" if any(torch.equal(theirs.to(h), ours.to(h)) for h in halves) else "different"
+
+
+def warn_of_half(unet: MotionUNet, source: Path) -> None:
+    """Say what becomes of a checkpoint that is not in full precision."""
+    import torch
+
+    kinds = {tensor.dtype for tensor in unet.state_dict().values()}
+    names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    if len(kinds) > 1:
+        print(
+            f"Warning: {source} mixes {names}. The adapter keeps its tensors as they are; converted back, "
+            "the folder is in the widest precision of the adapter's.",
+            file=sys.stderr,
+        )
+    elif kinds & {torch.float16, torch.bfloat16}:
+        print(
+            f"Warning: {source} is in {names}. The adapter keeps its tensors as they are, and converted back "
+            "the folder is so again; sampling uses the frozen tensors of the base, in the base's precision.",
+            file=sys.stderr,
+        )
+
+
+def check_adapter_out(source: Path, out: Path, overwrite: bool) -> None:
+    """Whether an adapter may be written to ``out``."""
+    from lamp_lightning.weights.adapter import read_metadata
+
+    if out.is_dir() or out.suffix != ".safetensors":
+        raise UserError(
+            f"from={source} is a checkpoint folder of the authors' code, which becomes a motion adapter, one "
+            f"file: out={out} must be named <name>.safetensors and be no folder."
+        )
+    if not out.exists():
+        return
+    if overwrite is not True:
+        raise UserError(f"{out} exists already. Give another out, or overwrite=true to replace it.")
+    try:
+        read_metadata(out)
+    except UserError as error:
+        raise UserError(f"overwrite=true replaces only motion adapters. {error} Give another out.") from error
+
+
+# -- adapter to official -------------------------------------------------------------------------------------
+
+
+def to_official(file: Path, out: Path, cfg: DictConfig) -> None:
+    """Write base model and adapter as ``<out>/unet``, in the adapter's precision."""
+    from lamp_lightning.weights.adapter import read_metadata
+    from lamp_lightning.weights.official import save_official
+
+    facts = read_metadata(file)
+    if facts.get("norm") != "joint":
+        raise UserError(
+            f"{file} was tuned with norm={facts.get('norm')}; the authors' code pools GroupNorm over frames, "
+            "so only adapters with norm=joint become checkpoints of theirs."
+        )
+    if cfg.base is not None:  # the adapter's settings are of its own base
+        base, config, variant = str(cfg.base), cfg.base_config, None
+    elif base := facts.get("base_model", ""):
+        config, variant = cfg.base_config or facts.get("base_config"), facts.get("base_variant")
+    else:
+        raise UserError(f"{file} does not say which base model it belongs to. Name it with base=<model>.")
+    unet = base_unet(base, config, variant, precision(file))
+    unet.load_motion(file)
+    save_official(unet, out / "unet", facts.get("official_config"))
+    print(f"  UNet     {short(out / 'unet')}")
+    print(
+        f"  paint    with the authors' code: inference_script.py --weight {short(out / 'unet')} "
+        f"--pretrain_weight <folder of {base}>",
+        flush=True,
+    )
+
+
+def precision(file: Path) -> torch.dtype:
+    """The widest precision of an adapter's tensors: float32, but for one of a half-precision checkpoint."""
+    from functools import reduce
+
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    names = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+    return reduce(torch.promote_types, (names.get(kind, torch.float32) for kind in kinds))
+
+
+def check_folder_out(source: Path, out: Path, overwrite: bool) -> None:
+    """Whether ``<out>/unet`` may be written."""
+    from lamp_lightning.weights.official import official_config
+
+    if out.is_file() or out.suffix in (".safetensors", ".bin", ".ckpt", ".pt"):
+        raise UserError(
+            f"from={source} has a motion adapter, which becomes a checkpoint folder of the authors' code: "
+            f"out={out} must be a folder."
+        )
+    folder = out / "unet"
+    if not folder.exists() or (folder.is_dir() and all(p.name.startswith(".") for p in folder.iterdir())):
+        return  # free, but perhaps for what an interrupted conversion left
+    if overwrite is not True:
+        raise UserError(f"{folder} exists already. Give another out, or overwrite=true to replace it.")
+    try:
+        official_config(folder)
+    except UserError as error:
+        raise UserError(f"overwrite=true replaces only UNets of LAMP. {error} Give another out.") from error
+
+
+# -- both ----------------------------------------------------------------------------------------------------
+
+
+def base_unet(
+    base: str, config: str | None, variant: str | None = None, dtype: torch.dtype | None = None
+) -> MotionUNet:
+    """The base model's UNet, inflated and not tuned; in float32 where no ``dtype`` is given."""
+    import torch
+
+    from lamp_lightning.unet import MotionUNet
+    from lamp_lightning.weights.base import load_base_model
+
+    model = load_base_model(base, config=config, variant=variant, torch_dtype=dtype or torch.float32)
+    return MotionUNet.from_unet(model.unet)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
