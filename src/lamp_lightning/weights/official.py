@@ -1,7 +1,7 @@
 """The authors' checkpoint folders: `config.json` and the UNet's weights as their code saves them.
 
 Their diffusers 0.11 writes `diffusion_pytorch_model.bin`, or `.safetensors` if asked to; newer ones, through
-which checkpoints may have gone, also `diffusion_pytorch_model.fp16.*`. None of them splits UNets of this size.
+which checkpoints may have gone, also `diffusion_pytorch_model.fp16.*`. None of them splits such a UNet.
 """
 
 from __future__ import annotations
