@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ def denoise(
     eta: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
     callback: StepCallback | None = None,
+    known: Mapping[int, Tensor] | None = None,
     added_cond_kwargs: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Denoise clips whose frame 0 is given (paper, section 3.4, and the authors' inference).
@@ -54,6 +55,8 @@ def denoise(
         eta, generator: for schedulers that add noise in each step.
         callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1. Latents
             that it returns take the place of these; frame 0 stays as given.
+        known: clean latents `b c h w` of further frames that are given, by frame number. They enter each
+            step with their own noise at that step's level, and come out as given.
         added_cond_kwargs: further conditions, rows ordered as in `text_embeddings` (SDXL).
 
     Returns:
@@ -70,8 +73,11 @@ def denoise(
     step_kwargs = _accepted(scheduler.step, eta=eta, generator=generator)
     extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
     moving = noise[:, :, given:] * scheduler.init_noise_sigma
+    pins = _pins(known, noise, given)
     steps = len(scheduler.timesteps)
     for index, timestep in enumerate(scheduler.timesteps):
+        for frame, (clean, own_noise) in pins.items():
+            moving[:, :, frame] = scheduler.add_noise(clean, own_noise, timestep.reshape(1))
         sample = torch.cat([first, scheduler.scale_model_input(moving, timestep)], dim=2)
         if guidance:
             sample = sample.repeat(2, 1, 1, 1, 1)
@@ -86,6 +92,8 @@ def denoise(
         if callback is not None:
             changed = callback(index + 1, steps, torch.cat([first, moving], dim=2))
             moving = moving if changed is None else changed[:, :, given:]
+    for frame, (clean, _noise) in pins.items():
+        moving[:, :, frame] = clean
     return torch.cat([first, moving], dim=2)
 
 
@@ -104,6 +112,14 @@ def guided(prediction: Tensor, guidance_scale: float, guidance_rescale: float = 
         return result
     wanted, found = (x.flatten(1).std(1).view(-1, *(1,) * (x.ndim - 1)) for x in (conditional, result))
     return guidance_rescale * result * (wanted / found) + (1 - guidance_rescale) * result
+
+
+def _pins(known: Mapping[int, Tensor] | None, noise: Tensor, given: int) -> dict[int, tuple[Tensor, Tensor]]:
+    """Known frames among the moving ones, by their place there, each with its noise."""
+    for frame in known or {}:
+        if not given <= frame < noise.shape[2]:
+            raise ValueError(f"Frame {frame} cannot be known among frames {given} to {noise.shape[2] - 1}.")
+    return {k - given: (clean.to(noise), noise[:, :, k].clone()) for k, clean in (known or {}).items()}
 
 
 _share = shared_noise  # `denoise` has an argument of that name

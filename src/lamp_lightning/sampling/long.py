@@ -1,0 +1,63 @@
+"""Videos of any length: window after window, each continuing the last frames of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamp_lightning.sampling.denoise import StepCallback, denoise
+
+
+def denoise_in_windows(
+    unet: Callable[..., Tensor],
+    scheduler: Any,
+    noise: Tensor,
+    first_frame: Tensor,
+    text_embeddings: Tensor,
+    *,
+    window: int,
+    overlap: int,
+    num_inference_steps: int,
+    callback: StepCallback | None = None,
+    **settings: Any,
+) -> Tensor:
+    """Denoise clips of any length in windows of frames, under a first frame that anchors them all.
+
+    The first window is `denoise` as it is. Each further one begins with the clips' first frame, to which the
+    first-frame attention looks and whose statistics AdaIN takes, so that looks do not drift; then come the
+    last `overlap` frames so far, which are known, and then new ones.
+
+    Args:
+        noise: `b c f h w`, for all frames.
+        window: frames that the model sees at once, the first frame and the overlap included.
+        overlap: known frames at the beginning of each window but the first.
+        callback: as of `denoise`; steps count through all windows, and the latents are the window's.
+        unet, scheduler, first_frame, text_embeddings, num_inference_steps, settings: as of `denoise`.
+
+    Returns:
+        Latents, `b c f h w`.
+    """
+    if not 0 < overlap < window - 1:
+        raise ValueError(f"overlap must lie between 1 and window - 2 = {window - 2}, not be {overlap}.")
+    frames, new = noise.shape[2], window - 1 - overlap
+    windows = 1 + max(0, -(-(frames - window) // new))
+
+    def part(number: int, own_noise: Tensor, known: dict[int, Tensor] | None) -> Tensor:
+        def report(step: int, steps: int, latents: Tensor) -> Tensor | None:
+            return callback(number * steps + step, windows * steps, latents) if callback else None
+
+        return denoise(
+            unet, scheduler, own_noise, first_frame, text_embeddings, known=known, callback=report,
+            num_inference_steps=num_inference_steps, **settings,
+        )  # fmt: skip
+
+    video = part(0, noise[:, :, :window], None)
+    for number in range(1, windows):
+        done = video.shape[2]
+        own_noise = torch.cat([noise[:, :, :1], noise[:, :, done - overlap : done + new]], dim=2)
+        known = {1 + k: video[:, :, done - overlap + k] for k in range(overlap)}
+        video = torch.cat([video, part(number, own_noise, known)[:, :, 1 + overlap :]], dim=2)
+    return video
