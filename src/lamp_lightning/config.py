@@ -203,6 +203,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sampler.paint_guidance_scale": _number_or_null(0),
     "sampler.paint_steps": _whole(1, null=True),
     "sampler.shared_noise": _number(0, 1),
+    "sampler.window": _whole(4),
+    "sampler.overlap": _whole(1),
     "sampler.noise_sharing": _one_of("authors", "variance_preserving"),
     "sampler.guidance_rescale": _number(0, 1),
     "sampler.adain": _switch(),

@@ -56,6 +56,8 @@ def generate(
                 negative_prompt=sampler.negative_prompt,
                 shared_noise=sampler.shared_noise,
                 noise_sharing=sampler.noise_sharing,
+                window=sampler.window,
+                overlap=sampler.overlap,
                 adain=sampler.adain,
                 histogram_matching=sampler.histogram_matching,
                 output_type="np",

@@ -19,7 +19,13 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lamp_lightning.errors import UserError
-from lamp_lightning.sampling import denoise, histogram_match, pixels_from_image
+from lamp_lightning.sampling import (
+    count_windows,
+    denoise,
+    denoise_in_windows,
+    histogram_match,
+    pixels_from_image,
+)
 from lamp_lightning.sampling.denoise import StepCallback
 from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.sampling.tricks import NoiseSharing
@@ -234,6 +240,8 @@ class LAMPPipeline(DiffusionPipeline):
         guidance_rescale: float | None = None,
         noise_sharing: NoiseSharing | None = None,
         noise: Tensor | None = None,
+        window: int | None = None,
+        overlap: int | None = None,
         callback_on_step_end: StepEnd | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
         progress: Progress | None = None,
@@ -267,6 +275,9 @@ class LAMPPipeline(DiffusionPipeline):
             noise_sharing: "authors" or "variance_preserving", see `sampling.shared_noise`.
             noise: latents to start from instead of drawn noise, `b c f h w`, such as `sampling.invert` gives;
                 they are not shared among frames unless `shared_noise` is given.
+            window: frames that are sampled at once; longer videos go on in windows of so many, under the same
+                first frame (`sampling.denoise_in_windows`).
+            overlap: known frames at the beginning of each further window.
             callback_on_step_end: diffusers' hook, called as `callback(pipe, step, timestep, tensors)` after
                 each step of the video; "latents" in what it returns take the place of the latents.
             callback_on_step_end_tensor_inputs: the tensors that it gets; ["latents"] is all there is.
@@ -302,13 +313,16 @@ class LAMPPipeline(DiffusionPipeline):
         if num_frames > 1:
             if noise is None:
                 noise = self._noise(len(prompts), num_frames, size, generators)
-            with self.progress_bar(total=steps) as bar:
-                latents = denoise(
+            windows = count_windows(num_frames, sampler.window, sampler.overlap)
+            with self.progress_bar(total=steps * windows) as bar:
+                latents = denoise_in_windows(
                     self.unet,
                     self.scheduler,
                     noise.to(first),
                     first,
                     **conditions,
+                    window=sampler.window,
+                    overlap=sampler.overlap,
                     guidance_scale=scale,
                     num_inference_steps=steps,
                     guidance_rescale=sampler.guidance_rescale,
@@ -485,9 +499,15 @@ def _check(sampler: Sampler, num_frames: int) -> None:
         ("num_frames", num_frames, 1),
         ("num_inference_steps", sampler.num_inference_steps, 1),
         ("guidance_scale", sampler.guidance_scale, 0),
+        ("overlap", sampler.overlap, 1),
     ):
         if value < least:
             raise UserError(f"{name} must be at least {least}, not {value}.")
+    if num_frames > sampler.window and sampler.window < sampler.overlap + 2:
+        raise UserError(
+            f"window={sampler.window} has no room for the first frame, overlap={sampler.overlap} known ones "
+            "and a new one: take a larger window or a smaller overlap."
+        )
 
 
 def _check_hook(inputs: list[str] | None) -> None:

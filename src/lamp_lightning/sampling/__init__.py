@@ -5,6 +5,7 @@ from __future__ import annotations
 from lamp_lightning.sampling.denoise import denoise, guided
 from lamp_lightning.sampling.images import pixels_from_image
 from lamp_lightning.sampling.invert import invert
+from lamp_lightning.sampling.long import count_windows, denoise_in_windows
 from lamp_lightning.sampling.loss import add_noise, first_frame_loss, target
 from lamp_lightning.sampling.tricks import adain, adain_towards_first, histogram_match, shared_noise
 
@@ -12,7 +13,9 @@ __all__ = [
     "adain",
     "adain_towards_first",
     "add_noise",
+    "count_windows",
     "denoise",
+    "denoise_in_windows",
     "first_frame_loss",
     "guided",
     "histogram_match",

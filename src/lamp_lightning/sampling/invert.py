@@ -18,6 +18,7 @@ def invert(
     num_inference_steps: int,
     *,
     prediction_type: str = "epsilon",
+    keep_first: bool = False,
     added_cond_kwargs: dict[str, Tensor] | None = None,
     callback: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
@@ -31,24 +32,27 @@ def invert(
         num_inference_steps: the steps that sampling will take.
         prediction_type: how the UNet's output is read. The authors' code reads every model's as noise; for a
             model of another type pass `scheduler.config.prediction_type`, or sampling does not lead back.
+        keep_first: frame 0 enters clean and stays as it is, as in tuning and in `denoise`, whose way is then the
+            one that is gone back. The authors' code adds noise to all frames, which the model was never shown.
         callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1.
 
     Returns:
-        The latents at the last timestep, `b c f h w`.
+        The latents at the last timestep, `b c f h w`; with `keep_first` frame 0 is the clean one.
     """
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     stride = scheduler.config.num_train_timesteps // num_inference_steps
     extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
     timesteps = scheduler.timesteps.flip(0)
+    first, moving = latents.split([int(keep_first), latents.shape[2] - int(keep_first)], dim=2)
     for index, timestep in enumerate(timesteps):
-        output = unet(latents, timestep, text_embeddings, **extra)
+        output = unet(torch.cat([first, moving], dim=2), timestep, text_embeddings, **extra)
         here, there = _level(scheduler, int(timestep) - stride), _level(scheduler, int(timestep))
-        noise = _noise(latents, output, there, prediction_type)
-        clean = (latents - (1 - here) ** 0.5 * noise) / here**0.5
-        latents = there**0.5 * clean + (1 - there) ** 0.5 * noise
+        noise = _noise(moving, output[:, :, int(keep_first) :], there, prediction_type)
+        clean = (moving - (1 - here) ** 0.5 * noise) / here**0.5
+        moving = there**0.5 * clean + (1 - there) ** 0.5 * noise
         if callback is not None:
-            callback(index + 1, len(timesteps), latents)
-    return latents
+            callback(index + 1, len(timesteps), torch.cat([first, moving], dim=2))
+    return torch.cat([first, moving], dim=2)
 
 
 def _level(scheduler: Any, timestep: int) -> Tensor:

@@ -11,6 +11,19 @@ from torch import Tensor
 from lamp_lightning.sampling.denoise import StepCallback, denoise
 
 
+def count_windows(frames: int, window: int, overlap: int) -> int:
+    """How many windows a video of so many frames takes.
+
+    Raises:
+        ValueError: several are needed, and have no room for the first frame, known ones and a new one.
+    """
+    if frames <= window:
+        return 1
+    if not 0 < overlap < window - 1:
+        raise ValueError(f"overlap must lie between 1 and window - 2 = {window - 2}, not be {overlap}.")
+    return 1 - (window - frames) // (window - 1 - overlap)
+
+
 def denoise_in_windows(
     unet: Callable[..., Tensor],
     scheduler: Any,
@@ -40,10 +53,7 @@ def denoise_in_windows(
     Returns:
         Latents, `b c f h w`.
     """
-    if not 0 < overlap < window - 1:
-        raise ValueError(f"overlap must lie between 1 and window - 2 = {window - 2}, not be {overlap}.")
-    frames, new = noise.shape[2], window - 1 - overlap
-    windows = 1 + max(0, -(-(frames - window) // new))
+    windows, new = count_windows(noise.shape[2], window, overlap), window - 1 - overlap
 
     def part(number: int, own_noise: Tensor, known: dict[int, Tensor] | None) -> Tensor:
         def report(step: int, steps: int, latents: Tensor) -> Tensor | None:
