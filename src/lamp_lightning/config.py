@@ -27,8 +27,8 @@ GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "experiment
 _FREE_TEXT = {
     "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "motion.name", "motion.prompt",
     "data.folder", "data.root", "data.cache_dir", "data.captions", "base", "base_config", "painter",
-    "model.path", "model.config", "model.painter", "model.clip", "sampler.negative_prompt",
-    "hydra.run.dir", "hydra.sweep.dir",
+    "model.path", "model.config", "model.painter", "model.painter_config", "model.clip",
+    "sampler.negative_prompt", "hydra.run.dir", "hydra.sweep.dir",
 }  # fmt: skip
 _QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$""", re.DOTALL)
 
@@ -177,6 +177,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.config": _text(),
     "model.variant": _text(),
     "model.painter": _text(),
+    "model.painter_config": _text(),
+    "model.painter_variant": _text(),
     "model.clip": _text(),
     "model.norm": _one_of("joint", "per_frame"),
     "model.dtype": _one_of("float32", "float16", "bfloat16"),

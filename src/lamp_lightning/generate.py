@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lamp_lightning.painter import Painter
-    from lamp_lightning.pipeline import LAMPPipeline
+    from lamp_lightning.pipeline import LAMPPipeline, Progress
 
 
 def generate(
@@ -29,21 +29,47 @@ def generate(
     painter: Painter | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Paint one video, uint8 ``(f, h, w, 3)``.
+    """Paint one video, uint8 ``(f, h, w, 3)``, as ``generate_batch`` does.
 
-    The same seed gives the same video. Without a ``first_frame`` the ``painter`` paints one, or without that
-    the image model below the motion. ``on_step(done, steps)`` is called after each denoising step.
+    ``on_step(done, steps)`` is called after each denoising step.
+    """
+    given = None if first_frame is None else [first_frame]
+    progress = None if on_step is None else _steps_only(on_step)
+    return generate_batch(
+        pipeline, [prompt], sampler, seeds=[seed], first_frames=given, painter=painter, progress=progress
+    )[0]
+
+
+def generate_batch(
+    pipeline: LAMPPipeline,
+    prompts: Sequence[str],
+    sampler: Sampler,
+    *,
+    seeds: Sequence[int],
+    first_frames: Sequence[Any] | None = None,
+    painter: Painter | None = None,
+    progress: Progress | None = None,
+) -> list[np.ndarray]:
+    """Paint videos at once, each uint8 ``(f, h, w, 3)``, with a prompt, a seed and perhaps a first frame.
+
+    The same seed gives the same video; in a batch it differs by what other shapes of matrices are rounded
+    to. Without ``first_frames`` the ``painter`` paints them, or without that the image model below the
+    motion. ``progress(stage, done, total)`` is called as by the pipeline.
     """
     height, width = sampler.size or (None, None)
-    if first_frame is None and painter is not None:
-        first_frame = paint_with(painter, pipeline, prompt, sampler, seed)
+    if first_frames is None and painter is not None:
+        first_frames = []
+        for prompt, seed in zip(prompts, seeds, strict=True):
+            first_frames.append(paint_with(painter, pipeline, prompt, sampler, seed))
+            if progress is not None:
+                progress("painting", len(first_frames), len(prompts))
     before = pipeline.scheduler
     pipeline.scheduler = sampler.make_scheduler(before.config)
     try:
         with torch.no_grad():
             output: Any = pipeline(
-                prompt=prompt,
-                first_frame=first_frame,
+                prompt=list(prompts),
+                first_frame=None if first_frames is None else list(first_frames),
                 num_frames=sampler.num_frames,
                 height=height,
                 width=width,
@@ -52,7 +78,7 @@ def generate(
                 guidance_rescale=sampler.guidance_rescale,
                 paint_guidance_scale=sampler.paint_guidance_scale,
                 paint_steps=sampler.paint_steps,
-                generator=torch.Generator().manual_seed(seed),
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 negative_prompt=sampler.negative_prompt,
                 shared_noise=sampler.shared_noise,
                 noise_sharing=sampler.noise_sharing,
@@ -61,20 +87,20 @@ def generate(
                 adain=sampler.adain,
                 histogram_matching=sampler.histogram_matching,
                 output_type="np",
-                progress=None if on_step is None else _steps_only(on_step),
+                progress=progress,
             )
     finally:
         pipeline.scheduler = before
-    return as_frames(np.clip(np.asarray(output.frames[0], dtype=np.float32), 0, 1))
+    return [as_frames(np.clip(np.asarray(video, dtype=np.float32), 0, 1)) for video in output.frames]
 
 
 def paint_with(
-    painter: Painter, pipeline: LAMPPipeline, prompt: str, sampler: Sampler, seed: int
+    painter: Painter, prompt: str, size: tuple[int, int], sampler: Sampler, seed: int
 ) -> Image.Image:
-    """A first frame by another model, with the settings of the sampler that say so."""
+    """A first frame by another model, with the sampler's settings for painting, else the model's own."""
     return painter.paint(
         prompt,
-        sampler.size or pipeline.default_size,
+        size,
         seed=seed,
         guidance_scale=sampler.paint_guidance_scale,
         num_inference_steps=sampler.paint_steps,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from lamp_lightning.callbacks import TrainingProgress
-from lamp_lightning.generate import Sampler, evaluation, generate, mixed_precision, on_device
+from lamp_lightning.generate import Sampler, evaluation, generate, mixed_precision, on_device, paint_with
 from lamp_lightning.loggers import log_media
 from lamp_lightning.motions import motion_prompt, sample_prompts
 from lamp_lightning.report import Painted, measure, save_videos, write_sheet
@@ -36,13 +35,29 @@ class Studio:
     stop: StopRequest
     painter: Painter | None = None
 
+    def first_frames(self, count: int) -> list[Any]:
+        """What the painter paints for the held-out prompts; None for each where there is no painter.
+
+        Painted once and remembered: they do not depend on what is tuned.
+        """
+        prompts = sample_prompts(self.cfg, count)
+        if self.painter is None or not count:
+            return [None] * count
+        frames = []
+        size = self.sampler.size or self.pipeline.default_size
+        with self.painter:
+            for i, prompt in enumerate(prompts):
+                self.stop.check()
+                frames.append(paint_with(self.painter, prompt, size, self.sampler, self.cfg.samples.seed + i))
+        return frames
+
     def paint(self, count: int) -> list[Painted]:
         """``count`` videos of held-out prompts. Raises Stopped where a stop is asked for."""
         videos = []
         prompts = sample_prompts(self.cfg, count)
         device = self.pipeline.unet.device
+        first = self.first_frames(count)
         with (
-            self.painter or nullcontext(),
             on_device(self.pipeline.base.encoders, device),
             evaluation(self.pipeline.unet),
             mixed_precision(device, self.cfg.trainer.precision),
@@ -52,7 +67,7 @@ class Studio:
                 seed = self.cfg.samples.seed + i
                 on_step = lambda done, steps: self.stop.check()  # noqa: E731
                 frames = generate(
-                    self.pipeline, prompt, self.sampler, seed=seed, painter=self.painter, on_step=on_step
+                    self.pipeline, prompt, self.sampler, seed=seed, first_frame=first[i], on_step=on_step
                 )
                 videos.append(Painted(prompt, seed, frames))
         self.progress.say(None)
@@ -92,6 +107,7 @@ class Studio:
             "base_config": self.cfg.model.get("config"),
             "base_variant": self.cfg.model.get("variant"),
             "base_dtype": str(self.cfg.model.dtype),
+            "painter": self.cfg.model.get("painter"),
             "motion": str(self.cfg.motion.name),
             "prompt": motion_prompt(self.cfg),
             "num_frames": self.cfg.data.num_frames,

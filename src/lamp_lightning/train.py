@@ -80,7 +80,7 @@ def with_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def settle_paths(cfg: DictConfig) -> None:
     """Make the config's paths absolute, so that a run can be resumed from anywhere."""
     paths = ("data.root", "data.folder", "data.cache_dir", "data.captions")
-    models = ("model.path", "model.config", "model.painter", "model.clip")
+    models = ("model.path", "model.config", "model.painter", "model.painter_config", "model.clip")
     for key in (*paths, *models):
         value = OmegaConf.select(cfg, key)
         if value is None or (key.startswith("model.") and not Path(str(value)).expanduser().exists()):

@@ -118,6 +118,9 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     studio.painter = find_painter(cfg.model, trainer.strategy.root_device)
     with on_device(base.encoders, trainer.strategy.root_device):
         data.prepare(base)
+    if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
+        while_training = cfg.samples.while_training if cfg.samples.every else 0
+        studio.first_frames(max(while_training, cfg.samples.final))
     stop.check()
     return Parts(trainer, tuner, data, studio)
 
@@ -128,7 +131,13 @@ def find_painter(model: DictConfig, device: torch.device) -> Painter | None:
         return None
     from lamp_lightning.painter import Painter
 
-    return Painter(model.painter, dtype=model.dtype, device=device)
+    return Painter(
+        model.painter,
+        config=model.get("painter_config"),
+        variant=model.get("painter_variant"),
+        dtype=model.dtype,
+        device=device,
+    )
 
 
 def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:

@@ -18,8 +18,8 @@ class Sampler:
     num_inference_steps: int = 50
     guidance_scale: float = 12.5
     guidance_rescale: float = 0.0
-    paint_guidance_scale: float | None = None  # of a painted first frame; None: guidance_scale
-    paint_steps: int | None = None  # likewise; None: num_inference_steps
+    paint_guidance_scale: float | None = None  # of a painted first frame; None: as above, or the painter's own
+    paint_steps: int | None = None  # likewise
     shared_noise: float = 0.2
     noise_sharing: NoiseSharing = "authors"
     adain: bool = True

@@ -126,7 +126,10 @@ def _load_part(
             f"{source}: its {part} is a {class_name}, which the installed {library} does not have."
         )
     if part not in _CLASSES:
-        return _load(cls.from_pretrained, source, part)
+        tokenizer = _load(cls.from_pretrained, source, part)
+        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # made of nothing, without a word
+            raise UserError(f"{source}/{part} has no vocabulary: fetch the model again.")
+        return tokenizer
     if class_name not in _CLASSES[part]:
         raise UserError(
             f"{source}: its {part} is a {class_name}; LAMP works with {' or '.join(_CLASSES[part])}, as "
