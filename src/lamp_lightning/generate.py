@@ -48,13 +48,15 @@ def generate_batch(
     seeds: Sequence[int],
     first_frames: Sequence[Any] | None = None,
     painter: Painter | None = None,
+    noise: torch.Tensor | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
     """Paint videos at once, each uint8 ``(f, h, w, 3)``, with a prompt, a seed and perhaps a first frame.
 
     The same seed gives the same video; in a batch it differs by what other shapes of matrices are rounded
     to. Without ``first_frames`` the ``painter`` paints them, or without that the image model below the
-    motion. ``progress(stage, done, total)`` is called as by the pipeline.
+    motion. ``noise`` ``(b, c, f, h, w)`` instead of drawn noise is what ``sampling.invert`` gives.
+    ``progress(stage, done, total)`` is called as by the pipeline.
     """
     height, width = sampler.size or (None, None)
     if first_frames is None and painter is not None:
@@ -86,6 +88,7 @@ def generate_batch(
                 overlap=sampler.overlap,
                 adain=sampler.adain,
                 histogram_matching=sampler.histogram_matching,
+                noise=noise,
                 output_type="np",
                 progress=progress,
             )
