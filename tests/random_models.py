@@ -12,6 +12,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,6 +24,8 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
+
+transformers.utils.logging.disable_progress_bar()  # saving the smallest model shows one
 
 KINDS = ("sd1", "sd2", "sdxl")
 WORDS = ["a", "red", "blue", "white", "waterfall", "rain", "bird", "lake", "forest", "city", "falls", "flows"]
