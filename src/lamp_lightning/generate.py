@@ -60,9 +60,10 @@ def generate_batch(
     """
     height, width = sampler.size or (None, None)
     if first_frames is None and painter is not None:
+        size = sampler.size or pipeline.default_size
         first_frames = []
         for prompt, seed in zip(prompts, seeds, strict=True):
-            first_frames.append(paint_with(painter, pipeline, prompt, sampler, seed))
+            first_frames.append(paint_with(painter, prompt, size, sampler, seed))
             if progress is not None:
                 progress("painting", len(first_frames), len(prompts))
     before = pipeline.scheduler
