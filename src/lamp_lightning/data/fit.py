@@ -1,8 +1,13 @@
-"""Centre crop to a shape, then resize: how every frame reaches the model's size."""
+"""How pictures and clips of any shape reach the model's: cropped, or padded, and resized."""
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
 import numpy as np
+
+WIDEST = 2.5  # aspects beyond this are cut to it: models know nothing of panoramas
 
 
 def crop_box(height: int, width: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -24,3 +29,50 @@ def fit_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     box = crop_box(height, width, size)
     # Pillow widens the bicubic kernel when it shrinks an image, so fine detail is averaged, not aliased.
     return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box))
+
+
+def inner_box(height: int, width: int, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Where a whole picture lies in a frame of `size` = (h, w): the largest centred box of its aspect.
+
+    Rows and columns are even numbers, which video files need, so the aspect is kept to a pixel.
+    """
+    scale = min(size[0] / height, size[1] / width)
+    sides = [
+        min(own, max(2, round(length * scale / 2) * 2))
+        for length, own in zip((height, width), size, strict=True)
+    ]
+    rows, columns = (
+        slice((own - side) // 2, (own - side) // 2 + side) for own, side in zip(size, sides, strict=True)
+    )
+    return rows, columns
+
+
+def pad_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize one frame to fit whole into `size`, uint8 (H, W, 3) -> (h, w, 3), and fill the rest.
+
+    The rest is its mirror image, which has the picture's colours and no border that the model would see.
+    `inner_box` says where the picture lies.
+    """
+    rows, columns = inner_box(frame.shape[0], frame.shape[1], size)
+    inside = fit_frame(frame, (rows.stop - rows.start, columns.stop - columns.start))
+    around = [(box.start, own - box.stop) for box, own in zip((rows, columns), size, strict=True)]
+    return np.pad(inside, (*around, (0, 0)), mode="symmetric")
+
+
+def size_of_aspect(height: int, width: int, like: tuple[int, int], unit: int) -> tuple[int, int]:
+    """Height and width for a picture of that shape: its aspect, the area of `like`, multiples of `unit`.
+
+    Of the multiples around the exact size it takes those that keep the aspect best without going far from
+    the area. Aspects beyond `WIDEST` are cut to it.
+    """
+    aspect = min(max(width / height, 1 / WIDEST), WIDEST)
+    area = like[0] * like[1]
+    heights, widths = (
+        sorted({max(1, rounded(side / unit)) * unit for rounded in (math.floor, math.ceil)})
+        for side in (math.sqrt(area / aspect), math.sqrt(area * aspect))
+    )
+
+    def cost(size: tuple[int, int]) -> float:
+        return abs(math.log(size[1] / size[0] / aspect)) + abs(math.log(size[0] * size[1] / area)) / 2
+
+    return min(product(heights, widths), key=cost)
