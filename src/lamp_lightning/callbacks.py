@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder, write_atomic
 from lamp_lightning.stopping import StopRequest
+
+HOPELESS = 10  # steps in a row whose loss is no number
 
 
 def stepped(trainer: Trainer, batch_idx: int) -> bool:
@@ -145,6 +148,7 @@ class SaveState(Callback):
         self.every = every
         self.stop = stop
         self._saved: int | None = None
+        self._no_number = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop.install()  # Lightning has taken SIGTERM by now, and would leave without saving
@@ -155,6 +159,10 @@ class SaveState(Callback):
     ) -> None:
         if not stepped(trainer, batch_idx):
             return
+        # A loss scaler leaves out steps that would spoil the weights: they stay finite, and learn nothing.
+        self._no_number = 0 if math.isfinite(float(outputs["loss"])) else self._no_number + 1
+        if self._no_number >= HOPELESS:
+            raise self.diverged(trainer, f"the loss of the last {HOPELESS} steps is not a finite number")
         step = trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
         if stop:
@@ -168,17 +176,24 @@ class SaveState(Callback):
             return
         tuned = [p for p in trainer.lightning_module.parameters() if p.requires_grad]
         if not all(bool(torch.isfinite(p).all()) for p in tuned):
-            kept = f"The checkpoint of step {self._saved} is kept" if self._saved else "Nothing was saved"
-            raise UserError(
-                f"The training has diverged by step {trainer.global_step}: weights are not finite. {kept}; "
-                "begin a new run with a lower tuner.learning_rate, or trainer.precision=32-true."
-            )
+            raise self.diverged(trainer, "weights are not finite")
         self.run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         if trainer.world_size > 1:  # every rank must call it, and only the first writes
             trainer.save_checkpoint(self.run.checkpoint)
         else:
             write_atomic(self.run.checkpoint, trainer.save_checkpoint)
         self._saved = trainer.global_step
+
+    def diverged(self, trainer: Trainer, what: str) -> UserError:
+        """What to tell the user where going on makes no sense."""
+        kept = f"The checkpoint of step {self._saved} is kept" if self._saved else "Nothing was saved"
+        advice = "a lower tuner.learning_rate"
+        if trainer.precision != "32-true":
+            advice += ", or trainer.precision=32-true and model.dtype=float32"
+        return UserError(
+            f"The training has diverged by step {trainer.global_step}: {what}. {kept}; begin a new run with "
+            f"{advice}."
+        )
 
 
 def process_gib() -> float:

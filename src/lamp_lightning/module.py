@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from lightning import LightningModule
+from packaging.version import Version
 from torch import Tensor
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.precision import check_precision, fast_float32
 from lamp_lightning.sampling.loss import first_frame_loss
 
 if TYPE_CHECKING:
     from lamp_lightning.unet import MotionUNet
 
+OPTIMIZERS = ("adamw", "adamw8bit")
+BITSANDBYTES = "0.50"  # the first that computes on CPUs, too
 NOISE_STREAM = 1  # sets the noise of item i apart from whatever else is drawn for (seed, i)
 
 
@@ -28,12 +33,36 @@ def item_generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
+def adamw8bit() -> Any:
+    """bitsandbytes' AdamW8bit: the moments of large tensors in 8 bits, a quarter of AdamW's memory.
+
+    Raises:
+        UserError: it is not installed, or too old.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports missing kernels of other layers
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UserError(
+            f"tuner.optimizer=adamw8bit needs bitsandbytes ({error}): pip install lamp-lightning[8bit], or "
+            "take tuner.optimizer=adamw."
+        ) from error
+    found = bitsandbytes.__version__
+    if Version(found) < Version(BITSANDBYTES):
+        raise UserError(
+            f"tuner.optimizer=adamw8bit needs bitsandbytes {BITSANDBYTES} or newer, not {found}: "
+            "pip install --upgrade lamp-lightning[8bit], or take tuner.optimizer=adamw."
+        )
+    return bitsandbytes.optim.AdamW8bit
+
+
 class MotionTuner(LightningModule):
     """First-frame-conditioned video diffusion loss (paper, section 3.2) on the tuned parameters alone.
 
     Args:
         unet: the inflated UNet. Everything but its tuned parameters is frozen here.
         scheduler: the base model's diffusers scheduler, for its noise levels and prediction type.
+        optimizer: ``adamw`` as the authors', or ``adamw8bit`` (see the function): less memory.
         learning_rate: of AdamW; the authors use 3e-5.
         weight_decay: of AdamW; the authors use 1e-2.
         schedule: ``constant`` as the authors', or ``cosine``: down to zero at the trainer's ``max_steps``.
@@ -51,6 +80,7 @@ class MotionTuner(LightningModule):
         unet: MotionUNet,
         scheduler: Any,
         *,
+        optimizer: str = "adamw",
         learning_rate: float = 3e-5,
         weight_decay: float = 1e-2,
         schedule: str = "constant",
@@ -61,8 +91,13 @@ class MotionTuner(LightningModule):
         super().__init__()
         if schedule not in ("constant", "cosine"):
             raise UserError(f"tuner.schedule must be constant or cosine, but is {schedule!r}.")
+        if optimizer not in OPTIMIZERS:
+            raise UserError(f"tuner.optimizer must be {' or '.join(OPTIMIZERS)}, but is {optimizer!r}.")
+        if optimizer == "adamw8bit":
+            adamw8bit()  # where it is missing is said now, not when all clips are encoded
         self.unet = unet
         self.scheduler = scheduler
+        self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.schedule = schedule
@@ -78,6 +113,13 @@ class MotionTuner(LightningModule):
             parameter.data = parameter.data.float()
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
+
+    def setup(self, stage: str) -> None:
+        device = self.trainer.strategy.root_device.type
+        frozen = {p.dtype for p in self.unet.parameters() if not p.requires_grad} - {torch.float32}
+        dtype = str(next(iter(frozen), torch.float32)).removeprefix("torch.")
+        check_precision(str(self.trainer.precision), dtype, device)
+        fast_float32(device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean loss of a batch, a scalar; logged as ``train/loss``."""
@@ -102,12 +144,14 @@ class MotionTuner(LightningModule):
 
     def configure_optimizers(self) -> Any:
         tuned = list(self.unet.tuned_parameters())
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in tuned)
-        optimizer = torch.optim.AdamW(
-            tuned, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
-        )
-        # A fused optimiser offers to unscale gradients itself, and then nobody could clip them: decline.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        settings: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.optimizer == "adamw8bit":
+            optimizer = adamw8bit()(tuned, **settings)
+        else:
+            fused = all(parameter.device.type in ("cpu", "cuda") for parameter in tuned)
+            optimizer = torch.optim.AdamW(tuned, fused=fused, **settings)
+            # A fused optimiser offers to unscale gradients itself, and then nobody could clip them: decline.
+            optimizer._step_supports_amp_scaling = False
         if self.schedule == "constant" and self.warmup_steps == 0:
             return optimizer
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_share)
@@ -129,8 +173,15 @@ class MotionTuner(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self.tuned_names()}
+        checkpoint["optimizer"] = self.optimizer
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        optimizer = checkpoint.get("optimizer", "adamw")  # older checkpoints do not say
+        if optimizer != self.optimizer:
+            raise UserError(
+                f"The checkpoint holds the state of tuner.optimizer={optimizer}, which {self.optimizer} "
+                f"cannot go on from. Resume with tuner.optimizer={optimizer}."
+            )
         saved, wanted = set(checkpoint["state_dict"]), set(self.tuned_names())
         odd = sorted(saved ^ wanted)
         if odd:
