@@ -33,6 +33,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_configs_weights_and_licence(unpacked: Path) -> None:
     for name in (
         "conf/train.yaml",
+        "conf/convert.yaml",
+        "conf/model/shared/any.yaml",
         "conf/model/tiny.yaml",
         "conf/experiment/paper.yaml",
         "toyworld/weights/tiny/model_index.json",

@@ -24,9 +24,10 @@ from lamp_lightning.stopping import Stopped
 
 GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "experiment")
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
-_FREE_TEXT = {
-    "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "motion.name", "motion.prompt",
-    "data.folder", "data.root", "data.cache_dir", "data.captions", "base", "base_config", "painter",
+FREE_TEXT = {
+    "from", "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "base", "base_config",
+    "motion.name", "motion.prompt", "video", "source_prompt", "painter",
+    "data.folder", "data.root", "data.cache_dir", "data.captions",
     "model.path", "model.config", "model.painter", "model.painter_config", "model.clip",
     "sampler.negative_prompt", "hydra.run.dir", "hydra.sweep.dir",
 }  # fmt: skip
@@ -71,6 +72,7 @@ def fast_precision(device: str = "auto") -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("file_stem", lambda path: Path(str(path)).stem, replace=True)
 OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
 
 
@@ -164,8 +166,13 @@ _SIZE = "[height,width] in pixels, both at least 8, like [64,64]"
 _ABSENT = object()
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _whole(0),
+    "base": _text(),
+    "base_config": _text(),
     "count": _whole(1),
     "precision": _one_of(None, "32-true", "bf16-mixed", "16-mixed"),
+    "strength": _number(0, 1),
+    "paint_from": _one_of("inversion", "noise"),
+    "overwrite": _switch(),
     "num_frames": _whole(2, null=True),
     "size": (_is_size, _SIZE),
     "threads": _whole(1, null=True),
@@ -307,7 +314,7 @@ def shell_overrides(argv: Sequence[str]) -> list[str]:
 
 def _quoted(word: str) -> str:
     key, eq, value = word.partition("=")
-    if not eq or key.lstrip("+") not in _FREE_TEXT or _QUOTED.match(value):
+    if not eq or key.lstrip("+") not in FREE_TEXT or _QUOTED.match(value):
         return word
     # In Hydra a backslash counts only before a quote: runs of them before one, and at the end, double.
     escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
