@@ -6,12 +6,16 @@ import copy
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from accelerate import cpu_offload
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from lamp_lightning import MotionUNet, UserError
+from lamp_lightning.sampling import first_frame_loss
 from lamp_lightning.unet.layers import ClipGroupNorm, ClipShape, MotionConv
 from method_models import image_unet, motion_unet, text, video
+from random_models import TOKENS, WIDTH, WIDTH_2, random_unet
 
 
 def image_output(unet: UNet2DConditionModel, sample: torch.Tensor, timestep, words) -> torch.Tensor:
@@ -95,7 +99,7 @@ def test_a_motion_layer_is_the_papers_formula():
         nn.init.normal_(parameter)
     y = layer.conv2d(x := torch.randn(6, 4, 8, 8))
     lines = y.unflatten(0, (2, 3)).permute(0, 3, 4, 2, 1).reshape(-1, 6, 3)  # (b h w) c f
-    temporal = layer.conv1d(nn.functional.pad(lines, (2, 0)))
+    temporal = nn.functional.conv1d(nn.functional.pad(lines, (2, 0)), layer.conv1d.weight, layer.conv1d.bias)
     temporal = temporal.view(2, 4, 4, 6, 3).permute(0, 4, 3, 1, 2).flatten(0, 1)
     wanted = y + torch.sigmoid(layer.conv_gate(y)) * temporal
     torch.testing.assert_close(layer(x), wanted, atol=1e-4, rtol=1e-5)
@@ -260,3 +264,222 @@ def test_stable_diffusion_1_4_has_the_authors_parameter_counts():
         )
     assert sum(p.numel() for p in unet.parameters()) == 1_101_091_358
     assert sum(p.numel() for p in unet.tuned_parameters()) == 253_935_834
+
+
+@pytest.mark.parametrize("slice_size", ["auto", "max", 2])
+def test_attention_in_slices_is_the_same(slice_size):
+    sample, words = video(frames=3, size=(7, 9)), text()
+    unet = motion_unet(attention_head_dim=4)
+    with torch.no_grad():
+        whole = unet(sample, 9, words)
+    unet.set_attention_slice(slice_size)
+    with torch.no_grad():
+        torch.testing.assert_close(unet(sample, 9, words), whole, atol=1e-6, rtol=0)
+    trained = unet.train()(sample, 9, words)
+    torch.testing.assert_close(trained, whole, atol=2e-6, rtol=0)
+    trained.square().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in unet.tuned_parameters())
+
+
+def test_slices_bound_the_scores_in_memory(monkeypatch):
+    """Most of what attention needs where torch has no fused kernel: queries times keys of all heads."""
+    sizes = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query, key, value, **kwargs):
+        sizes.append(query.shape[:-1].numel() * key.shape[-2])
+        return attention(query, key, value, **kwargs)
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", watched)
+    unet = motion_unet(attention_head_dim=4)
+
+    def most(slice_size):
+        unet.set_attention_slice(slice_size)
+        sizes.clear()
+        with torch.no_grad():
+            unet(video(frames=5), 9, text())
+        return max(sizes)
+
+    clips, frames, heads, positions = 2, 5, 4, 8 * 8
+    one_head = positions**2
+    assert most(None) == clips * frames * heads * one_head
+    assert most("auto") == heads / 2 * one_head
+    assert most(3) == 3 * one_head
+    assert most("max") == one_head
+    assert most(0) == most(None)
+
+
+def test_slices_of_a_size_that_cannot_be_are_refused():
+    unet = motion_unet(attention_head_dim=(2, 4))
+    for wrong in (3, -1, "half", [1, 2]):
+        with pytest.raises(UserError, match="from 1 to 2"):
+            unet.set_attention_slice(wrong)
+    assert unet._clip.slice_size is None
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        lambda unet: unet.set_attn_processor(AttnProcessor()),
+        lambda unet: unet.set_default_attn_processor(),
+        lambda unet: unet.enable_xformers_memory_efficient_attention(),
+        lambda unet: unet.fuse_qkv_projections(),
+        lambda unet: unet.set_attention_backend("native"),
+        lambda unet: unet.load_attn_procs({}),
+        lambda unet: unet.mid_block.attentions[0].transformer_blocks[0].attn1.set_attention_slice(1),
+        lambda unet: unet.mid_block.attentions[0].transformer_blocks[0].attn1.fuse_projections(),
+    ],
+)
+def test_what_would_replace_the_attention_to_the_first_frame_is_refused(switch):
+    unet = motion_unet()
+    names = list(unet.state_dict())
+    with torch.no_grad():
+        before = unet(video(), 9, text())
+        with pytest.raises(UserError, match="first frame"):
+            switch(unet)
+        assert torch.equal(unet(video(), 9, text()), before)
+    assert list(unet.state_dict()) == names
+
+
+def test_switching_off_what_is_not_on_keeps_the_attention():
+    """diffusers would put its default processor back, which no motion UNet ever had."""
+    unet = motion_unet()
+    with torch.no_grad():
+        before = unet(video(), 9, text())
+        unet.disable_xformers_memory_efficient_attention()
+        unet.set_attn_processor(unet.attn_processors)
+        assert torch.equal(unet(video(), 9, text()), before)
+
+
+def test_lora_layers_are_refused_before_and_after_inflation():
+    unet = motion_unet()
+    for add in (unet.add_adapter, unet.load_lora_adapter):
+        with pytest.raises(UserError, match="fuse_lora"):
+            add({})
+    images = image_unet()
+    images.peft_config = {"default": {}}  # as peft marks a model with LoRA layers
+    with pytest.raises(UserError, match="fuse_lora"):
+        MotionUNet.from_unet(images)
+
+
+def test_freeu_and_feed_forward_in_chunks_work_on_clips():
+    unet = motion_unet()
+    with torch.no_grad():
+        before = unet(video(), 9, text())
+        for block in unet.modules():
+            if hasattr(block, "set_chunk_feed_forward"):
+                block.set_chunk_feed_forward(1, dim=0)
+        torch.testing.assert_close(unet(video(), 9, text()), before, atol=1e-6, rtol=0)
+        unet.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+        freed = unet(video(), 9, text())
+        unet.disable_freeu()
+        torch.testing.assert_close(unet(video(), 9, text()), before, atol=1e-6, rtol=0)
+    assert freed.isfinite().all()
+    assert not torch.allclose(freed, before, atol=1e-3)
+
+
+def test_weights_may_be_offloaded_layer_by_layer():
+    """As a pipeline's `enable_sequential_cpu_offload` does: each layer's weights come when it is called."""
+    unet = motion_unet()
+    with torch.no_grad():
+        before = unet(video(), 9, text())
+        cpu_offload(unet, torch.device("cpu"))
+        assert unet.conv_in.conv1d.weight.is_meta
+        assert torch.equal(unet(video(), 9, text()), before)
+    with pytest.raises(UserError, match="enable_model_cpu_offload"), unet.image_model():
+        pass
+
+
+SDXL = [
+    {},
+    {
+        "block_out_channels": (16, 32, 32),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": [1, 2, 3],
+        "attention_head_dim": [1, 2, 4],
+    },
+]
+
+
+def sdxl_conditions(clips: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Text of both encoders, pooled text and sizes."""
+    generator = torch.Generator().manual_seed(4)
+    words = torch.randn(clips, TOKENS, WIDTH + WIDTH_2, generator=generator)
+    pooled = torch.randn(clips, WIDTH_2, generator=generator)
+    sizes = torch.randint(0, 64, (clips, 6), generator=generator).float()
+    return words, {"text_embeds": pooled, "time_ids": sizes}
+
+
+def sdxl_image_unet(**changes) -> UNet2DConditionModel:
+    """Frozen: torch multiplies with weights that train in another order, which rounds otherwise."""
+    return random_unet("sdxl", **changes).requires_grad_(False)
+
+
+def sdxl_motion_unet(**changes) -> MotionUNet:
+    unet = MotionUNet.from_unet(sdxl_image_unet(**changes))
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in unet.tuned_parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return unet
+
+
+@pytest.mark.parametrize("norm", ["joint", "per_frame"])
+@pytest.mark.parametrize("shape", SDXL)
+def test_untuned_one_frame_clips_of_sdxl_are_images_to_the_bit(norm, shape):
+    sample, timesteps = video(frames=1, clips=3), torch.tensor([7, 500, 999])
+    words, added = sdxl_conditions(3)
+    with torch.no_grad():
+        images = sdxl_image_unet(**shape)
+        wanted = images(sample[:, :, 0], timesteps, words, added_cond_kwargs=added).sample
+        unet = MotionUNet.from_unet(images, norm)
+        assert torch.equal(unet(sample, timesteps, words, added)[:, :, 0], wanted)
+        added["time_ids"] = added["time_ids"].flip(0)
+        assert not torch.equal(unet(sample, timesteps, words, added)[:, :, 0], wanted)
+
+
+@pytest.mark.parametrize("shape", SDXL)
+def test_image_model_of_sdxl_is_what_was_before_tuning(shape):
+    """Each clip's conditions go to all of its frames."""
+    sample, (words, added) = video(frames=4), sdxl_conditions(2)
+    each = {name: value.repeat_interleave(4, dim=0) for name, value in added.items()}
+    folded = sample.transpose(1, 2).flatten(0, 1)
+    with torch.no_grad():
+        wanted = sdxl_image_unet(**shape)(
+            folded, 9, words.repeat_interleave(4, dim=0), added_cond_kwargs=each
+        ).sample
+        unet = sdxl_motion_unet(**shape)
+        tuned = unet(sample, 9, words, added)
+        with unet.image_model():
+            assert torch.equal(unet(sample, 9, words, added).transpose(1, 2).flatten(0, 1), wanted)
+        assert torch.equal(unet(sample, 9, words, added), tuned)
+    assert not torch.allclose(tuned.transpose(1, 2).flatten(0, 1), wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", SDXL)
+def test_gradient_checkpointing_of_sdxl_changes_no_loss_and_no_gradient(shape):
+    latents, noise, (words, added) = video(frames=3), video(frames=3, seed=9), sdxl_conditions(2)
+    losses, gradients = [], []
+    for checkpointing in (False, True):
+        unet = sdxl_motion_unet(**shape).train()
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        loss = first_frame_loss(
+            unet, DDIMScheduler(), latents, noise, torch.tensor([7, 500]), words, added_cond_kwargs=added
+        )
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append([parameter.grad for parameter in unet.tuned_parameters()])
+    assert torch.equal(*losses)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+def test_every_transformer_layer_of_sdxl_has_its_temporal_attention():
+    unet = MotionUNet.from_unet(sdxl_image_unet(**SDXL[1]))
+    layers = [name for name in unet.trainable_names() if name.endswith("attn_temp.to_q.weight")]
+    down, middle, up = 2 * (2 + 3), 3, 3 * (2 + 3)
+    assert len(layers) == down + middle + up

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,6 +12,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from lamp_lightning.unet.fixed import FixedAttention
 from lamp_lightning.unet.layers import ClipShape, Mixture
 
 PLAIN_ATTENTION_SCORES = 1 << 25  # 128 MiB of float32 in each attention layer
@@ -43,7 +46,11 @@ class ClipAttention:
         query = query.reshape(-1, frames * query.shape[1], query.shape[2])
         key, value = attn.to_k(context), attn.to_v(context)
         query, key, value = (_split_heads(x, attn.heads) for x in (query, key, value))
-        mixed = attend(query, key, value)
+        at_once = self.clip.heads_at_once(attn.heads)
+        if at_once is None:
+            mixed = attend(query, key, value)
+        else:
+            mixed = attend_in_slices(query, key, value, frames=frames, heads=at_once)
         mixed = mixed.transpose(1, 2).reshape(hidden_states.shape[0], hidden_states.shape[1], -1)
         return attn.to_out[1](attn.to_out[0](mixed))
 
@@ -60,13 +67,16 @@ class FrameAttention:
 
     def __call__(self, attn: Attention, hidden_states: Tensor, **_: Any) -> Tensor:
         folded, positions, _channels = hidden_states.shape
-        clips = folded // self.clip.frames
+        frames = self.clip.frames
+        clips = folded // frames
         query, key, value = (
-            project(hidden_states).view(clips, self.clip.frames, positions * attn.heads, -1).transpose(1, 2)
+            project(hidden_states).view(clips, frames, positions * attn.heads, -1).transpose(1, 2)
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        parts = zip(*(x.split(MAX_HEADS, dim=1) for x in (query, key, value)), strict=True)
-        mixed = _join([attend(*part) for part in parts])
+        at_once, heads = MAX_HEADS, self.clip.heads_at_once(attn.heads)
+        if heads is not None:  # no more scores at once than a slice of the attention to the first frame has
+            at_once = min(at_once, max(1, heads * positions**2 // (clips * frames**2)))
+        mixed = _by_heads(partial(attend, sliced=heads is not None), query, key, value, at_once)
         mixed = mixed.transpose(1, 2).reshape(folded, positions, -1)
         return attn.to_out[1](attn.to_out[0](mixed))
 
@@ -100,10 +110,10 @@ class MotionTransformerBlock(BasicTransformerBlock):
         ).to(**like)
         for parameter in temporal.to_out[0].parameters():
             nn.init.zeros_(parameter)
-        temporal.set_processor(cast(Any, FrameAttention(clip)))
+        FixedAttention.fix(temporal, FrameAttention(clip))
         for attention in (block.attn1, block.attn2):
             if attention is not None:
-                attention.set_processor(cast(Any, ClipAttention(clip)))
+                FixedAttention.fix(attention, ClipAttention(clip))
         block.__class__ = MotionTransformerBlock
         inflated = cast(MotionTransformerBlock, block)
         inflated.attn_temp = temporal
@@ -121,22 +131,44 @@ class MotionTransformerBlock(BasicTransformerBlock):
         return hidden_states + sum(weight * attention(normed) for weight, attention in self.mixture.parts)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False) -> Tensor:
     """Scaled dot-product attention, `b heads n d`.
 
     torch's fused kernel, except for small training steps on a CPU: its backward pass there takes several
-    times as long as the plain products that it saves the memory of.
+    times as long as the plain products that it saves the memory of. A slice is never worth that memory.
     """
     scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    if query.device.type != "cpu" or not torch.is_grad_enabled() or scores > PLAIN_ATTENTION_SCORES:
+    plain = query.device.type == "cpu" and torch.is_grad_enabled() and scores <= PLAIN_ATTENTION_SCORES
+    if sliced or not plain:
         return F.scaled_dot_product_attention(query, key, value)
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     return weights.softmax(dim=-1).to(value.dtype) @ value
 
 
-def _join(parts: list[Tensor]) -> Tensor:
-    """`b heads n d`, without a copy where there is one part."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+def attend_in_slices(query: Tensor, key: Tensor, value: Tensor, *, frames: int, heads: int) -> Tensor:
+    """`attend` with no more scores at once than so many heads of one frame have.
+
+    Args:
+        query: `b heads (f n) d`.
+        key, value: `b heads m d`.
+        frames: frames of a clip, `f`.
+        heads: heads at once.
+    """
+
+    def by_frames(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([attend(frame, key, value, sliced=True) for frame in query.chunk(frames, 2)], dim=2)
+
+    clips = zip(query.split(1), key.split(1), value.split(1), strict=True)
+    return torch.cat([_by_heads(by_frames, *clip, heads) for clip in clips])
+
+
+def _by_heads(
+    attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, at_once: int
+) -> Tensor:
+    """`attention` on so many heads at once, `b heads n d`; without a copy where that is all of them."""
+    parts = zip(*(x.split(at_once, dim=1) for x in (query, key, value)), strict=True)
+    mixed = [attention(*part) for part in parts]
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+SliceSize = Literal["auto", "max"] | int | None
 
 
 @dataclass
@@ -17,11 +19,20 @@ class ClipShape:
     frames: frames per clip, so that a batch of `n` images is `n / frames` clips.
     motion: False turns every layer back into what it was in the image model.
     joint: whether GroupNorms pool their statistics over all frames of a clip.
+    slice_size: how many heads of a frame attention computes at once: "auto" half of them, "max" one; None
+        computes all heads of all frames at once.
     """
 
     frames: int = 1
     motion: bool = True
     joint: bool = True
+    slice_size: SliceSize = None
+
+    def heads_at_once(self, heads: int) -> int | None:
+        """`slice_size` for a layer of so many heads, as a number."""
+        if self.slice_size == "auto":
+            return max(1, heads // 2)
+        return 1 if self.slice_size == "max" else self.slice_size
 
 
 Part = TypeVar("Part")
@@ -37,12 +48,26 @@ class Mixture(Generic[Part]):
     parts: list[tuple[float, Part]] = field(default_factory=list)
 
 
+class PastConv1d(nn.Conv1d):
+    """A 1D convolution over frames, padded on the past side only: frame f is computed from f-2, f-1 and f.
+
+    Shapes: `b c f n -> b c f n`. Written as a (3, 1) convolution: of the equivalent forms the fastest on CPU,
+    forward and backward, as frames need not become the innermost axis.
+    """
+
+    def __init__(self, channels: int, **like: Any) -> None:
+        super().__init__(channels, channels, kernel_size=3, **like)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (0, 0, 2, 0)), self.weight.unsqueeze(-1), self.bias)
+
+
 class MotionConv(nn.Module):
     """The paper's temporal-spatial motion layer (section 3.3) around one 2D convolution.
 
-    `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`. `conv1d` runs over the frames and is padded
-    on the past side only: frame f is computed from frames f-2, f-1 and f (the paper's video-prediction
-    convolution). Gate and temporal convolution start at zero: an untuned layer is the 2D convolution.
+    `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`, where `conv1d` runs over the frames and
+    looks at the past only (the paper's video-prediction convolution). Gate and temporal convolution start at
+    zero: an untuned layer is the 2D convolution.
 
     With several motions at once (`mixture`) each adds its own gated convolution, times its weight.
 
@@ -56,8 +81,8 @@ class MotionConv(nn.Module):
         self.clip = clip
         self.conv2d = conv2d
         self.conv_gate = nn.Conv2d(channels, 1, kernel_size=3, padding=1, **like)
-        self.conv1d = nn.Conv1d(channels, channels, kernel_size=3, **like)
-        self.mixture: Mixture[tuple[nn.Conv2d, nn.Conv1d]] = Mixture()
+        self.conv1d = PastConv1d(channels, **like)
+        self.mixture: Mixture[tuple[nn.Conv2d, PastConv1d]] = Mixture()
         for parameter in (*self.conv_gate.parameters(), *self.conv1d.parameters()):
             nn.init.zeros_(parameter)
 
@@ -72,17 +97,11 @@ class MotionConv(nn.Module):
             for weight, (gate, conv1d) in self.mixture.parts
         )
 
-    def over_frames(self, y: Tensor, conv1d: nn.Conv1d) -> Tensor:
-        """The causal 1D convolution over frames, `(b f) c h w -> (b f) c h w`.
-
-        Written as a (3, 1) convolution on `b c f (h w)`: of the equivalent forms the fastest on CPU, forward
-        and backward, as frames need not become the innermost axis.
-        """
+    def over_frames(self, y: Tensor, conv1d: PastConv1d) -> Tensor:
+        """`conv1d` on folded frames, `(b f) c h w -> (b f) c h w`."""
         folded, channels, height, width = y.shape
-        z = y.reshape(-1, self.clip.frames, channels, height * width)
-        z = F.pad(z.transpose(1, 2), (0, 0, 2, 0))
-        z = F.conv2d(z, conv1d.weight.unsqueeze(-1), conv1d.bias)
-        return z.transpose(1, 2).reshape(folded, channels, height, width)
+        z = y.reshape(-1, self.clip.frames, channels, height * width).transpose(1, 2)
+        return conv1d(z).transpose(1, 2).reshape(folded, channels, height, width)
 
 
 class ClipGroupNorm(nn.GroupNorm):

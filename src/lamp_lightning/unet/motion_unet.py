@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention_processor import Attention
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.unet import mixture
+from lamp_lightning.unet.fixed import FixedUNet, refuse_lora
 from lamp_lightning.unet.inflate import Norm, inflate, is_joint
-from lamp_lightning.unet.layers import ClipShape
+from lamp_lightning.unet.layers import ClipShape, SliceSize
 
 __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
 
@@ -29,12 +31,12 @@ _IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
 _QUERIES_FILE = "image_queries.safetensors"
 
 
-class MotionUNet(UNet2DConditionModel):
+class MotionUNet(FixedUNet, UNet2DConditionModel):
     """A `UNet2DConditionModel` inflated to clips: motion layers, first-frame attention, temporal attention.
 
     Make one with `from_unet`, `from_pretrained` or `from_official`. It runs diffusers' own forward pass on
     folded frames, so what works on a `UNet2DConditionModel` (SDPA, gradient checkpointing, `torch.compile`,
-    `.to`, `save_pretrained`) works here.
+    `.to`, `save_pretrained`, offloading, FreeU) works here. What would replace the attention is refused.
 
     Only the tuned parameters require gradients: see `trainable_names()` and `tuned_parameters()`.
 
@@ -69,10 +71,13 @@ class MotionUNet(UNet2DConditionModel):
             norm: "joint" or "per_frame" (see the class).
 
         Raises:
-            UserError: the UNet cannot be inflated, is inflated already, or `norm` is unknown.
+            UserError: the UNet cannot be inflated, is inflated already or has LoRA layers, or `norm` is
+                unknown.
         """
         if isinstance(unet, MotionUNet):
             raise UserError("This UNet is a MotionUNet already: inflate an image model's UNet, once.")
+        if getattr(unet, "peft_config", None):
+            refuse_lora()
         queries = {k: v.detach().clone() for k, v in unet.named_parameters() if _IMAGE_QUERY.search(k)}
         inflated = _inflate_into(unet, cls, norm)
         inflated._image_queries = queries
@@ -230,6 +235,27 @@ class MotionUNet(UNet2DConditionModel):
         self._clip.joint = is_joint(norm)
         self.register_to_config(motion_norm=norm)
 
+    def set_attention_slice(self, slice_size: SliceSize = "auto") -> None:  # type: ignore[override]
+        """Compute attention a few heads of a frame at a time, in less memory; a pipeline's
+        `enable_attention_slicing` comes here.
+
+        Worth its time only where torch has no fused attention for the device: that needs no such memory.
+
+        Args:
+            slice_size: "auto" for half the heads of a frame at a time, "max" for one, a number of heads, or
+                None for everything at once.
+
+        Raises:
+            UserError: another word, or more heads than the smallest layer has.
+        """
+        heads = min(module.heads for module in self.modules() if isinstance(module, Attention))
+        if slice_size and slice_size not in ("auto", "max", *range(1, heads + 1)):
+            raise UserError(
+                f"slice_size={slice_size!r} cannot be used: give 'auto' (half of the heads at a time), 'max' "
+                f"(one head at a time), a number of heads from 1 to {heads}, or None (all at once)."
+            )
+        self._clip.slice_size = slice_size or None
+
     def trainable_names(self) -> list[str]:
         """Names of the parameters that LAMP tunes, sorted; they are those of the authors' checkpoints."""
         return sorted(name for name, _ in self.named_parameters() if _TUNED.search(name))
@@ -264,10 +290,16 @@ class MotionUNet(UNet2DConditionModel):
         Frames are then independent images. Without gradients.
 
         Raises:
-            UserError: the image model's own weights are not known (official checkpoints hold tuned ones).
+            UserError: the image model's own weights are not known (official checkpoints hold tuned ones), or
+                the weights are offloaded layer by layer and cannot be exchanged.
         """
         queries = self.image_queries()
         parameters = dict(self.named_parameters())
+        if any(parameters[name].is_meta for name in queries):
+            raise UserError(
+                "The UNet's weights are offloaded layer by layer and cannot be exchanged for the image "
+                "model's: give a first frame, or use enable_model_cpu_offload()."
+            )
         tuned = {name: parameters[name].data for name in queries}
         try:
             self._clip.motion = False
@@ -278,7 +310,7 @@ class MotionUNet(UNet2DConditionModel):
         finally:
             self._clip.motion = True
             for name, data in tuned.items():
-                parameters[name].data = data
+                parameters[name].data = data.to(parameters[name].device)  # offloading may have moved it
 
 
 def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> MotionUNet:
