@@ -209,7 +209,7 @@ def change(file: Path, how: str) -> str:
     return name
 
 
-@pytest.mark.parametrize("how", ["lacks", "extra", "NaN"])
+@pytest.mark.parametrize("how", ["lacks", "extra", "shape", "NaN"])
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "text_encoder_2"])
 def test_a_damaged_part_is_named(words, random_model, tmp_path, refused, part, how):
     kind = "sdxl" if part == "text_encoder_2" else "sd1"
@@ -223,9 +223,11 @@ def test_a_damaged_part_is_named(words, random_model, tmp_path, refused, part, h
 @pytest.mark.parametrize(
     ("part", "how", "said"),
     [
+        ("model.diffusion_model", "lacks", "lacks tensors"),
         ("model.diffusion_model", "extra", "1 more than such a model has"),
         ("model.diffusion_model", "shape", "expected shape"),
         ("model.diffusion_model", "NaN", "NaN"),
+        ("first_stage_model", "lacks", "lacks tensors"),
         ("first_stage_model", "extra", "1 more than such a model has"),
         ("first_stage_model", "shape", "expected shape"),
         ("first_stage_model", "NaN", "NaN"),
@@ -253,7 +255,7 @@ def test_a_bin_file_that_would_run_code_is_refused(words, random_model, tmp_path
     file.unlink()
     stem = "pytorch_model" if part == "text_encoder" else file.stem
     torch.save({"a": Bomb()}, folder / part / f"{stem}.bin")
-    refused(train(words("sd1", **{"model.path": folder})), str(folder), part)
+    refused(train(words("sd1", **{"model.path": folder})), str(folder), part, "would run code")
     assert not (tmp_path / "exploded").exists()
 
 
@@ -286,6 +288,13 @@ def text(file: Path) -> Path:
         (lambda model, here: text(here / "text.ckpt"), "not a plain file of tensors"),
         (lambda model, here: text(here / "text.pt"), ".safetensors or .ckpt"),
         (lambda model, here: noise(here / "noise.safetensors", "a", "b"), "no Stable Diffusion checkpoint"),
+        (
+            lambda model, here: noise(
+                here / "parts.safetensors", "model.diffusion_model.a", "first_stage_model.b"
+            ),
+            "no text encoder",
+        ),
+        (lambda model, here: here / "missing.safetensors", "does not exist"),
     ],
 )
 def test_a_file_that_is_no_model_is_named(words, single_file, tmp_path, refused, make, said):
@@ -329,6 +338,8 @@ def test_models_for_other_ends_are_named(words, tmp_path, refused):
         ({"unet": ["my_models", "FancyUNet"]}, "my_models.FancyUNet"),
         ({"text_encoder": ["transformers", "T5EncoderModel"]}, "T5EncoderModel"),
         ({"tokenizer": ["transformers", "FancyTokenizer"]}, "FancyTokenizer"),
+        ({"vae": "AutoencoderKL"}, "vae"),
+        ({"unet": None}, "unet"),
     ],
 )
 def test_unknown_classes_are_named(words, random_model, tmp_path, refused, entry, said):

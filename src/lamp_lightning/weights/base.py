@@ -155,13 +155,13 @@ def load_base_model(
         UserError: nothing there, a part that is missing, damaged or lacks tensors, weights that are not
             finite, a model of another kind, or a hub that cannot be reached. Code in a pickle is never run.
     """
-    from lamp_lightning.weights.folder import load_folder
+    from lamp_lightning.weights.folder import SINGLE_FILES, load_folder
     from lamp_lightning.weights.single_file import load_single_file
 
     name = str(path_or_id)
     if (file := Path(name).expanduser()).is_file():
         base = load_single_file(file, config, torch_dtype)
-    elif config is not None:
+    elif config is not None and file.suffix not in SINGLE_FILES:
         raise UserError(f"config={config} is for single-file checkpoints, and {name} is none.")
     else:
         base = load_folder(name, variant, torch_dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from lamp_lightning.errors import UserError
 from lamp_lightning.weights.base import BaseModel
 
-_FILES = (".safetensors", ".ckpt")
+SINGLE_FILES = (".safetensors", ".ckpt")
 _NEEDED = ("tokenizer", "text_encoder", "vae", "unet")
 _SDXL = ("tokenizer_2", "text_encoder_2")
 _LIBRARIES = ("diffusers", "transformers")
@@ -34,16 +35,17 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
     """The parts of the pipeline folder, hub id or packaged model `name` (see `weights.base`)."""
     source = _source(name)
     index = _read_index(source)
-    xl = any(index.get(part, [None])[0] for part in _SDXL)
+    named = {part: _named(index.get(part)) for part in (*_NEEDED, *_SDXL)}
+    xl = any(named[part][0] for part in _SDXL)
     parts = [*_NEEDED, *(_SDXL if xl else ())]
     for part in parts:
-        if not index.get(part, [None])[0]:
+        if not named[part][0]:
             raise UserError(
                 f"{source}: its model_index.json names no {part}. A Stable Diffusion text-to-image pipeline "
                 f"is needed ({', '.join(_NEEDED)}, scheduler; for SDXL also {' and '.join(_SDXL)})."
             )
     with _quiet() if os.path.isdir(source) else nullcontext():  # a download does show its progress
-        loaded = {part: _load_part(source, part, index[part], variant, torch_dtype) for part in parts}
+        loaded = {part: _load_part(source, part, named[part], variant, torch_dtype) for part in parts}
     return BaseModel(
         name=name,
         scheduler=make_scheduler(_load(DDIMScheduler.load_config, source, "scheduler"), source),
@@ -85,7 +87,8 @@ def _source(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or path.suffix in _FILES:
+    is_path = path.is_absolute() or name.startswith((".", "~")) or path.suffix in SINGLE_FILES
+    if is_path or name.count("/") != 1:
         raise UserError(
             f"{path} does not exist: give a diffusers pipeline folder, a single-file checkpoint "
             "(.safetensors) or a hub id like owner/model."
@@ -114,8 +117,15 @@ def _read_index(source: str) -> dict[str, Any]:
     return index
 
 
+def _named(entry: Any) -> tuple[str, str]:
+    """Library and class of a part as `model_index.json` names them; empty where it names none."""
+    if isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry):
+        return entry[0], entry[1]
+    return "", ""
+
+
 def _load_part(
-    source: str, part: str, named: list[str], variant: str | None, torch_dtype: torch.dtype
+    source: str, part: str, named: tuple[str, str], variant: str | None, torch_dtype: torch.dtype
 ) -> Any:
     library, class_name = named
     if library not in _LIBRARIES:
@@ -142,6 +152,7 @@ def _load_part(
         part,
         variant=_variant(source, part, variant),
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # the report names them
         **{precision: torch_dtype},
     )
     check_loaded(report, f"{source}/{part}")
@@ -182,8 +193,20 @@ def _load(method: Any, source: str, part: str, **options: Any) -> Any:
     except Exception as error:  # whatever the libraries meet in a damaged folder
         if not local:
             raise not_from_hub(f"{source} ({part})", error) from error
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{source}/{part} cannot be loaded: {reason}") from error
+        raise UserError(f"{source}/{part} cannot be loaded: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The libraries' own words in one line, without their advice on calling them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, pickle.UnpicklingError):
+            return "a weights file is not a plain file of tensors: it is damaged, or would run code."
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split()) or type(error).__name__
+    for advice in (" If you want to instead overwrite", " Please load the component before passing"):
+        text = text.partition(advice)[0]
+    return text[:300]
 
 
 @contextmanager
@@ -200,8 +223,8 @@ def _quiet() -> Iterator[None]:
 
 def not_from_hub(what: str, error: Exception) -> UserError:
     """The error of a hub that cannot be reached or does not have it."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return UserError(
-        f"{what} cannot be fetched from the hub: {reason} Check the id (and model.variant) and the network, "
+        f"{what} cannot be fetched from the hub: {first}. Check the id (and model.variant) and the network, "
         "or download the model elsewhere and give its folder."
     )

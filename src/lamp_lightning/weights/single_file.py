@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.weights.base import BaseModel
-from lamp_lightning.weights.folder import make_scheduler
+from lamp_lightning.weights.folder import make_scheduler, reason
 
 _XL_KEY = "conditioner.embedders.1."  # the second text encoder
 _UNET_KEY, _VAE_KEY = "model.diffusion_model.", "first_stage_model."
+_TEXT_KEYS = ("cond_stage_model.", "conditioner.embedders.0.")
 
 
 def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.dtype) -> BaseModel:
@@ -27,11 +28,12 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
     come from `config`, or from the hub (a few small files).
     """
     names = _tensor_names(file)
-    for key, part in ((_UNET_KEY, "UNet"), (_VAE_KEY, "autoencoder")):
-        if not any(name.startswith(key) for name in names):
+    for keys, part in (((_UNET_KEY,), "UNet"), ((_VAE_KEY,), "autoencoder"), (_TEXT_KEYS, "text encoder")):
+        if not any(name.startswith(keys) for name in names):
             raise UserError(
-                f"{file} is no Stable Diffusion checkpoint: it holds no {part} (no tensor {key}*). A motion "
-                "adapter, a LoRA or a part alone is no base model; a diffusers folder is given by its folder."
+                f"{file} is no Stable Diffusion checkpoint: it holds no {part} (no {' or '.join(keys)}*). A "
+                "motion adapter, a LoRA or a part alone is no base model; a diffusers folder is given by its "
+                "folder."
             )
     source = None if config is None else str(Path(config).expanduser())
     local = source is not None and Path(source).is_dir()
@@ -111,14 +113,16 @@ def _check_count(model: torch.nn.Module, names: Collection[str], key: str, file:
 
 
 def _not_loaded(file: Path, source: Any, local: bool, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    other = "fetch the file again, or give the model.config of a model of the same kind."
     if isinstance(error, KeyError):
-        return UserError(f"{file} lacks the tensor {error.args[0]!r}: fetch the file again.")
+        return UserError(f"{file} lacks the tensor {error.args[0]!r}: {other}")
+    if isinstance(error, NotImplementedError):  # torch's, of a model that is left partly without data
+        return UserError(f"{file} lacks tensors of its UNet or autoencoder: {other}")
     if local:
-        return UserError(f"{file} cannot be loaded with the configuration of {source}: {reason}")
+        return UserError(f"{file} cannot be loaded with the configuration of {source}: {reason(error)}")
     return UserError(
         f"{file}: its configuration and tokenizers are not in the file and cannot be fetched from the hub "
-        f"({reason}). Check the network, or give a diffusers folder of a model of the same kind as "
+        f"({reason(error)}). Check the network, or give a diffusers folder of a model of the same kind as "
         "model.config=<folder>."
     )
 
