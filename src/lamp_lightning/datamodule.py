@@ -85,7 +85,15 @@ class MotionSetDataModule(LightningDataModule):
         if size is None or any(side % factor for side in size):
             raise UserError(f"size must be multiples of {factor} for the model {base.name}, found {size}.")
         self.size = size
-        self.motion_set = load_motion_set(
+        self.motion_set = self.read(size)
+        self.latent_clips = encode_motion_set(
+            self.motion_set, base, flip=self.flip, cache_dir=self.cache_dir, progress=progress
+        )
+        return self.latent_clips
+
+    def read(self, size: tuple[int, int]) -> MotionSet:
+        """The decoded clips at height and width `size`."""
+        return load_motion_set(
             self.folder,
             motion=self.motion,
             size=size,
@@ -95,10 +103,6 @@ class MotionSetDataModule(LightningDataModule):
             captions=self.captions,
             timeout_s=self.decode_timeout,
         )
-        self.latent_clips = encode_motion_set(
-            self.motion_set, base, flip=self.flip, cache_dir=self.cache_dir, progress=progress
-        )
-        return self.latent_clips
 
     @property
     def dataset(self) -> MotionDataset:

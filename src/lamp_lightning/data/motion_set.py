@@ -83,6 +83,19 @@ def load_motion_set(
     return MotionSet(motion, clips)
 
 
+def load_clip(
+    path: str | Path,
+    prompt: str,
+    *,
+    size: tuple[int, int],
+    cache_dir: str | Path | None = None,
+    timeout_s: float = 60.0,
+) -> MotionClip:
+    """Read one clip as `load_motion_set` does those of a folder. Raises UserError where it cannot be used."""
+    with ClipDecoder(timeout_s) as decoder:
+        return _read_clip(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder)
+
+
 def _read_clips(
     paths: Sequence[Path], prompts: Sequence[str], size: tuple[int, int], cache: Cache, timeout_s: float
 ) -> list[MotionClip]:

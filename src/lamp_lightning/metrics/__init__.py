@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lamp_lightning.metrics.clip import ClipJudge, CLIPScore, FrameConsistency, consistency, fit, load_clip
-from lamp_lightning.metrics.motion import MotionAmount, drift, motion_amount, optical_flow
+from lamp_lightning.metrics.motion import MotionAmount, drift, flow_correlation, motion_amount, optical_flow
 from lamp_lightning.metrics.truth import FlowAgreement, MovingPixelError
 from lamp_lightning.video import as_frames
 
@@ -23,6 +23,7 @@ __all__ = [
     "MovingPixelError",
     "drift",
     "evaluate_videos",
+    "flow_correlation",
     "load_clip",
     "optical_flow",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,8 @@ from lamp_lightning.video import as_frames
 FLOW_SIZE = 256  # small videos are enlarged to this width for the flow: its patches are 8 pixels
 DRIFT_SIZE = 128  # larger videos are reduced to this longest side for the drift
 MIN_FRAMES = 4  # fewer do not tell what stands still from what moves
+CELLS = 8  # of the picture, in each direction, in which two flows are compared
+CHANGE = 0.1  # of 0..1: pixels that change less from one frame to the next do not move
 LAGS = 3  # frames up to this far apart are compared
 
 
@@ -25,17 +28,53 @@ def optical_flow(video: Any) -> np.ndarray:
     OpenCV's DIS flow, on frames enlarged to at least ``FLOW_SIZE`` pixels of width.
     """
     frames = as_frames(video, min_frames=2)
-    height, width = frames.shape[1:3]
+    return _dis_flow([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in frames])
+
+
+def _dis_flow(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """The flow of pictures of one channel."""
+    height, width = pictures[0].shape
     factor = max(1, round(FLOW_SIZE / width))
-    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
     if factor > 1:
         size = (width * factor, height * factor)
-        grey = [cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC) for picture in grey]
+        pictures = [cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC) for picture in pictures]
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
-    flows = [dis.calc(a, b, None) for a, b in pairwise(grey)]
+    flows = [dis.calc(a, b, None) for a, b in pairwise(pictures)]
     if factor > 1:
         flows = [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) / factor for f in flows]
     return np.stack(flows)
+
+
+def flow_correlation(video: Any, source: Any) -> float:
+    """How alike two videos of as many frames move: Pearson's correlation of their optical flows, -1 to 1.
+
+    Made to compare videos of different looks. Flow is taken in each colour, since one may show what others
+    hide, and counts as none where the picture does not change: there it is guessed from the surroundings,
+    differently before every background. It is compared as means over 8 x 8 cells of the picture. 0 where one
+    of them stands still.
+    """
+    a, b = as_frames(video, min_frames=2), as_frames(source, min_frames=2)
+    if len(a) != len(b):
+        raise ValueError(f"The video has {len(a)} frames and the source {len(b)}: they must be as many.")
+    x, y = (flow - flow.mean(axis=(0, 1, 2)) for flow in (_flow_in_cells(a), _flow_in_cells(b)))
+    energy = float((x**2).sum() * (y**2).sum())
+    return float((x * y).sum() / energy**0.5) if energy > 0 else 0.0
+
+
+def _flow_in_cells(frames: np.ndarray) -> np.ndarray:
+    """Mean flow of what changes in each of 8 x 8 cells, as a share of the width: ``(f - 1, 8, 8, 2)``."""
+    width = frames.shape[2]
+    total: Any = 0.0
+    weights: Any = 0.0
+    for colour in range(3):
+        pictures = np.ascontiguousarray(frames[..., colour])
+        detail = [np.abs(cv2.Laplacian(p.astype(np.float32), cv2.CV_32F)) for p in pictures[:-1]]
+        weight = np.stack([cv2.GaussianBlur(d, (0, 0), width / 32) for d in detail])[..., None] + 1e-3
+        total = total + weight * _dis_flow(list(pictures))
+        weights = weights + weight
+    changes = np.abs(np.diff(frames.astype(np.float32), axis=0)).max(-1, keepdims=True) > 255 * CHANGE
+    flow = total / weights * changes / width
+    return np.stack([cv2.resize(f, (CELLS, CELLS), interpolation=cv2.INTER_AREA) for f in flow])
 
 
 def motion_amount(video: Any) -> float:

@@ -19,6 +19,7 @@ def invert(
     *,
     prediction_type: str = "epsilon",
     keep_first: bool = False,
+    strength: float = 1.0,
     added_cond_kwargs: dict[str, Tensor] | None = None,
     callback: Callable[[int, int, Tensor], None] | None = None,
 ) -> Tensor:
@@ -32,17 +33,18 @@ def invert(
         num_inference_steps: the steps that sampling will take.
         prediction_type: how the UNet's output is read. The authors' code reads every model's as noise; for a
             model of another type pass `scheduler.config.prediction_type`, or sampling does not lead back.
-        keep_first: frame 0 enters clean and stays as it is, as in tuning and in `denoise`, whose way is then the
-            one that is gone back. The authors' code adds noise to all frames, which the model was never shown.
+        keep_first: frame 0 stays clean, as in tuning and in `denoise`, whose way is then the one that is gone
+            back. The authors' code inverts it with the others, which the model was never tuned for.
+        strength: how much of the way to noise to go, 0..1: so much of the steps are taken.
         callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1.
 
     Returns:
-        The latents at the last timestep, `b c f h w`; with `keep_first` frame 0 is the clean one.
+        The latents at the last timestep taken, `b c f h w`; with `keep_first` frame 0 is the clean one.
     """
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     stride = scheduler.config.num_train_timesteps // num_inference_steps
     extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
-    timesteps = scheduler.timesteps.flip(0)
+    timesteps = scheduler.timesteps.flip(0)[: round(strength * num_inference_steps)]
     first, moving = latents.split([int(keep_first), latents.shape[2] - int(keep_first)], dim=2)
     for index, timestep in enumerate(timesteps):
         output = unet(torch.cat([first, moving], dim=2), timestep, text_embeddings, **extra)
