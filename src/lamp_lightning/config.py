@@ -20,17 +20,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.precision import PRECISIONS
 from lamp_lightning.stopping import Stopped
 
 GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "experiment")
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 FREE_TEXT = {
     "from", "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "base", "base_config",
-    "motion.name", "motion.prompt", "video", "source_prompt", "painter",
+    "motion.name", "motion.prompt", "video", "source_prompt", "painter", "prompts", "again",
     "data.folder", "data.root", "data.cache_dir", "data.captions",
     "model.path", "model.config", "model.painter", "model.painter_config", "model.clip",
     "sampler.negative_prompt", "hydra.run.dir", "hydra.sweep.dir",
 }  # fmt: skip
+_LISTS = {"prompt", "first_frame"}  # of these, what stands in brackets is a list
 _QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$""", re.DOTALL)
 
 
@@ -162,19 +164,37 @@ def _is_texts(value: Any) -> bool:
     )
 
 
+def _several(accepts: Callable[[Any], bool], what: str) -> tuple[Callable[[Any], bool], str]:
+    """One of them or a list of at least one."""
+
+    def all_accepted(value: Any) -> bool:
+        return (len(value) > 0 and all(map(accepts, value))) if OmegaConf.is_list(value) else accepts(value)
+
+    return all_accepted, what
+
+
+_FORMATS = ("mp4", "gif", "webp", "png")
 _SIZE = "[height,width] in pixels, both at least 8, like [64,64]"
 _ABSENT = object()
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _whole(0),
+    "seeds": _several(_whole(0, null=True)[0], "a list of whole numbers, like [1,5,9], or null"),
+    "prompt": _several(_text()[0], "a text, a list like [a lake,a river], or null"),
+    "first_frame": _several(_text()[0], "a file, a folder, a list of files, or null"),
+    "format": _several(
+        lambda value: value in _FORMATS, f"one or some of {', '.join(_FORMATS)}, like [mp4,png]"
+    ),
+    "fit": _one_of("crop", "pad"),
+    "batch": (lambda value: value == "auto" or _whole(1)[0](value), "auto or a whole number of at least 1"),
     "base": _text(),
     "base_config": _text(),
     "count": _whole(1),
-    "precision": _one_of(None, "32-true", "bf16-mixed", "16-mixed"),
+    "precision": _one_of(None, *PRECISIONS),
     "strength": _number(0, 1),
     "paint_from": _one_of("inversion", "noise"),
     "overwrite": _switch(),
     "num_frames": _whole(2, null=True),
-    "size": (_is_size, _SIZE),
+    "size": (lambda value: value == "auto" or _is_size(value), f"auto, or {_SIZE}"),
     "threads": _whole(1, null=True),
     "save_every": _whole(1),
     "motion.name": _text(null=False),
@@ -203,6 +223,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.decode_timeout": _number(0, above=True),
     "data.flip": _switch(),
     "data.size": (_is_size, _SIZE),
+    "tuner.optimizer": _one_of("adamw", "adamw8bit"),
     "tuner.learning_rate": _number(0, above=True),
     "tuner.weight_decay": _number(0),
     "tuner.schedule": _one_of("constant", "cosine"),
@@ -220,6 +241,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sampler.histogram_matching": _switch(),
     "sampler.fps": _number(0, above=True),
     "trainer.max_steps": _whole(1),
+    "trainer.precision": _one_of(*PRECISIONS),
     "trainer.accumulate_grad_batches": _whole(1),
     "trainer.log_every_n_steps": _whole(1),
     "samples.every": _whole(1, null=True),
@@ -315,6 +337,8 @@ def shell_overrides(argv: Sequence[str]) -> list[str]:
 def _quoted(word: str) -> str:
     key, eq, value = word.partition("=")
     if not eq or key.lstrip("+") not in FREE_TEXT or _QUOTED.match(value):
+        return word
+    if key in _LISTS and value.startswith("[") and value.endswith("]"):
         return word
     # In Hydra a backslash counts only before a quote: runs of them before one, and at the end, double.
     escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)

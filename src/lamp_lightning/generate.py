@@ -67,7 +67,7 @@ def generate_batch(
             if progress is not None:
                 progress("painting", len(first_frames), len(prompts))
     before = pipeline.scheduler
-    pipeline.scheduler = sampler.make_scheduler(before.config)
+    pipeline.scheduler = sampler.make_scheduler(pipeline.own_scheduler.config)
     try:
         with torch.no_grad():
             output: Any = pipeline(

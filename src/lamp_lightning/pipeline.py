@@ -203,14 +203,19 @@ class LAMPPipeline(DiffusionPipeline):
         """Back to the base model, to the bit."""
         self.unet.unload_motion()
         self.register_to_config(sampler={})
-        self.scheduler = self._own_scheduler or self.scheduler
+        self.scheduler = self.own_scheduler
 
     def _paint_as(self, metadata: dict[str, str]) -> None:
         settings = json.loads(metadata.get("sampler", "{}"))
         self.register_to_config(sampler=settings)
-        self._own_scheduler = self._own_scheduler or self.scheduler
+        self._own_scheduler = self.own_scheduler
         if "scheduler" in settings:
-            self.scheduler = self.sampler.make_scheduler(self.scheduler.config)
+            self.scheduler = self.sampler.make_scheduler(self.own_scheduler.config)
+
+    @property
+    def own_scheduler(self) -> Any:
+        """The base model's scheduler, without what a motion asks for."""
+        return self._own_scheduler or self.scheduler
 
     @property
     def sampler(self) -> Sampler:
@@ -403,8 +408,13 @@ class LAMPPipeline(DiffusionPipeline):
             raise UserError(f"{len(images)} first frames do not go with {clips} prompts: give 1 or {clips}.")
         pixels = torch.stack([pixels_from_image(image, size) for image in images])
         latents = self.base.latents_from_pixels(pixels)
-        latents = latents.to(self._execution_device, self.unet.dtype).unsqueeze(2)
+        latents = latents.to(self._execution_device, self._latent_dtype).unsqueeze(2)
         return latents.expand(clips, -1, -1, -1, -1)
+
+    @property
+    def _latent_dtype(self) -> torch.dtype:
+        """Of the tuned weights: float32 where only the frozen ones are in half precision."""
+        return self.unet.tuned_parameters()[0].dtype
 
     @property
     def default_size(self) -> tuple[int, int]:

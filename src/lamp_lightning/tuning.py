@@ -21,6 +21,7 @@ from lamp_lightning.generate import Sampler, on_device, spare_memory
 from lamp_lightning.loggers import close, log_adapter, summarise, where_to_look
 from lamp_lightning.motions import draw_toy_clips, motion_prompt
 from lamp_lightning.pipeline import LAMPPipeline
+from lamp_lightning.precision import check_precision
 from lamp_lightning.runs import RunFolder, write_json
 from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.studio import Studio
@@ -71,6 +72,7 @@ class Parts:
 def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     """Load the model, read the clips, make the trainer."""
     quiet_libraries()
+    check_precision(cfg.trainer.precision, cfg.model.dtype, cfg.trainer.accelerator)
     torch.set_num_threads(threads(cfg.threads))
     seed_everything(cfg.seed, verbose=False)
     sampler = Sampler.from_config(cfg)

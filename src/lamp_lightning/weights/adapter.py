@@ -211,7 +211,7 @@ def _check_base(unet: MotionUNet, metadata: Mapping[str, str], file: Path) -> No
         return
     raise UserError(
         f"{file} was tuned on other weights than this UNet's: its base model is "
-        f"{metadata.get('base_model', 'unknown')!r}. Load that one. (In Python, check_base=False tries anyway.)"
+        f"{metadata.get('base_model', 'unknown')!r}. Load that one (check_base=False tries anyway)."
     )
 
 
