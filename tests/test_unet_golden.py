@@ -17,7 +17,7 @@ from lamp_lightning.sampling import adain, denoise, first_frame_loss, histogram_
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.fixture(params=["sd1", "sd2"])
+@pytest.fixture(params=["sd1", "sd2", "odd"])
 def case(request):
     folder = GOLDEN / request.param
     settings = json.loads((folder / "case.json").read_text())
@@ -34,6 +34,19 @@ def test_forward(case):
     with torch.no_grad():
         output = case.unet(case.forward_sample, case.forward_timestep, case.forward_text)
     torch.testing.assert_close(output, case.forward_output, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["odd"], indirect=True)
+def test_one_timestep_for_all_clips(case):
+    with torch.no_grad():
+        output = case.unet(case.forward_sample, 500, case.forward_text)
+    torch.testing.assert_close(output, case.forward_output_timestep_500, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("slice_size", ["auto", "max"])
+def test_attention_in_slices(case, slice_size):
+    case.unet.set_attention_slice(slice_size)
+    test_forward(case)
 
 
 def test_loss_and_gradient_norm(case):
@@ -59,7 +72,9 @@ def test_what_is_tuned(case):
     assert sum(p.numel() for p in case.unet.parameters()) == case.trainable["all_parameters"]
 
 
-def test_fifty_guided_steps_with_all_tricks(case):
+def test_guided_steps_with_all_tricks(case):
+    """Their AdaIN towards frame 0 starts at a step's number, ours at a share of the steps."""
+    steps = case.settings["num_inference_steps"]
     output = denoise(
         case.unet,
         case.scheduler,
@@ -67,17 +82,20 @@ def test_fifty_guided_steps_with_all_tricks(case):
         case.sample_first_frame,
         case.sample_text_uncond_then_cond,
         guidance_scale=case.settings["guidance_scale"],
-        num_inference_steps=case.settings["num_inference_steps"],
+        num_inference_steps=steps,
         shared_noise=case.settings["shared_noise_alpha"],
+        adain_after=case.settings["adain_last_steps_after_index"] / steps,
     )
     torch.testing.assert_close(output, case.sample_output, atol=1e-4, rtol=0)
     assert torch.equal(output[:, :, 0], case.sample_first_frame[:, :, 0])
 
 
 def test_inversion(case):
-    conditional = case.sample_text_uncond_then_cond[1:]
-    output = invert(case.unet, case.scheduler, case.invert_latents, conditional, 10)
-    torch.testing.assert_close(output, case.invert_output_10_steps, atol=1e-4, rtol=0)
+    conditional = case.sample_text_uncond_then_cond.chunk(2)[1]
+    steps = case.settings.get("invert_steps", 10)
+    output = invert(case.unet, case.scheduler, case.invert_latents, conditional, steps)
+    wanted = getattr(case, f"invert_output_{steps}_steps")
+    torch.testing.assert_close(output, wanted, atol=1e-4, rtol=0)
 
 
 def test_histogram_matching_is_exact(case):
