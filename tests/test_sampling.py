@@ -283,6 +283,16 @@ def test_adain_follows_the_authors_order():
     assert torch.equal(adain_towards_first(single, late=True, last=True), single)
 
 
+@pytest.mark.parametrize(("steps", "share", "first_late"), [(50, 0.6, 31), (20, 0.6, 13), (40, 30 / 40, 31)])
+def test_frame_1_takes_the_statistics_of_frame_0_after_a_share_of_the_steps(steps, share, first_late):
+    """The authors' 30 of 50; a share of 30 / steps is their code at other numbers of steps."""
+    spy = Spy()
+    sample(spy, guidance_scale=1, num_inference_steps=steps, adain_after=share)
+    means = [latents[:, :, :2].mean(dim=(-1, -2)) for latents, *_ in spy.seen]
+    tied = [torch.allclose(*mean.unbind(2), atol=1e-4) for mean in means[1:]]  # what the step before left
+    assert tied == [index >= first_late for index in range(steps - 1)]
+
+
 def test_histogram_matching_to_itself_changes_nothing_and_keeps_flat_frames_flat():
     rng = np.random.default_rng(0)
     frame = rng.integers(0, 256, (9, 7, 3)).astype(np.float32) / 255

@@ -32,6 +32,11 @@ def image_output(unet: UNet2DConditionModel, sample: torch.Tensor, timestep, wor
         {"layers_per_block": 2, "down_block_types": ("CrossAttnDownBlock2D",) * 2,
          "up_block_types": ("CrossAttnUpBlock2D",) * 2},
         {"resnet_time_scale_shift": "scale_shift", "transformer_layers_per_block": 2},
+        {"only_cross_attention": (True, False), "mid_block_type": "UNetMidBlock2D", "conv_out_kernel": 1},
+        {"layers_per_block": (1, 2), "downsample_padding": 0, "encoder_hid_dim_type": "text_proj",
+         "encoder_hid_dim": 16, "mid_block_type": None},
+        {"down_block_types": ("CrossAttnDownBlock2D", "ResnetDownsampleBlock2D"),
+         "up_block_types": ("ResnetUpsampleBlock2D", "CrossAttnUpBlock2D"), "resnet_skip_time_act": True},
     ],
 )  # fmt: skip
 def test_untuned_one_frame_clips_are_images_to_the_bit(norm, shape):
