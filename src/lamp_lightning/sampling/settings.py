@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from lamp_lightning.errors import UserError
@@ -15,10 +16,11 @@ class Sampler:
     """One config of the group ``sampler``, and the size of what it paints."""
 
     scheduler: str = "DDIMScheduler"
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)  # beside the noise levels
     num_inference_steps: int = 50
     guidance_scale: float = 12.5
     guidance_rescale: float = 0.0
-    paint_guidance_scale: float | None = None  # of a painted first frame; None: as above, or the painter's own
+    paint_guidance_scale: float | None = None  # of first frames; None: as above, or the painter's
     paint_steps: int | None = None  # likewise
     shared_noise: float = 0.2
     noise_sharing: NoiseSharing = "authors"
@@ -42,15 +44,26 @@ class Sampler:
         return {**asdict(self), "size": None if self.size is None else list(self.size)}
 
     def changed(self, values: Mapping[str, Any]) -> Sampler:
-        """With those of ``values`` that are known and not None."""
+        """With those of ``values`` that are known and not None.
+
+        Another scheduler comes without the options of the one before.
+        """
         known = {field.name for field in fields(self)}
         given = {key: value for key, value in values.items() if key in known and value is not None}
         if "size" in given:
             given["size"] = tuple(given["size"])
+        if given.get("scheduler", self.scheduler) != self.scheduler:
+            given.setdefault("scheduler_options", {})
+        if "scheduler_options" in given:
+            given["scheduler_options"] = _plain(given["scheduler_options"])
         return replace(self, **given)
 
     def make_scheduler(self, config: Any) -> Any:
-        """The diffusers scheduler of that name with the noise levels of ``config``."""
+        """The diffusers scheduler of that name with the noise levels of ``config``.
+
+        Raises:
+            UserError: no such scheduler, or options that it does not know or cannot use.
+        """
         import diffusers
 
         known = [name for name in dir(diffusers) if name.endswith("Scheduler")]
@@ -59,4 +72,33 @@ class Sampler:
                 f"sampler.scheduler={self.scheduler} is no scheduler of diffusers; there are, among others, "
                 "DDIMScheduler, DPMSolverMultistepScheduler and EulerDiscreteScheduler."
             )
-        return getattr(diffusers, self.scheduler).from_config(config)
+        kind, options = getattr(diffusers, self.scheduler), dict(self.scheduler_options)
+        takes = sorted(set(inspect.signature(kind.__init__).parameters) - {"self"})
+        unknown = sorted(set(options) - set(takes))
+        if unknown:
+            raise UserError(
+                f"sampler.scheduler_options has {', '.join(unknown)}, which {self.scheduler} does not know; it "
+                f"knows {', '.join(takes)}."
+            )
+        if not options:
+            return kind.from_config(config)
+        try:
+            scheduler = kind.from_config(config, **options)
+            scheduler.set_timesteps(self.num_inference_steps)  # some options are not looked at before
+        except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+            raise UserError(
+                f"{self.scheduler} cannot use sampler.scheduler_options={options}: {error}"
+            ) from error
+        return scheduler
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    """Scheduler options as JSON knows them."""
+    if not isinstance(options, Mapping):
+        raise UserError(
+            "sampler.scheduler_options must be names and values, like {timestep_spacing: trailing}, or null, "
+            f"but is {options!r}."
+        )
+    return {
+        str(k): list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in options.items()
+    }
