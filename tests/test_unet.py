@@ -161,6 +161,23 @@ def test_image_model_is_what_was_before_tuning_and_tuning_comes_back():
         assert torch.equal(unet(sample, 9, words), tuned)
 
 
+def test_image_model_and_tuning_do_not_mix_in_mixed_precision():
+    """Autocast keeps low-precision copies of weights, which must not outlive an exchange of the weights."""
+    sample, words, unet = video(), text(), motion_unet()
+
+    def outputs(kind: str) -> torch.Tensor:
+        with unet.image_model() if kind == "image" else torch.no_grad():
+            return unet(sample, 9, words)
+
+    alone = {}
+    for kind in ("image", "tuned"):
+        with torch.autocast("cpu", torch.bfloat16):
+            alone[kind] = outputs(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        for kind in ("tuned", "image", "tuned", "image"):
+            assert torch.equal(outputs(kind), alone[kind]), kind
+
+
 def test_image_model_restores_the_tuned_weights_after_an_error():
     unet = motion_unet()
     before = {name: tensor.clone() for name, tensor in unet.state_dict().items()}

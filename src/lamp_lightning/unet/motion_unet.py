@@ -305,12 +305,14 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
             self._clip.motion = False
             for name, image in queries.items():
                 parameters[name].data = image.to(tuned[name])
+            torch.clear_autocast_cache()  # its copies in low precision are of the other queries
             with torch.no_grad():
                 yield self
         finally:
             self._clip.motion = True
             for name, data in tuned.items():
                 parameters[name].data = data.to(parameters[name].device)  # offloading may have moved it
+            torch.clear_autocast_cache()
 
 
 def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> MotionUNet:
