@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,6 +11,7 @@ from PIL import Image
 from lamp_lightning.data import decode_clip
 from lamp_lightning.sample import main
 from lamp_lightning.train import main as train_main
+from lamp_lightning.video import read_video
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +50,19 @@ def frames(file):
     return decode_clip(file).frames
 
 
-def test_a_prompt_becomes_a_video_a_gif_and_a_contact_sheet(run, tmp_path, capsys):
+def names(folder, ending=""):
+    return sorted(path.name for path in Path(folder).iterdir() if path.name.endswith(ending))
+
+
+def test_a_prompt_becomes_a_video_a_gif_a_record_and_a_contact_sheet(run, tmp_path, capsys):
     assert main([f"run={run}", "prompt=a red lake, flows", "out=here", "threads=1"]) == 0
-    names = sorted(path.name for path in (tmp_path / "here").iterdir())
-    assert names == [f"a_red_lake_flows_seed0.{kind}" for kind in ("gif", "mp4", "png")]
+    endings = (".gif", ".json", ".mp4", "_sheet.png")
+    assert names("here") == [f"a_red_lake_flows_seed0{ending}" for ending in endings]
     clip = decode_clip(tmp_path / "here" / "a_red_lake_flows_seed0.mp4")
     assert clip.frames.shape == (4, 256, 256, 3)  # 32x32 enlarged, as many frames as the run's
     assert clip.fps == 4
     out = capsys.readouterr().out
-    assert "here/a_red_lake_flows_seed0.mp4" in out
+    assert "here/a_red_lake_flows_seed0.mp4 (and .gif)" in out
     assert "motion amount" in out
 
 
@@ -89,6 +96,35 @@ def test_a_photograph_is_the_first_frame(run, tmp_path):
     assert not np.array_equal(frames(tmp_path / "dark.mp4")[0], frames(tmp_path / "bright.mp4")[0])
 
 
+def test_prompts_and_seeds_of_many_kinds(run, tmp_path, capsys):
+    Path("prompts.txt").write_text("\ufeff# what to paint\na red lake\n\n  rain, falls \n# the end", "utf-8")
+    for out, words, wanted in (
+        ("file", ["prompts=prompts.txt", "count=2"], ["a_red_lake", "rain_falls"]),
+        ("list", ["prompt=[a lake, 'b, c']", "seeds=[1,0,1]"], ["a_lake", "b_c"]),
+        ("wall.mp4", ["prompt=[a,b]", "seeds=[0,1]"], ["wall_a", "wall_b"]),
+        ("one.mp4", ["seeds=[1,0]"], ["one"]),
+    ):
+        assert main([f"run={run}", f"out={out}", "threads=1", "format=mp4", *words]) == 0
+        folder = out if out.isalpha() else "."
+        stem = "" if out.isalpha() else out.split(".")[0]
+        found = [name[:-5] for name in names(folder, ".json") if name.startswith(stem)]
+        assert found == [f"{name}_seed{seed}" for name in wanted for seed in (0, 1)]
+    assert "file/a_red_lake_seed0_and_3_more.mp4" in capsys.readouterr().out
+    assert frames("file/a_red_lake_seed0_and_3_more.mp4").shape[0] == 4
+    assert Path("wall_all.mp4").is_file()
+    assert Path("file/a_red_lake_seed0_and_3_more_sheet.png").is_file()
+
+
+def test_all_formats_hold_the_same_frames(run):
+    assert main([f"run={run}", "prompt=a", "out=v.webp", "format=[png,mp4,gif]", "threads=1"]) == 0
+    assert names(".") == ["v.gif", "v.json", "v.mp4", "v.webp", "v_frames", "v_sheet.png"]
+    assert names("v_frames") == ["0000.png", "0001.png", "0002.png", "0003.png"]
+    exact = read_video("v_frames").repeat(8, 1).repeat(8, 2).astype(float)  # frames are not enlarged
+    for kind, most in (("mp4", 12), ("gif", 12), ("webp", 12)):
+        assert np.abs(read_video(f"v.{kind}") - exact).mean() < most
+    assert Image.open("v.webp").info["loop"] == 0
+
+
 def test_settings_can_be_changed(run, tmp_path):
     words = ["num_frames=6", "size=[16,24]", "sampler.num_inference_steps=1", "sampler.fps=2", "threads=1"]
     assert main([f"run={run}", "prompt=a", "out=v.mp4", *words]) == 0
@@ -103,7 +139,7 @@ def test_settings_can_be_changed(run, tmp_path):
 def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
     assert main([f"run={run}", f"prompt={prompt}", "out=odd", "threads=1"]) == 0
     files = list((tmp_path / "odd").iterdir())
-    assert len(files) == 3
+    assert len(files) == 4
     assert {path.parent for path in tmp_path.rglob("*.mp4")} == {tmp_path / "odd"}
     assert all(len(path.name) <= 100 for path in files)
     assert "the model reads the first 16" in capsys.readouterr().err
@@ -114,6 +150,29 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
     [
         (["first_frame=nothing.png"], "first_frame=nothing.png is no file"),
         (["first_frame=text.png"], "text.png"),
+        (["first_frame=[photo.png,text.png]"], "text.png"),
+        (["first_frame=empty"], "first_frame=empty has no pictures"),
+        (["size=auto"], "first_frame=<file or folder>"),
+        (["prompt=null", "prompts=empty.txt"], "prompts=empty.txt has no prompts"),
+        (["prompt=null", "prompts=gone.txt"], "prompts=gone.txt cannot be read"),
+        (["prompt=null", "prompts=photo.png"], "give a text file in UTF-8"),
+        (["prompts=empty.txt"], "not both"),
+        (["prompt=[a,' ']"], "prompt must be a text, a list"),
+        (["seeds=[]"], "seeds must be a list of whole numbers"),
+        (["seeds=[1,-2]"], "seeds must be"),
+        (["seed=99999999999999999999"], "too large"),
+        (["format=[mp4,avi]"], "format must be one or some of mp4, gif, webp, png"),
+        (["format=[]"], "format must be"),
+        (["fit=squeeze"], "fit must be one of crop, pad"),
+        (["batch=0"], "batch must be auto or a whole number"),
+        (["out=video.avi"], "written as .mp4, .gif or .webp"),
+        (["num_frames=0"], "num_frames must be a whole number of at least 2"),
+        (["num_frames=1"], "num_frames must be a whole number of at least 2"),
+        (["size=[32,4]"], "size must be auto, or [height,width]"),
+        (["sampler.num_inference_steps=0"], "sampler.num_inference_steps must be"),
+        (["sampler.guidance_scale=-1"], "sampler.guidance_scale must be a number of at least 0"),
+        (["again=text.png"], "text.png cannot be read as the record of a video"),
+        (["again=other.json"], "other.json is no record of a video"),
         (["size=[30,30]"], "multiples of 4"),
         (["sampler.scheduler=Nothing"], "DPMSolverMultistepScheduler"),
         (["out=text.png/deeper"], "text.png/deeper"),
@@ -123,6 +182,10 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
 )
 def test_what_cannot_be_used_ends_in_one_message(run, tmp_path, capsys, words, message):
     (tmp_path / "text.png").write_text("not a picture")
+    Image.new("RGB", (40, 30), "blue").save(tmp_path / "photo.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("# nothing\n\n")
+    (tmp_path / "other.json").write_text('{"name": 1}')
     assert main([f"run={run}", "prompt=a", "threads=1", *words]) == 1
     captured = capsys.readouterr()
     assert message in captured.err

@@ -13,8 +13,10 @@ import numpy as np
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.loggers import ShownVideo
-from lamp_lightning.video import contact_sheet, safe_name, write_gif, write_mp4
+from lamp_lightning.sheet import draw_wall
+from lamp_lightning.video import contact_sheet, safe_name, write_frames, write_gif, write_mp4, write_webp
 
+FORMATS = ("mp4", "gif", "webp", "png")
 SHOWN_SIZE = 256  # small videos are enlarged to this many pixels, or a browser shows a stamp
 
 
@@ -27,21 +29,46 @@ class Painted:
     frames: np.ndarray
 
 
-def save_videos(
-    videos: Sequence[Painted], folder: Path, fps: float, *, stem: str | None = None
-) -> list[ShownVideo]:
-    """Write each video as mp4 and gif to ``folder``; returns the mp4s with their captions.
-
-    The files are called ``<stem>.mp4``, with the seed behind it where there are several; without a ``stem``
-    they are named by prompt and seed.
-    """
+def save_videos(videos: Sequence[Painted], folder: Path, fps: float) -> list[ShownVideo]:
+    """Write each video as mp4 and gif, named by prompt and seed; returns the mp4s with their captions."""
     shown = []
     for video in videos:
-        name = stem if stem and len(videos) == 1 else f"{stem or safe_name(video.prompt)}_seed{video.seed}"
-        file = write_mp4(folder / f"{name}.mp4", video.frames, fps, min_size=SHOWN_SIZE)
-        write_gif(folder / f"{name}.gif", video.frames, fps, min_size=SHOWN_SIZE)
+        name = f"{safe_name(video.prompt)}_seed{video.seed}"
+        file = write_as("mp4", folder, name, video.frames, fps)
+        write_as("gif", folder, name, video.frames, fps)
         shown.append(ShownVideo(file, f"{video.prompt} (seed {video.seed})"))
     return shown
+
+
+def place(kind: str, folder: Path, name: str) -> Path:
+    """Where a video of that name lies in one of the ``FORMATS``."""
+    return folder / (f"{name}_frames" if kind == "png" else f"{name}.{kind}")
+
+
+def write_as(kind: str, folder: Path, name: str, frames: np.ndarray, fps: float) -> Path:
+    """Write a video in one of the ``FORMATS``; small ones are enlarged, but not as PNG frames."""
+    file = place(kind, folder, name)
+    if kind == "png":
+        return write_frames(file, frames)
+    write: Any = {"mp4": write_mp4, "gif": write_gif, "webp": write_webp}[kind]
+    return write(file, frames, fps, min_size=SHOWN_SIZE)
+
+
+def write_wall(
+    videos: Sequence[Painted], folder: Path, name: str, fps: float, formats: Sequence[str], cell: int
+) -> list[Path]:
+    """All videos side by side as one, in each of the formats but PNG frames, with their prompts or seeds."""
+    frames = draw_wall(list(zip(labels(videos), (video.frames for video in videos), strict=True)), cell)
+    moving = [kind for kind in formats if kind != "png"]
+    return [write_as(kind, folder, name, frames, fps) for kind in moving]
+
+
+def labels(videos: Sequence[Painted]) -> list[str]:
+    """What tells the videos apart: prompts, seeds, or both."""
+    prompts, seeds = {video.prompt for video in videos}, {video.seed for video in videos}
+    if len(prompts) == 1 and len(seeds) > 1:
+        return [f"seed {video.seed}" for video in videos]
+    return [video.prompt + (f" ({video.seed})" if len(seeds) > 1 else "") for video in videos]
 
 
 def write_sheet(videos: Sequence[Painted], file: Path, title: str) -> Path:
@@ -58,12 +85,7 @@ def measure(
     """
     from lamp_lightning.metrics import evaluate_videos
 
-    clip = None
-    if clip_name is not None:
-        try:
-            clip = _clip(str(clip_name))
-        except UserError as error:
-            warnings.warn(f"{error} CLIP score and frame consistency are left out.", stacklevel=2)
+    clip = None if clip_name is None else _clip(str(clip_name))
     values = evaluate_videos([video.frames for video in videos], [video.prompt for video in videos], clip)
     return {name: value for name, value in values.items() if name != "videos"}, values["videos"]
 
@@ -72,4 +94,8 @@ def measure(
 def _clip(name: str) -> Any:
     from lamp_lightning.metrics import load_clip
 
-    return load_clip(name)
+    try:
+        return load_clip(name)
+    except UserError as error:
+        warnings.warn(f"{error} CLIP score and frame consistency are left out.", stacklevel=3)
+        return None

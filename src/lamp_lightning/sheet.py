@@ -1,8 +1,9 @@
-"""The drawing behind `lamp_lightning.video.contact_sheet`: rows of frames with their labels."""
+"""Many videos in one picture: rows of frames with their labels, or a wall on which all of them move."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER = (25, 25, 30), (125, 125, 135), (255, 255, 255)
 FONT_SIZE, LINE, GAP, MARGIN, LABEL_WIDTH = 15, 19, 4, 10, 200
+WALL_WIDTH = 1600
+SHORTEST_LABELLED = 96  # pixels of width below which a label says nothing
 WIDE_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
 
@@ -53,6 +56,38 @@ def draw_sheet(rows: Sequence[tuple[str, np.ndarray]], columns: int, cell: int, 
     return sheet
 
 
+def wall_cell(count: int) -> int:
+    """The longest side, in pixels, of each of `count` videos on a wall."""
+    return max(32, min(256, WALL_WIDTH // math.ceil(math.sqrt(count)) - GAP))
+
+
+def draw_wall(videos: Sequence[tuple[str, np.ndarray]], cell: int) -> np.ndarray:
+    """All videos side by side, about 4:3, as one video: uint8 `(f, h, w, 3)` of the longest one's frames.
+
+    Frames fit into `cell` x `cell` pixels as in `draw_sheet`; a label of one line stands under each where
+    there is room. Shorter videos stay at their last frame.
+    """
+    stills = [_fit(frames[0], cell) for _, frames in videos]
+    width, height = max(p.width for p in stills), max(p.height for p in stills)
+    labelled = width >= SHORTEST_LABELLED and any(label for label, _ in videos)
+    step_x, step_y = width + GAP, height + GAP + (LINE if labelled else 0)
+    columns = max(1, min(len(videos), round(math.sqrt(len(videos) * step_y / step_x * 4 / 3))))
+    rows = math.ceil(len(videos) / columns)
+    wall = Image.new("RGB", (columns * step_x + GAP, rows * step_y + GAP), PAPER)
+    draw = ImageDraw.Draw(wall)
+    corners = [(GAP + i % columns * step_x, GAP + i // columns * step_y) for i in range(len(videos))]
+    if labelled:
+        for (label, _), (x, y) in zip(videos, corners, strict=True):
+            _write(draw, (x, y + height), wrap(label, _font(label), width, 1), INK)
+    frames = []
+    for number in range(max(len(video) for _, video in videos)):
+        for (_, video), (x, y) in zip(videos, corners, strict=True):
+            picture = _fit(video[min(number, len(video) - 1)], cell)
+            wall.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+        frames.append(np.array(wall))
+    return np.stack(frames)
+
+
 def wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
     """`text` broken into at most `lines` lines of at most `width` pixels; what does not fit ends in "…"."""
     done: list[str] = []
@@ -86,6 +121,13 @@ def _fit(frame: np.ndarray, cell: int) -> Image.Image:
         return image.resize(size, Image.Resampling.LANCZOS)
     factor = cell // longest
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def shrunk(frames: np.ndarray, cell: int) -> np.ndarray:
+    """Frames `(f, h, w, 3)` that fit into `cell` x `cell` pixels; smaller ones as they are."""
+    if max(frames.shape[1:3]) <= cell:
+        return frames
+    return np.stack([np.asarray(_fit(frame, cell)) for frame in frames])
 
 
 def _font(text: str) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

@@ -1,4 +1,4 @@
-"""Videos to files: mp4, gif, a contact sheet, and file names made from prompts.
+"""Videos to files: mp4, gif, webp, PNG frames, contact sheets, and file names made from prompts.
 
 A video is uint8 `(f, h, w, 3)` RGB everywhere here.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.sheet import draw_sheet
@@ -107,6 +107,62 @@ def write_gif(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0
             optimize=False,
         )
     return Path(path)
+
+
+def write_webp(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0, quality: int = 92) -> Path:
+    """Write an animated webp that loops for ever, in all colours.
+
+    `min_size` as in `write_mp4`; `quality` 0 to 100. Raises UserError where the file cannot be written.
+    """
+    images = [Image.fromarray(frame) for frame in _enlarge(as_frames(video), min_size)]
+    duration = max(1, round(1000 / float(_rate(fps))))
+    with _atomic(path) as part:
+        images[0].save(
+            part,
+            format="WEBP",
+            save_all=True,
+            append_images=images[1:],
+            duration=duration,
+            loop=0,
+            quality=quality,
+        )
+    return Path(path)
+
+
+def write_frames(folder: str | Path, video: Any) -> Path:
+    """Write each frame as it is, without loss, to `folder`: 0000.png, 0001.png and so on.
+
+    Numbered pictures of a longer video that was there before are removed.
+    """
+    folder = Path(folder)
+    frames = as_frames(video)
+    for number, frame in enumerate(frames):
+        with _atomic(folder / f"{number:04d}.png") as part:
+            Image.fromarray(frame).save(part, format="PNG")
+    number = len(frames)
+    while (old := folder / f"{number:04d}.png").is_file():
+        old.unlink()
+        number += 1
+    return folder
+
+
+def read_video(path: str | Path) -> np.ndarray:
+    """A video that was written here, from any of its forms: uint8 `(f, h, w, 3)`.
+
+    Raises:
+        UserError: it is not there or cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return np.stack([np.asarray(Image.open(file)) for file in sorted(path.glob("[0-9]*.png"))])
+        if path.suffix == ".mp4":
+            with av.open(str(path)) as container:
+                return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+        with Image.open(path) as image:
+            return np.stack([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(image)])
+    except (OSError, ValueError, SyntaxError, av.error.FFmpegError) as error:
+        raise UserError(f"{path} cannot be read ({error}). Remove it to paint it again.") from error
 
 
 def contact_sheet(

@@ -116,7 +116,7 @@ def _planes(image: Any) -> Tensor:
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[-1] != 3:
             raise _not_rgb(image.shape)
-        image = torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, 0)
+        image = torch.from_numpy(np.array(image)).movedim(-1, 0)
     if not isinstance(image, Tensor):
         raise UserError(f"first_frame is a {type(image).__name__}: give a path, PIL image, array or tensor.")
     if image.ndim != 3 or image.shape[0] != 3:

@@ -1,0 +1,151 @@
+"""A tuned motion, from a run folder or an adapter file, and how to paint with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from lamp_lightning.errors import UserError
+from lamp_lightning.runs import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from lamp_lightning.painter import Painter
+    from lamp_lightning.pipeline import LAMPPipeline
+    from lamp_lightning.sampling.settings import Sampler
+
+MEMORY_SETTINGS = ("attention_slicing", "vae_slicing", "vae_tiling")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A tuned motion and how to paint with it."""
+
+    file: Path
+    run: RunFolder | None
+    base: str
+    norm: str
+    motion: str
+    prompt: str
+    sampler: Sampler
+    clip: str | None
+    base_config: str | None = None
+    base_variant: str | None = None
+    dtype: str = "float32"
+    painter: str | None = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_adapter(where: Any) -> Adapter:
+    """The adapter of a run folder, with the run's settings, or an adapter file, with those in its header."""
+    from lamp_lightning.motions import motion_prompt
+    from lamp_lightning.sampling.settings import Sampler
+    from lamp_lightning.weights.adapter import read_metadata
+
+    path = Path(str(where)).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"run={path} does not exist. Give a run folder (runs/<motion>/<time>) or an adapter file."
+        )
+    if path.is_dir():
+        run, cfg = RunFolder.open(path)
+        if not run.adapter.is_file():
+            raise UserError(
+                f"{path} has no adapter yet: the run has not come so far. Go on with it by "
+                f"python -m lamp_lightning.train resume={path}"
+            )
+        return Adapter(
+            file=run.adapter,
+            run=run,
+            base=str(cfg.model.path),
+            norm=cfg.model.norm,
+            motion=str(cfg.motion.name),
+            prompt=motion_prompt(cfg),
+            sampler=Sampler.from_config(cfg),
+            clip=cfg.model.clip,
+            base_config=cfg.model.get("config"),
+            base_variant=cfg.model.get("variant"),
+            dtype=cfg.model.dtype,
+            painter=cfg.model.get("painter"),
+            memory={name: cfg.model.get(name) for name in MEMORY_SETTINGS},
+        )
+    facts = read_metadata(path)
+    base = facts.get("base_model", "")
+    return Adapter(
+        file=path,
+        run=None,
+        base=base,
+        norm=facts.get("norm", "joint"),
+        motion=facts.get("motion", path.stem),
+        prompt=facts.get("prompt", facts.get("motion", path.stem)),
+        sampler=Sampler().changed(json.loads(facts.get("sampler", "{}"))),
+        clip="tiny" if base == "tiny" else None,
+        base_config=facts.get("base_config"),
+        base_variant=facts.get("base_variant"),
+        dtype=facts.get("base_dtype", "float32"),
+    )
+
+
+def with_changes(adapter: Adapter, cfg: DictConfig) -> Adapter:
+    """The adapter with what the command line says otherwise: base model, painter, what saves memory."""
+    memory = {**adapter.memory, **{n: cfg[n] for n in MEMORY_SETTINGS if cfg[n] is not None}}
+    adapter = replace(adapter, memory=memory)
+    if cfg.base is not None:
+        adapter = replace(adapter, base=str(cfg.base), base_config=None, base_variant=None)
+    if cfg.base_config is not None:
+        adapter = replace(adapter, base_config=str(cfg.base_config))
+    if cfg.painter is not None:
+        adapter = replace(adapter, painter=str(cfg.painter))
+    if not adapter.base:
+        raise UserError(
+            f"{adapter.file} does not say which base model it belongs to: name it with base=<model>."
+        )
+    return adapter
+
+
+def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
+    """The pipeline of the adapter's base model with the motion in it, on the device."""
+    import torch
+
+    from lamp_lightning.generate import spare_memory
+    from lamp_lightning.pipeline import LAMPPipeline
+    from lamp_lightning.unet import MotionUNet
+    from lamp_lightning.weights.base import load_base_model
+
+    base = load_base_model(
+        adapter.base,
+        config=adapter.base_config,
+        variant=adapter.base_variant,
+        torch_dtype=getattr(torch, dtype),
+    )
+    unet = MotionUNet.from_unet(base.unet, norm=adapter.norm)
+    for parameter in unet.tuned_parameters():
+        parameter.data = parameter.data.float()
+    pipeline = LAMPPipeline.from_base(base, unet)
+    pipeline.load_motion(adapter.file)
+    pipeline.set_progress_bar_config(disable=True)
+    spare_memory(pipeline, adapter.memory)
+    try:
+        return pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def load_painter(adapter: Adapter, device: str | torch.device, dtype: str) -> Painter | None:
+    """The other model that paints first frames, if there is one; it is loaded when it first paints."""
+    if adapter.painter is None:
+        return None
+    from lamp_lightning.painter import Painter
+
+    return Painter(adapter.painter, device=device, dtype=dtype)
+
+
+def size_unit(pipeline: LAMPPipeline) -> int:
+    """Pixels that heights and widths are best multiples of: every level of the UNet then halves evenly."""
+    return pipeline.base.vae_scale_factor * 2 ** (len(pipeline.unet.config.down_block_types) - 1)

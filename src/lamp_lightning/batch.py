@@ -1,0 +1,215 @@
+"""Painting many videos: in batches that fit into memory, each video as if it were made alone."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lamp_lightning.data.fit import fit_frame, inner_box, pad_frame
+from lamp_lightning.errors import UserError
+from lamp_lightning.generate import generate_batch, mixed_precision
+from lamp_lightning.sampling.images import read_image
+
+if TYPE_CHECKING:
+    from lamp_lightning.jobs import Job
+    from lamp_lightning.painter import Painter
+    from lamp_lightning.pipeline import LAMPPipeline
+
+MOST = {"cpu": 4}  # videos at once; more bring no speed on a processor, and a stop loses them
+MOST_ELSEWHERE = 16
+LIVE = 28  # numbers that a UNet keeps alive per latent pixel and channel of its first level (SD 1.4: 26)
+USABLE = 0.8  # share of free memory
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Videos that are painted at once, and which of them are wanted.
+
+    The bits of a video depend on the size of its batch and its place in it, by rounding, but not on its
+    neighbours: `places` of copies of one video make it again.
+    """
+
+    jobs: list[Job]
+    places: list[int]
+
+    def halves(self) -> list[Batch]:
+        """Two batches of half the size."""
+        middle = math.ceil(len(self.jobs) / 2)
+        cut = [(self.jobs[:middle], 0), (self.jobs[middle:], middle)]
+        parts = [
+            Batch(jobs, [p - begin for p in self.places if 0 <= p - begin < len(jobs)]) for jobs, begin in cut
+        ]
+        return [part for part in parts if part.places]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A painted video: frames uint8 `(f, h, w, 3)`, and its place in which batch."""
+
+    job: Job
+    frames: np.ndarray
+    batch: int
+    place: int
+
+
+def in_batches(jobs: Sequence[Job], finished: Sequence[bool], most: int) -> list[Batch]:
+    """The unfinished jobs, those of one size at most `most` at once.
+
+    All jobs are divided before the finished ones are left out: after an interruption between batches the rest
+    is painted in the very same batches.
+    """
+    sizes = dict.fromkeys(job.sampler.size for job in jobs)
+    batches = []
+    for size in sizes:
+        same = [(job, done) for job, done in zip(jobs, finished, strict=True) if job.sampler.size == size]
+        for begin in range(0, len(same), most):
+            left = [job for job, done in same[begin : begin + most] if not done]
+            if left:
+                batches.append(Batch(left, list(range(len(left)))))
+    return batches
+
+
+def paint(
+    pipeline: LAMPPipeline,
+    batches: Sequence[Batch],
+    *,
+    precision: str,
+    painter: Painter | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[list[Made]]:
+    """Paint batch by batch, in halves from where memory does not suffice.
+
+    Raises:
+        UserError: not even one video fits into memory.
+    """
+    waiting = deque(batches)
+    most = max((len(batch.jobs) for batch in batches), default=1)
+    while waiting:
+        batch = waiting.popleft()
+        if len(batch.jobs) > most:
+            waiting.extendleft(reversed(batch.halves()))
+            continue
+        videos = None
+        try:
+            videos = _painted(pipeline, batch, precision, painter, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch.jobs) == 1:
+                raise UserError(_too_large(batch.jobs[0], error)) from error
+        if videos is None:  # outside the handler: the error holds the tensors of the attempt
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            most = math.ceil(len(batch.jobs) / 2)
+            print(f"Out of memory: {most} videos at once from here on.", file=sys.stderr, flush=True)
+            waiting.appendleft(batch)
+            continue
+        yield [Made(batch.jobs[p], videos[p], len(batch.jobs), p) for p in batch.places]
+
+
+def _painted(
+    pipeline: LAMPPipeline,
+    batch: Batch,
+    precision: str,
+    painter: Painter | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> list[np.ndarray]:
+    jobs = batch.jobs
+    with mixed_precision(pipeline.unet.device, precision):
+        videos = generate_batch(
+            pipeline,
+            [job.prompt for job in jobs],
+            jobs[0].sampler,
+            seeds=[job.seed for job in jobs],
+            first_frames=None if jobs[0].picture is None else [first_frame(job) for job in jobs],
+            painter=painter,
+            progress=progress,
+        )
+    return [shown_part(job, frames) for job, frames in zip(jobs, videos, strict=True)]
+
+
+def first_frame(job: Job) -> np.ndarray:
+    """The job's picture at the size that is painted, uint8 `(h, w, 3)`."""
+    assert job.picture is not None
+    assert job.sampler.size is not None
+    fitted = pad_frame if job.fit == "pad" else fit_frame
+    return fitted(read_image(job.picture.file), job.sampler.size)
+
+
+def shown_part(job: Job, frames: np.ndarray) -> np.ndarray:
+    """Of a padded video the part that the picture covers, else all of it."""
+    if job.picture is None or job.fit != "pad":
+        return frames
+    assert job.sampler.size is not None
+    rows, columns = inner_box(*job.picture.shape, job.sampler.size)
+    return np.ascontiguousarray(frames[:, rows, columns])
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def how_many(wanted: Any, pipeline: LAMPPipeline, jobs: Sequence[Job], precision: str) -> int:
+    """Videos to paint at once: the number wanted, or for "auto" what free memory holds, within reason."""
+    if wanted != "auto":
+        return int(wanted)
+    device = pipeline.unet.device
+    most = MOST.get(device.type, MOST_ELSEWHERE)
+    need = max(bytes_of_video(pipeline, job, precision) for job in jobs)
+    return max(1, min(most, int(USABLE * min(free_memory(device), sys.maxsize) / need)))
+
+
+def bytes_of_video(pipeline: LAMPPipeline, job: Job, precision: str) -> int:
+    """What one more video in a batch takes while the UNet works, about. (Decoding goes video by video.)"""
+    sampler, factor = job.sampler, pipeline.base.vae_scale_factor
+    assert sampler.size is not None
+    rows = 1 if sampler.guidance_scale == 1 else 2
+    frames = min(sampler.num_frames, sampler.window)
+    latent = (sampler.size[0] // factor) * (sampler.size[1] // factor)
+    channels = pipeline.unet.config.block_out_channels[0]
+    each = 4 if precision == "32-true" and pipeline.unet.dtype == torch.float32 else 2
+    return max(1, rows * frames * latent * channels * LIVE * each)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be had on the device; infinite where the system does not tell."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    found = [math.inf]
+    with contextlib.suppress(OSError, ValueError, KeyError):  # Linux
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        facts = dict(line.split(":", 1) for line in lines)
+        found.append(int(facts["MemAvailable"].split()[0]) * 1024)
+    with contextlib.suppress(OSError, ValueError, KeyError):  # a container's limit; "max" is no number
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        found.append(limit - used + int(stat["inactive_file"]))
+    return max(0, min(found))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says so: CUDA's kind, or the processor's, which has no type of its own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def _too_large(job: Job, error: BaseException) -> str:
+    height, width = job.sampler.size or ("?", "?")
+    return (
+        f"One video of {job.sampler.num_frames} frames of {width}x{height} does not fit into memory "
+        f"({(str(error).splitlines() or ['no more to be had'])[0]}). Try attention_slicing=true, "
+        "vae_slicing=true, vae_tiling=true, fewer num_frames, a smaller sampler.window or a smaller size."
+    )

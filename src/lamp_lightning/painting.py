@@ -1,0 +1,157 @@
+"""What the sample command does: paint what was asked for and is not there yet, and say what came of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig
+
+from lamp_lightning.adapters import Adapter, load, load_painter, size_unit
+from lamp_lightning.batch import Batch, how_many, in_batches, paint
+from lamp_lightning.config import fast_precision
+from lamp_lightning.console import quiet_libraries, short, threads
+from lamp_lightning.data.cache import file_sha256
+from lamp_lightning.gallery import Gallery, Output
+from lamp_lightning.generate import evaluation
+from lamp_lightning.jobs import find_jobs
+from lamp_lightning.pipeline import LAMPPipeline
+from lamp_lightning.precision import fast_float32, sampling_dtype
+from lamp_lightning.progress import PaintingProgress
+from lamp_lightning.record import Place, Record, differences, find_places, settings_of
+from lamp_lightning.stopping import Stopped, StopRequest
+from lamp_lightning.video import writable_folder
+
+if TYPE_CHECKING:
+    from lamp_lightning.painter import Painter
+
+
+def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record | None = None) -> None:
+    """Paint, measure and write the videos that ``cfg`` asks for; those that are there are left as they are.
+
+    Args:
+        cfg: of the sample command.
+        adapter: the motion.
+        output: where to.
+        again: the record of a video whose bits are wanted once more.
+
+    Raises Stopped after a Ctrl-C or SIGTERM: finished videos stay, and the same words paint the rest.
+    """
+    quiet_libraries()
+    torch.set_num_threads(threads(cfg.threads))
+    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    precision = cfg.precision or fast_precision(device)
+    dtype = sampling_dtype(adapter.dtype, precision)
+    fast_float32(device.partition(":")[0])
+    model: Callable[[], LAMPPipeline] = cache(lambda: load(adapter, device, dtype))
+    jobs = find_jobs(
+        cfg,
+        adapter,
+        output.stem,
+        own_size=lambda: model().default_size,
+        unit=lambda: size_unit(model()),
+    )
+    writable_folder(output.folder)
+    sha256 = file_sha256(adapter.file)
+    places = find_places(
+        jobs,
+        output.folder,
+        output.formats,
+        lambda job: settings_of(job, adapter, sha256, precision, cfg),
+        named=output.stem is not None,
+        overwrite=cfg.overwrite,
+    )
+    gallery = Gallery(output, places, adapter)
+    if done := len(gallery.records):
+        print(f"{done} of {len(places)} videos are there already, in {short(output.folder)}.", flush=True)
+    if done < len(places):
+        with StopRequest() as stop:
+            try:
+                pipeline = model()
+                gallery.describe(pipeline, device)
+                painter = load_painter(adapter, pipeline.unet.device, dtype)
+                batches = divide(places, pipeline, cfg.batch, precision, again)
+                paint_rest(pipeline, painter, gallery, batches, precision, stop)
+            except (Stopped, KeyboardInterrupt):
+                done = len(gallery.records)
+                print(
+                    f"{done} of {len(places)} videos are finished. The same words paint the rest.", flush=True
+                )
+                raise
+    gallery.show()
+    if again is not None and len(places) == 1 and not differences(places[0].settings, again):
+        say_whether_same(gallery.records[places[0].job.name], again)
+
+
+def divide(
+    places: list[Place], pipeline: LAMPPipeline, batch: Any, precision: str, again: Record | None
+) -> list[Batch]:
+    """The videos to paint, in batches; one that is made again stands where it stood in a batch of copies."""
+    jobs = [place.job for place in places]
+    if (
+        again is not None
+        and batch == "auto"
+        and len(jobs) == 1
+        and not differences(places[0].settings, again)
+    ):
+        return [Batch(jobs * again["made"]["batch"], [again["made"]["place"]])]
+    at_once = how_many(batch, pipeline, jobs, precision)
+    return in_batches(jobs, [place.finished is not None for place in places], at_once)
+
+
+def paint_rest(
+    pipeline: LAMPPipeline,
+    painter: Painter | None,
+    gallery: Gallery,
+    batches: list[Batch],
+    precision: str,
+    stop: StopRequest,
+) -> None:
+    """Paint the batches and give them to the gallery, until a stop is asked for."""
+    stop.check()
+    for prompt in dict.fromkeys(job.prompt for batch in batches for job in batch.jobs):
+        warn_of_length(pipeline, prompt)
+    left = sum(len(batch.places) for batch in batches)
+
+    with (
+        painter or nullcontext(),
+        evaluation(pipeline.unet),
+        PaintingProgress(left) as progress,
+    ):
+
+        def on_progress(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            stop.check()
+
+        for videos in paint(pipeline, batches, precision=precision, painter=painter, progress=on_progress):
+            gallery.add(videos, progress.say)
+            progress.advance(len(videos))
+
+
+def say_whether_same(now: Record, then: Record) -> None:
+    """Tell the user how a video that was made again came out."""
+    if now["frames_sha256"] == then["frames_sha256"]:
+        print("The same video, bit for bit.", flush=True)
+        return
+    old, new = (
+        {"base model": record["base"]["identity"], **record["made"], **record["made"]["versions"]}
+        for record in (then, now)
+    )
+    keys = ("base model", "device", "threads", "batch", *then["made"]["versions"])
+    changed = [f"{key} {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
+    why = f" (made with {'; '.join(changed)})" if changed else ""
+    print(f"Warning: the video is not the same to the bit{why}.", file=sys.stderr, flush=True)
+
+
+def warn_of_length(pipeline: LAMPPipeline, prompt: str) -> None:
+    """Say what a text encoder of limited length will not see."""
+    limit = pipeline.tokenizer.model_max_length
+    count = len(pipeline.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+    if count > limit:
+        print(
+            f"Warning: the prompt is {count} tokens long; the model reads the first {limit}.", file=sys.stderr
+        )
