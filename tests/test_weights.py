@@ -333,6 +333,7 @@ def set_config(folder, **changes):
         (lambda f: (f / "config.json").write_text("x"), "not JSON"),
         (lambda f: set_config(f, _class_name="UNet2DConditionModel"), "UNet2DConditionModel"),
         (lambda f: set_config(f, use_temp=False), "temporal"),
+        (lambda f: set_config(f, act_fn="mish"), "act_fn='mish'"),
     ],
 )
 def test_damaged_official_folders_are_named(tmp_path, monkeypatch, damage, message):
@@ -350,5 +351,7 @@ def test_what_the_authors_code_does_not_know_is_not_saved(tmp_path):
         motion_unet(norm="per_frame").save_official(tmp_path)
     with pytest.raises(UserError, match="transformer_layers_per_block"):
         motion_unet(transformer_layers_per_block=2).save_official(tmp_path)
+    with pytest.raises(UserError, match="act_fn='mish'"):
+        motion_unet(act_fn="mish").save_official(tmp_path)
     motion_unet().save_official(tmp_path)
     assert same(state(MotionUNet.from_official(tmp_path)), state(motion_unet()))

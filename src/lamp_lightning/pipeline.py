@@ -177,8 +177,8 @@ class LAMPPipeline(DiffusionPipeline):
         )
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Not offered: the motion layers use weights outside of their modules' forward passes."""
-        raise UserError("Use enable_model_cpu_offload(): motion layers cannot be offloaded one by one.")
+        """Not offered: a motion cannot be loaded into weights that are offloaded one by one."""
+        raise UserError("Use enable_model_cpu_offload(): a motion's layers cannot be offloaded one by one.")
 
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
         """Load a motion adapter and return its metadata (see `weights.adapter.load_motion`).

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,8 +193,17 @@ def _image_config(path: Path, text: str) -> dict[str, Any]:
         )
     if config.get("use_temp") is False:
         raise UserError(f"{path} has use_temp=false: such a checkpoint has no temporal layers.")
+    _check_activation(config, str(path))
     known = inspect.signature(UNet2DConditionModel.__init__).parameters
     return {key: _rename(value, "3D", "2D") for key, value in config.items() if key in known}
+
+
+def _check_activation(config: Mapping[str, Any], where: str) -> None:
+    """Their code has SiLU in the time embedding and before `conv_out` whatever `act_fn` says."""
+    if config.get("act_fn", "silu") not in ("silu", "swish"):
+        raise UserError(
+            f"{where} has act_fn={config['act_fn']!r}: only silu is computed as the authors' code does."
+        )
 
 
 def _describes(text: str, ours: dict[str, Any]) -> bool:
@@ -212,6 +222,7 @@ def _official_config(unet: MotionUNet) -> dict[str, Any]:
     """The configuration of diffusers' UNet as one of theirs; what theirs lacks must be at its default."""
     defaults = inspect.signature(UNet2DConditionModel.__init__).parameters
     config = dict(unet.config)
+    _check_activation(config, "This UNet")
     for key, value in config.items():
         if key in _OFFICIAL_KEYS or key.startswith("_") or key not in defaults:
             continue
