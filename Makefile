@@ -6,7 +6,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format results pretrain wheel clean
+.PHONY: help setup demo test test-slow lint format results memory pretrain wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,7 +24,7 @@ demo: setup ## tune "waterfall" on the tiny model and show what it learned (no G
 test: setup lint ## lint, type-check and all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
-test-slow: setup ## the tests that tune for minutes
+test-slow: setup ## the tests that take minutes (12 GB of memory, 9 GB of disk)
 	$(BIN)/python -m pytest -m slow
 
 lint: setup ## ruff and mypy
@@ -38,6 +38,9 @@ format: setup ## let ruff rewrite what it can
 
 results: setup ## tune and measure all eight toy motions: docs/results.md (35 minutes on two cores)
 	$(BIN)/python benchmarks/toy_motions.py
+
+memory: setup ## calculate what fits which card, write docs/models.md (ten minutes)
+	$(BIN)/python benchmarks/memory.py
 
 pretrain: setup ## pretrain the tiny models again (over an hour; resumable)
 	$(BIN)/python -m lamp_lightning.pretrain
