@@ -77,8 +77,8 @@ class Sampler:
         unknown = sorted(set(options) - set(takes))
         if unknown:
             raise UserError(
-                f"sampler.scheduler_options has {', '.join(unknown)}, which {self.scheduler} does not know; it "
-                f"knows {', '.join(takes)}."
+                f"sampler.scheduler_options has {', '.join(unknown)}, which {self.scheduler} does not know; "
+                f"it knows {', '.join(takes)}."
             )
         if not options:
             return kind.from_config(config)
@@ -99,6 +99,5 @@ def _plain(options: Any) -> dict[str, Any]:
             "sampler.scheduler_options must be names and values, like {timestep_spacing: trailing}, or null, "
             f"but is {options!r}."
         )
-    return {
-        str(k): list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v for k, v in options.items()
-    }
+    several = {k for k, v in options.items() if isinstance(v, Sequence) and not isinstance(v, str)}
+    return {str(k): list(v) if k in several else v for k, v in options.items()}
