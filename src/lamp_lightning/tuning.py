@@ -158,10 +158,11 @@ def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
     everything = sum(p.numel() for p in parts.tuner.unet.parameters())
     cfg = parts.studio.cfg
     if is_first_process():
-        clips = len(parts.data.motion_set.clips) if parts.data.motion_set else "?"
+        count = len(parts.data.motion_set.clips)
+        clips = f"{count} clip{'s' * (count != 1)}"
         height, width = cfg.data.size
         print(
-            f"Tuning {str(cfg.motion.name)!r} on {clips} clips ({cfg.data.num_frames} frames of "
+            f"Tuning {str(cfg.motion.name)!r} on {clips} ({cfg.data.num_frames} frames of "
             f"{width}x{height}) with model {cfg.model.name}: {tuned:,} of {everything:,} parameters, "
             f"in {short(run.path)}",
             flush=True,
