@@ -34,10 +34,14 @@ from lamp_lightning.weights.base import load_base_model
 RANDOM_DETAILS = ("rain", "waterfall")  # judged by flow; the others have one true continuation
 
 
+def first_moment(scene: Scene) -> int:
+    """When a scene's clip begins: between 0 and 8, in frames."""
+    return int(np.random.default_rng(scene.seed).integers(0, 9))
+
+
 def truth(scene: Scene, frames: int) -> np.ndarray:
-    """The true clip from a moment between 0 and 8 on, uint8 ``(f, h, w, 3)``."""
-    start = np.random.default_rng(scene.seed).integers(0, 9)
-    return render_clip(scene, frames=frames, start=int(start))
+    """The true clip from its first moment on, uint8 ``(f, h, w, 3)``."""
+    return render_clip(scene, frames=frames, start=first_moment(scene))
 
 
 def tune(motion: str, out: Path, overrides: list[str]) -> tuple[RunFolder, float]:
