@@ -143,12 +143,12 @@ def training(
         text, added = conditions(model, 1)
         scheduler = DDIMScheduler()
         ledger.peak = ledger.now
-        for _ in range(2):  # gradients of a step are there until the next one's loss is known
+        for _ in range(2):  # the tuner frees a step's gradients before the next one's forward pass
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 loss = first_frame_loss(model, scheduler, latents, latents, timesteps, text, added)
-            model.zero_grad()
             loss.backward()
             del loss
+            model.zero_grad()
     check_fused(ledger)
     tuned = model.tuned_parameters()
     gradients = size_of(tuned)
@@ -419,10 +419,9 @@ class Model:
         return painting(*parts, size, dtype=DTYPES[dtype], vae_slicing=slicing)
 
     def samples_while_training(self, setting: Setting, slicing: bool) -> int:
-        """Bytes when the tuner paints: gradients and optimiser are there, too."""
-        memory = self.training[setting]
+        """Bytes when the tuner paints: the optimiser's are there, too."""
         painted = self.painting[setting.size, setting.dtype, slicing]
-        return painted.total + memory.gradients + memory.optimizer
+        return painted.total + self.training[setting].optimizer
 
     def row(self) -> str:
         size = f"{4 * self.tuned / 1e9:.2f} GB"

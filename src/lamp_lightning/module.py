@@ -157,6 +157,12 @@ class MotionTuner(LightningModule):
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Gradients go right after the step: Lightning would keep them until the next loss is known."""
+        super().optimizer_step(*args, **kwargs)
+        for parameter in self.unet.tuned_parameters():
+            parameter.grad = None
+
     def rate_share(self, step: int) -> float:
         """The learning rate of optimiser step ``step`` (from 0) as a share of the full rate."""
         if step < self.warmup_steps:
