@@ -16,8 +16,6 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module=r"lightning\..*")
-    # Where it is installed, diffusers imports it, and it reports kernels that nothing here needs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if not isinstance(warnings.showwarning, partial):
         warnings.showwarning = partial(_show_warning, warnings.showwarning)
 
