@@ -125,15 +125,17 @@ def _painted(
     painter: Painter | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> list[np.ndarray]:
-    jobs = batch.jobs
+    jobs, sampler = batch.jobs, batch.jobs[0].sampler
+    pictures = None if jobs[0].picture is None else [first_frame(job) for job in jobs]
     with mixed_precision(pipeline.unet.device, precision):
         videos = generate_batch(
             pipeline,
             [job.prompt for job in jobs],
-            jobs[0].sampler,
+            sampler,
             seeds=[job.seed for job in jobs],
-            first_frames=None if jobs[0].picture is None else [first_frame(job) for job in jobs],
+            first_frames=pictures,
             painter=painter,
+            colours=pictures if sampler.histogram_matching else None,  # the photograph's own
             progress=progress,
         )
     return [shown_part(job, frames) for job, frames in zip(jobs, videos, strict=True)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lamp_lightning.sampling.colours import match_colours
 from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.video import as_frames
 
@@ -49,6 +50,7 @@ def generate_batch(
     first_frames: Sequence[Any] | None = None,
     painter: Painter | None = None,
     noise: torch.Tensor | None = None,
+    colours: Sequence[np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
     """Paint videos at once, each uint8 ``(f, h, w, 3)``, with a prompt, a seed and perhaps a first frame.
@@ -56,7 +58,8 @@ def generate_batch(
     The same seed gives the same video; in a batch it differs by what other shapes of matrices are rounded
     to. Without ``first_frames`` the ``painter`` paints them, or without that the image model below the
     motion. ``noise`` ``(b, c, f, h, w)`` instead of drawn noise is what ``sampling.invert`` gives.
-    ``progress(stage, done, total)`` is called as by the pipeline.
+    ``colours`` are pictures ``(h, w, 3)`` whose histograms the videos take, in place of the sampler's
+    histogram matching. ``progress(stage, done, total)`` is called as by the pipeline.
     """
     height, width = sampler.size or (None, None)
     if first_frames is None and painter is not None:
@@ -88,14 +91,17 @@ def generate_batch(
                 window=sampler.window,
                 overlap=sampler.overlap,
                 adain=sampler.adain,
-                histogram_matching=sampler.histogram_matching,
+                histogram_matching=sampler.histogram_matching and colours is None,
                 noise=noise,
                 output_type="np",
                 progress=progress,
             )
     finally:
         pipeline.scheduler = before
-    return [as_frames(np.clip(np.asarray(video, dtype=np.float32), 0, 1)) for video in output.frames]
+    videos = [np.clip(np.asarray(video, dtype=np.float32), 0, 1) for video in output.frames]
+    if colours is not None:
+        videos = [match_colours(video, picture) for video, picture in zip(videos, colours, strict=True)]
+    return [as_frames(video) for video in videos]
 
 
 def paint_with(

@@ -72,6 +72,7 @@ def as_seen(image: Image.Image) -> Image.Image:
     The camera's note on orientation (EXIF) is followed, 16 bits become 8, transparent parts become white, and
     colour profiles (phones' Display P3, CMYK of printers) are converted.
     """
+    image.load()  # TIFF files are turned by that, and say so only afterwards
     orientation = None
     with contextlib.suppress(Exception):  # a damaged note says nothing; Pillow has many errors for that
         orientation = image.getexif().get(EXIF_ORIENTATION)
