@@ -11,8 +11,18 @@ import torch
 from PIL import Image, ImageFont
 
 from lamp_lightning.errors import UserError
-from lamp_lightning.sheet import even_choice, wrap
-from lamp_lightning.video import as_frames, contact_sheet, safe_name, writable_folder, write_gif, write_mp4
+from lamp_lightning.report import FORMATS, Painted, labels, write_as
+from lamp_lightning.sheet import draw_wall, even_choice, wall_cell, wrap
+from lamp_lightning.video import (
+    as_frames,
+    contact_sheet,
+    read_video,
+    safe_name,
+    writable_folder,
+    write_gif,
+    write_mp4,
+    write_webp,
+)
 
 
 def moving_square(frames: int = 6, height: int = 64, width: int = 64) -> np.ndarray:
@@ -168,7 +178,7 @@ def test_prompts_of_500_words_get_short_names_that_differ(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "write", [write_mp4, write_gif, lambda path, video: contact_sheet([("", video)], path)]
+    "write", [write_mp4, write_gif, write_webp, lambda path, video: contact_sheet([("", video)], path)]
 )
 def test_an_unwritable_place_is_one_clear_error(tmp_path, write):
     (tmp_path / "file").write_text("in the way")
@@ -198,3 +208,52 @@ def test_as_frames_takes_the_common_forms_and_refuses_others():
             as_frames(wrong)
     with pytest.raises(UserError, match="at least 2 frames"):
         as_frames(video[:1], min_frames=2)
+
+
+def test_a_wall_shows_all_videos_side_by_side_and_short_ones_stay(tmp_path):
+    short, wide = moving_square(2), moving_square(5, 32, 64)
+    wall = draw_wall([("first", short), ("second", wide), ("", short)], 128)
+    assert wall.shape[0] == 5
+    cell = short[0].repeat(2, 0).repeat(2, 1)
+    assert (wall[0, 4:132, 4:132] == cell).all()
+    assert (wall[4, 4:132, 4:132] == short[1].repeat(2, 0).repeat(2, 1)).all()
+    assert (wall[4, 36:100, 136:264] == wide[4].repeat(2, 0).repeat(2, 1)).all()  # in the middle of its place
+    assert wall[0, 132:150, 4:132].min() < 60, "its label stands below"
+    assert all(wall_cell(count) * count**0.5 <= 1700 for count in (1, 4, 30, 400))
+    assert draw_wall([(str(i), short) for i in range(400)], wall_cell(400)).shape[2] < 2000
+
+
+def test_labels_say_what_tells_videos_apart():
+    frames = moving_square(1)
+    for videos, wanted in (
+        ([("a", 0, None), ("b", 1, None)], ["a", "b"]),
+        ([("a", 0, None), ("a", 1, None)], ["seed 0, a", "seed 1, a"]),
+        ([("a", 0, "x"), ("b", 0, "y")], ["a", "b"]),
+        ([("a", 0, "x"), ("a", 0, "y")], ["x, a", "y, a"]),
+        ([("a", 0, None)], ["a"]),
+    ):
+        assert labels([Painted(prompt, seed, frames, picture) for prompt, seed, picture in videos]) == wanted
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read_back(tmp_path, kind):
+    video = moving_square(5)
+    file = write_as(kind, tmp_path, "v", video, 8)
+    frames = read_video(file)
+    factor = 1 if kind == "png" else 4
+    assert frames.shape == (5, 64 * factor, 64 * factor, 3)
+    assert psnr(frames, video.repeat(factor, 1).repeat(factor, 2)) > 30
+    if kind == "png":
+        assert (frames == video).all()
+        assert len(read_video(write_as(kind, tmp_path, "v", video[:2], 8))) == 2  # the others are gone
+        next(file.glob("*.png")).write_text("damaged")
+    else:
+        file.write_text("damaged")
+    with pytest.raises(UserError, match=r"cannot be read .*paint it again"):
+        read_video(file)
+
+
+def test_webp_loops_at_its_speed(tmp_path):
+    image = Image.open(write_webp(tmp_path / "a.webp", moving_square(3), fps=5))
+    image.load()
+    assert (image.n_frames, image.info["loop"], image.info["duration"]) == (3, 0, 200)

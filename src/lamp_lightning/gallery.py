@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lamp_lightning.adapters import MEMORY_SETTINGS, Adapter
 from lamp_lightning.batch import Made
 from lamp_lightning.console import short
+from lamp_lightning.jobs import Job
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.record import Place, Record, begun, complete
 from lamp_lightning.report import Painted, measure, place, write_as, write_sheet, write_wall
@@ -59,7 +61,7 @@ class Gallery:
 
     def add(self, videos: Sequence[Made], say: Callable[[str], None]) -> None:
         """Measure and write videos. A record is there before the files, and says when they are whole."""
-        painted = [Painted(made.job.prompt, made.job.seed, made.frames) for made in videos]
+        painted = [painted_by(made.job, made.frames) for made in videos]
         measured = measure(painted, self.adapter.clip)[1]
         folder, formats = self.output.folder, self.output.formats
         for made, video, values in zip(videos, painted, measured, strict=True):
@@ -82,7 +84,7 @@ class Gallery:
                 kinds = self.records[name]["formats"]
                 kind = next(kind for kind in ("png", "mp4", "webp", "gif") if kind in kinds)
                 frames = read_video(place(kind, self.output.folder, name))
-                self._keep(name, Painted(p.job.prompt, p.job.seed, frames))
+                self._keep(name, painted_by(p.job, frames))
         names = list(self.places)
         videos = [self._small[name] for name in names]
         for what, value in _means([self.records[name].get("measured", {}) for name in names]).items():
@@ -98,6 +100,12 @@ class Gallery:
 
     def _keep(self, name: str, video: Painted) -> None:
         self._small[name] = replace(video, frames=shrunk(video.frames, self.cell))
+
+
+def painted_by(job: Job, frames: np.ndarray) -> Painted:
+    """The video of a job."""
+    picture = None if job.picture is None else job.picture.file.stem
+    return Painted(job.prompt, job.seed, frames, picture)
 
 
 def _means(measured: Sequence[dict[str, float]]) -> dict[str, float]:

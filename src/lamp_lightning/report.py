@@ -22,11 +22,15 @@ SHOWN_SIZE = 256  # small videos are enlarged to this many pixels, or a browser 
 
 @dataclass(frozen=True)
 class Painted:
-    """A generated video: what was asked for, with which seed, and its frames, uint8 ``(f, h, w, 3)``."""
+    """A generated video: what was asked for, with which seed, and its frames, uint8 ``(f, h, w, 3)``.
+
+    ``picture`` is what the given first frame is called.
+    """
 
     prompt: str
     seed: int
     frames: np.ndarray
+    picture: str | None = None
 
 
 def save_videos(videos: Sequence[Painted], folder: Path, fps: float) -> list[ShownVideo]:
@@ -57,23 +61,30 @@ def write_as(kind: str, folder: Path, name: str, frames: np.ndarray, fps: float)
 def write_wall(
     videos: Sequence[Painted], folder: Path, name: str, fps: float, formats: Sequence[str], cell: int
 ) -> list[Path]:
-    """All videos side by side as one, in each of the formats but PNG frames, with their prompts or seeds."""
+    """All videos side by side as one, in each of the formats but PNG frames."""
     frames = draw_wall(list(zip(labels(videos), (video.frames for video in videos), strict=True)), cell)
     moving = [kind for kind in formats if kind != "png"]
     return [write_as(kind, folder, name, frames, fps) for kind in moving]
 
 
 def labels(videos: Sequence[Painted]) -> list[str]:
-    """What tells the videos apart: prompts, seeds, or both."""
-    prompts, seeds = {video.prompt for video in videos}, {video.seed for video in videos}
-    if len(prompts) == 1 and len(seeds) > 1:
-        return [f"seed {video.seed}" for video in videos]
-    return [video.prompt + (f" ({video.seed})" if len(seeds) > 1 else "") for video in videos]
+    """The videos' prompts, and before them what else it takes to tell them apart: seeds, pictures."""
+    prompts = {video.prompt for video in videos}
+    pairs = {(video.prompt, video.picture) for video in videos}
+    seeds = len(pairs) < len(videos)
+    pictures = len(pairs) > len(prompts)
+    return [
+        (f"seed {video.seed}, " if seeds else "")
+        + (f"{video.picture}, " if pictures and video.picture else "")
+        + video.prompt
+        for video in videos
+    ]
 
 
 def write_sheet(videos: Sequence[Painted], file: Path, title: str) -> Path:
     """A contact sheet of the videos, a row each."""
-    return contact_sheet([(video.prompt, video.frames) for video in videos], file, title=title)
+    rows = zip(labels(videos), (video.frames for video in videos), strict=True)
+    return contact_sheet(list(rows), file, title=title)
 
 
 def measure(

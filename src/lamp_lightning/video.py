@@ -147,7 +147,7 @@ def write_frames(folder: str | Path, video: Any) -> Path:
 
 
 def read_video(path: str | Path) -> np.ndarray:
-    """A video that was written here, from any of its forms: uint8 `(f, h, w, 3)`.
+    """A video that was written here, from any of its forms, or a picture: uint8 `(f, h, w, 3)`.
 
     Raises:
         UserError: it is not there or cannot be read.
@@ -155,7 +155,7 @@ def read_video(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         if path.is_dir():
-            return np.stack([np.asarray(Image.open(file)) for file in sorted(path.glob("[0-9]*.png"))])
+            return np.concatenate([read_video(file) for file in sorted(path.glob("[0-9]*.png"))])
         if path.suffix == ".mp4":
             with av.open(str(path)) as container:
                 return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
