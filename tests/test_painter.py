@@ -369,8 +369,8 @@ def as_pickle(folder, file, name):
     ("damage", "message"),
     [
         (lambda f: (f / "model_index.json").unlink(), "holds no model_index.json"),
-        (lambda f: (f / "model_index.json").write_text("{"), "is no index of a pipeline"),
-        (lambda f: (f / "model_index.json").write_text("[1]"), "is no index of a pipeline"),
+        (lambda f: (f / "model_index.json").write_text("{"), "is not JSON"),
+        (lambda f: (f / "model_index.json").write_text("[1]"), "is not the index of a diffusers pipeline"),
         (lambda f: change_index(f, _class_name="DDPMPipeline"), "does not paint images from text"),
         (lambda f: change_index(f, _class_name="AnimateDiffPipeline"), "does not paint images from text"),
         (lambda f: change_index(f, _class_name="AudioLDMPipeline"), "does not paint images from text"),

@@ -34,7 +34,7 @@ _NOT_WEIGHTS = "position_ids"  # once saved in checkpoints, now computed: it may
 def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> BaseModel:
     """The parts of the pipeline folder, hub id or packaged model `name` (see `weights.base`)."""
     source = _source(name)
-    index = _read_index(source)
+    index = read_index(source)
     named = {part: _named(index.get(part)) for part in (*_NEEDED, *_SDXL)}
     xl = any(named[part][0] for part in _SDXL)
     parts = [*_NEEDED, *(_SDXL if xl else ())]
@@ -58,7 +58,7 @@ def pipeline_class(path_or_id: str | Path) -> str | None:
     """The class that a pipeline's index names; None for a single file."""
     if Path(path_or_id).expanduser().is_file():
         return None
-    return _read_index(_source(str(path_or_id))).get("_class_name")
+    return read_index(_source(str(path_or_id))).get("_class_name")
 
 
 def make_scheduler(config: Any, source: str) -> DDIMScheduler:
@@ -96,7 +96,7 @@ def _source(name: str) -> str:
     return name
 
 
-def _read_index(source: str) -> dict[str, Any]:
+def read_index(source: str) -> dict[str, Any]:
     """The pipeline's `model_index.json`."""
     path = Path(source) / "model_index.json"
     if Path(source).is_dir() and not path.is_file():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_sin
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
 from lamp_lightning.errors import UserError
-from lamp_lightning.weights.folder import check_loaded, not_from_hub
+from lamp_lightning.weights.folder import check_loaded, not_from_hub, read_index
 
 _FILES = (".safetensors", ".ckpt")
 _SPECIAL = {  # arguments of pipelines that do more than to paint an image from a text
@@ -69,7 +68,7 @@ def load_text_to_image(
 
 
 def _load_folder(source: str, variant: str | None, dtype: torch.dtype) -> Any:
-    index = _read_index(source)
+    index = read_index(source)
     cls = _text_to_image_class(index, source)
     folder = Path(source)
     if not folder.is_dir():
@@ -131,7 +130,7 @@ def _load_file(file: Path, config: str | None, dtype: torch.dtype) -> Any:
     if not local and source.count("/") != 1:
         raise UserError(f"config={source} is neither a diffusers folder nor a hub id like owner/model.")
     try:
-        index = _read_index(source)
+        index = read_index(source)
     except UserError as error:
         if config is not None:
             raise
@@ -167,24 +166,6 @@ def _kind_of_file(file: Path) -> str:
         raise UserError(
             f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
         ) from error
-
-
-def _read_index(source: str) -> dict[str, Any]:
-    """`model_index.json` of a folder or hub id."""
-    path = Path(source) / "model_index.json"
-    if Path(source).is_dir() and not path.is_file():
-        raise UserError(f"{source} holds no model_index.json: it is not a diffusers pipeline folder.")
-    if not path.is_file():
-        from huggingface_hub import hf_hub_download
-
-        try:
-            path = Path(hf_hub_download(source, "model_index.json"))
-        except Exception as error:
-            raise not_from_hub(source, error) from error
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is no index of a pipeline ({error}): fetch the model again.") from error
 
 
 def _text_to_image_class(index: Mapping[str, Any], source: str) -> Any:
