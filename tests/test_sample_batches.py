@@ -215,6 +215,19 @@ def test_a_record_is_of_no_use_when_its_picture_or_adapter_has_changed(adapter, 
         assert message in capsys.readouterr().err
 
 
+def test_another_model_paints_the_first_frames(adapter, random_model, counted):
+    painter = random_model("sdxl")
+    for out, more in (("own", []), ("other", [f"painter={painter}"])):
+        assert paint(adapter, "prompt=[a lake,rain]", f"out={out}", *more) == 0
+    assert record("rain_seed0", "other")["painter"] == str(painter)
+    firsts = [read_video(f"{out}/rain_seed0_frames")[0] for out in ("own", "other")]
+    assert not np.array_equal(*firsts)
+    assert main(["again=other/rain_seed0.json"]) == 0
+    again = read_video("other/again/rain_seed0_frames")
+    assert np.array_equal(again, read_video("other/rain_seed0_frames"))
+    assert paint(adapter, "painter=no/such/model") == 1
+
+
 # What is there already
 
 

@@ -242,7 +242,8 @@ def test_every_format_is_read_back(tmp_path, kind):
     frames = read_video(file)
     factor = 1 if kind == "png" else 4
     assert frames.shape == (5, 64 * factor, 64 * factor, 3)
-    assert psnr(frames, video.repeat(factor, 1).repeat(factor, 2)) > 30
+    if kind != "png":
+        assert psnr(frames, video.repeat(factor, 1).repeat(factor, 2)) > 30
     if kind == "png":
         assert (frames == video).all()
         assert len(read_video(write_as(kind, tmp_path, "v", video[:2], 8))) == 2  # the others are gone

@@ -39,6 +39,8 @@ class Adapter:
     base_variant: str | None = None
     dtype: str = "float32"
     painter: str | None = None
+    painter_config: str | None = None
+    painter_variant: str | None = None
     memory: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +75,8 @@ def find_adapter(where: Any) -> Adapter:
             base_variant=cfg.model.get("variant"),
             dtype=cfg.model.dtype,
             painter=cfg.model.get("painter"),
+            painter_config=cfg.model.get("painter_config"),
+            painter_variant=cfg.model.get("painter_variant"),
             memory={name: cfg.model.get(name) for name in MEMORY_SETTINGS},
         )
     facts = read_metadata(path)
@@ -101,7 +105,9 @@ def with_changes(adapter: Adapter, cfg: DictConfig) -> Adapter:
     if cfg.base_config is not None:
         adapter = replace(adapter, base_config=str(cfg.base_config))
     if cfg.painter is not None:
-        adapter = replace(adapter, painter=str(cfg.painter))
+        adapter = replace(adapter, painter=str(cfg.painter), painter_config=None, painter_variant=None)
+    if cfg.painter_config is not None:
+        adapter = replace(adapter, painter_config=str(cfg.painter_config))
     if not adapter.base:
         raise UserError(
             f"{adapter.file} does not say which base model it belongs to: name it with base=<model>."
@@ -143,7 +149,13 @@ def load_painter(adapter: Adapter, device: str | torch.device, dtype: str) -> Pa
         return None
     from lamp_lightning.painter import Painter
 
-    return Painter(adapter.painter, device=device, dtype=dtype)
+    return Painter(
+        adapter.painter,
+        config=adapter.painter_config,
+        variant=adapter.painter_variant,
+        device=device,
+        dtype=dtype,
+    )
 
 
 def size_unit(pipeline: LAMPPipeline) -> int:

@@ -27,7 +27,7 @@ GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "experiment
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 FREE_TEXT = {
     "from", "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "base", "base_config",
-    "motion.name", "motion.prompt", "video", "source_prompt", "painter", "prompts", "again",
+    "motion.name", "motion.prompt", "video", "source_prompt", "painter", "painter_config", "prompts", "again",
     "data.folder", "data.root", "data.cache_dir", "data.captions",
     "model.path", "model.config", "model.painter", "model.painter_config", "model.clip",
     "sampler.negative_prompt", "hydra.run.dir", "hydra.sweep.dir",

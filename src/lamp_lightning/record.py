@@ -26,7 +26,9 @@ Record = dict[str, Any]
 
 def settings_of(job: Job, adapter: Adapter, adapter_sha256: str, precision: str, cfg: DictConfig) -> Record:
     """What decides how a video looks, as far as it is known before the model is loaded."""
-    given = {name: _absolute(cfg[name]) for name in ("run", "base", "base_config", "painter")}
+    given = {
+        name: _absolute(cfg[name]) for name in ("run", "base", "base_config", "painter", "painter_config")
+    }
     first_frame = None
     if job.picture is not None:
         first_frame = {
