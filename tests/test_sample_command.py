@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,28 @@ def test_settings_can_be_changed(run, tmp_path):
     clip = decode_clip(tmp_path / "v.mp4")
     assert clip.frames.shape == (6, 256, 384, 3)
     assert clip.fps == 2
+
+
+def test_a_preset_of_the_sampler_leaves_the_rest_as_tuned(run):
+    settings = {}
+    for name, words in (
+        ("tuned", []),
+        ("fast", ["sampler=fast"]),
+        ("own", ["sampler=fast", "sampler.num_inference_steps=3"]),
+        ("again", ["again=tuned/a_seed0.json", "sampler=fast", "sampler.guidance_scale=2"]),
+    ):
+        where = [] if name == "again" else [f"run={run}", "prompt=a"]
+        assert main([*where, "format=png", f"out={name}", "threads=1", *words]) == 0
+        settings[name] = json.loads(Path(f"{name}/a_seed0.json").read_text())["sampler"]
+    fast = {
+        "scheduler": "UniPCMultistepScheduler", "scheduler_options": {"timestep_spacing": "trailing"},
+        "num_inference_steps": 6, "paint_steps": 20,
+    }  # fmt: skip
+    assert settings["tuned"]["num_inference_steps"] == 2
+    assert settings["tuned"]["fps"] == 4
+    assert settings["fast"] == settings["tuned"] | fast
+    assert settings["own"] == settings["fast"] | {"num_inference_steps": 3}
+    assert settings["again"] == settings["fast"] | {"guidance_scale": 2}
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error says so: CUDA's kind, or the processor's, which has no type of its own."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    said = str(error).lower()
+    return any(
+        words in said for words in ("out of memory", "allocate memory", "enough memory", "alloc_failed")
+    )
 
 
 def _too_large(job: Job, error: BaseException) -> str:

@@ -213,6 +213,8 @@ def say_again(cfg: DictConfig, file: Path, given: Sequence[str]) -> Record:
     for key, value in words.items():
         group, _, name = key.rpartition(".")
         node = cfg[group] if group else cfg
+        if group in given and node[name] is not None:
+            continue  # sampler=fast says so
         if key not in given and name in node.keys():  # noqa: SIM118  (`in node` is false for a missing value)
             node[name] = value.replace("${", r"\${") if isinstance(value, str) else value
     return record
