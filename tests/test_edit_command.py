@@ -18,7 +18,7 @@ from diffusers import DDIMScheduler
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lamp_lightning import editing
+from lamp_lightning import inverting
 from lamp_lightning.data import decode_clip
 from lamp_lightning.edit import main
 from lamp_lightning.metrics import flow_correlation
@@ -420,18 +420,18 @@ def test_a_stop_while_tuning_is_saved_and_gone_on_from(words, tmp_path, monkeypa
 @pytest.mark.parametrize("stage", ["invert", "repaint", "generate_batch"])
 def test_a_stop_after_tuning_keeps_what_is_done(run, monkeypatch, capsys, stage):
     shutil.rmtree(run / "inversion")
-    work = getattr(editing, stage)
+    work = getattr(inverting, stage)
 
     def stopped(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         return work(*args, **kwargs)
 
     tuned = (run / "adapter.safetensors").read_bytes()
-    monkeypatch.setattr(editing, stage, stopped)
+    monkeypatch.setattr(inverting, stage, stopped)
     assert main(["run=run", "prompt=a lake"]) == 143
     assert "python -m lamp_lightning.edit run=run" in capsys.readouterr().out
     assert [path.name for path in (run / "videos").iterdir()] == [PLACE.name]  # nothing half done
-    monkeypatch.setattr(editing, stage, work)
+    monkeypatch.setattr(inverting, stage, work)
     assert main(["run=run"]) == 0
     assert facts(run / "videos" / "a_lake_seed0")["prompt"] == "a lake"
     assert (run / "adapter.safetensors").read_bytes() == tuned

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +19,19 @@ from lamp_lightning.data.cache import Cache, file_sha256
 from lamp_lightning.data.motion_set import MotionClip, MotionSet, load_clip
 from lamp_lightning.datamodule import MotionSetDataModule
 from lamp_lightning.errors import UserError
-from lamp_lightning.generate import Sampler, evaluation, generate_batch, mixed_precision, on_device
+from lamp_lightning.generate import Sampler, evaluation, mixed_precision, on_device
+from lamp_lightning.inverting import OnStep, from_noise, paint_over, to_noise, without_noise_tricks
 from lamp_lightning.loggers import ShownVideo, close, log_adapter, log_media, where_to_look
 from lamp_lightning.metrics import flow_correlation
 from lamp_lightning.motions import motion_prompt
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.report import SHOWN_SIZE, Painted, measure
 from lamp_lightning.runs import RunFolder, write_json
-from lamp_lightning.sampling import invert, pixels_from_image
-from lamp_lightning.sampling.repaint import repaint
+from lamp_lightning.sampling import pixels_from_image
 from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.tuning import Parts, fit, make, prepare
 from lamp_lightning.video import contact_sheet, safe_name, writable_folder, write_gif, write_mp4
 from lamp_lightning.weights.adapter import read_metadata
-
-OnStep = Callable[..., None]  # called after each step of any kind
 
 
 class ClipDataModule(MotionSetDataModule):
@@ -209,7 +205,7 @@ def make_edit(run: RunFolder, cfg: DictConfig, parts: Parts, stop: StopRequest) 
         else:
             first = pixels_from_image(cfg.first_frame, clip.frames.shape[1:3]) / 2 + 0.5
         print(f"Painting {len(clip.frames)} frames ...", flush=True)
-        frames = go_forth(pipeline, noise, first, str(cfg.prompt), sampler, on_step)
+        frames = from_noise(pipeline, noise, first, str(cfg.prompt), sampler, on_step)
     first_frame = (first * 255).round().byte().permute(1, 2, 0).numpy()
     return Edited(clip, reconstruction, first_frame, frames)
 
@@ -240,105 +236,14 @@ def inversion(
     found = cache.load_tensors(file)
     if found is None:
         print(f"Inverting the video in {sampler.num_inference_steps} steps ...", flush=True)
-        noise = go_back(pipeline, data.latents, prompt, sampler, on_step)
+        noise = to_noise(pipeline, data.latents, prompt, sampler, on_step)
         plain = replace(sampler, guidance_scale=1.0, adain=False, histogram_matching=False)
-        again = go_forth(pipeline, noise, clip.frames[0], prompt, plain, on_step)
+        again = from_noise(pipeline, noise, clip.frames[0], prompt, plain, on_step)
         found = {"latents": noise.float(), "reconstruction": torch.from_numpy(again)}
         cache.save_tensors(file, found)
     else:
         print(f"Inverted already: {short(file)}", flush=True)
     return found["latents"], found["reconstruction"].numpy()
-
-
-def without_noise_tricks(sampler: Sampler, num_frames: int) -> Sampler:
-    """The sampler for inverted latents: each frame keeps its own noise, and all are seen at once."""
-    return replace(sampler, shared_noise=0.0, num_frames=num_frames, window=max(sampler.window, num_frames))
-
-
-def go_back(
-    pipeline: LAMPPipeline, latents: Tensor, prompt: str, sampler: Sampler, on_step: OnStep | None = None
-) -> Tensor:
-    """The way from a video's unscaled latents, `f c h w`, to noise, `1 c f h w`; frame 0 stays clean."""
-    scheduler = sampler.make_scheduler(pipeline.scheduler.config)
-    scaled = pipeline.base.scale(latents.to(pipeline.unet.device)).transpose(0, 1).unsqueeze(0)
-    (height, width), factor = latents.shape[-2:], pipeline.base.vae_scale_factor
-    return invert(
-        pipeline.unet,
-        scheduler,
-        scaled,
-        **pipeline._conditions([prompt], None, 1, (height * factor, width * factor)),
-        num_inference_steps=sampler.num_inference_steps,
-        prediction_type=scheduler.config.prediction_type,
-        keep_first=True,
-        callback=on_step,
-    )
-
-
-def go_forth(
-    pipeline: LAMPPipeline,
-    noise: Tensor,
-    first_frame: Any,
-    prompt: str,
-    sampler: Sampler,
-    on_step: OnStep | None = None,
-) -> np.ndarray:
-    """From noise to a video that begins with the first frame, uint8 `(f, h, w, 3)`."""
-    return generate_batch(
-        pipeline, [prompt], sampler, seeds=[0], first_frames=[first_frame], noise=noise, progress=on_step
-    )[0]
-
-
-def paint_over(
-    pipeline: LAMPPipeline,
-    frame: np.ndarray,
-    prompt: str,
-    sampler: Sampler,
-    *,
-    source_prompt: str | None,
-    strength: float,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """A frame painted over by the untuned image model.
-
-    Args:
-        frame: uint8 `(h, w, 3)`.
-        source_prompt: what it shows, to begin with its own noise by inversion; None: with drawn noise.
-        strength: see `sampling.repaint`.
-
-    Returns:
-        `3 h w` in 0..1.
-    """
-    size, scheduler = frame.shape[:2], pipeline.scheduler
-    scale = sampler.guidance_scale if sampler.paint_guidance_scale is None else sampler.paint_guidance_scale
-    steps = sampler.paint_steps or sampler.num_inference_steps
-    latents = pipeline.base.latents_from_pixels(pixels_from_image(frame, size)[None]).unsqueeze(2)
-    latents, noisy = latents.to(pipeline.unet.device), None
-    with pipeline.unet.image_model() as image_model:
-        if source_prompt is not None:
-            noisy = invert(
-                image_model,
-                scheduler,
-                latents,
-                **pipeline._conditions([source_prompt], None, 1, size),
-                num_inference_steps=steps,
-                prediction_type=scheduler.config.prediction_type,
-                strength=strength,
-                callback=on_step,
-            )
-        painted = repaint(
-            image_model,
-            scheduler,
-            latents,
-            **pipeline._conditions([prompt], sampler.negative_prompt, scale, size),
-            strength=strength,
-            guidance_scale=scale,
-            num_inference_steps=steps,
-            noisy=noisy,
-            generator=torch.Generator().manual_seed(seed),
-            callback=on_step,
-        )
-    return (pipeline.base.decode_latents(painted[:, :, 0])[0].float() / 2 + 0.5).clamp(0, 1).cpu()
 
 
 def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logger: Logger | None) -> None:
