@@ -132,8 +132,9 @@ def table(title: str, results: dict[str, Result], true: Result, seconds: dict[st
 def presets_told(steps: dict[str, Result], seconds: dict[str, float]) -> list[str]:
     """The presets, and what they cost beside 50 steps of DDIM."""
     rows = [
-        f"| config | scheduler | options | steps | above {REFERENCE} | CLIP score | consistency | faster |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        f"| config | scheduler | options | steps | above {REFERENCE} | CLIP score | consistency "
+        "| motion amount | detail | times as fast |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     other = steps[REFERENCE]
     for name in NAMES:
@@ -144,7 +145,7 @@ def presets_told(steps: dict[str, Result], seconds: dict[str, float]) -> list[st
         options = ", ".join(f"{key}: {value}" for key, value in sampler.scheduler_options.items())
         texts = [f"`sampler={name}`", sampler.scheduler, options or "none", str(sampler.num_inference_steps)]
         texts += [above(result, other)]
-        for key, digits in (("clip_score", 1), ("frame_consistency", 3)):
+        for key, _, digits in COLUMNS:
             texts.append(f"{mean(result, key) - mean(other, key):+.{digits}f}")
         times = [seconds.get(label) for label in (REFERENCE, line(name, sampler))]
         texts.append(f"{times[0] / times[1]:.1f}" if times[0] and times[1] else "")
