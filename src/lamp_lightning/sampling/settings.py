@@ -5,15 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.sampling.tricks import NoiseSharing
 
+Start = Literal["noise", "inversion", "warp", "still"]
+
 
 @dataclass(frozen=True)
 class Sampler:
-    """One config of the group ``sampler``, and the size of what it paints."""
+    """One config of the group ``sampler``, and the size of what it paints.
+
+    ``start`` is what frames begin as: "noise"; "inversion": the noise that the tuned clip was inverted to, as
+    in Tune-A-Video (Wu et al. 2023, section 3.3); "warp": frame 0 denoised part of the way and moved a little
+    from frame to frame, as in Text2Video-Zero (`sampling.warp`); "still": the first frame, which they remain.
+    """
 
     scheduler: str = "DDIMScheduler"
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)  # beside the noise levels
@@ -24,13 +31,15 @@ class Sampler:
     paint_steps: int | None = None  # likewise
     shared_noise: float = 0.2
     noise_sharing: NoiseSharing = "authors"
+    start: Start = "noise"
+    warp_strength: float = 12.0  # of "warp": pixels of a picture of 512 that frames move each, right and down
     adain: bool = True
     histogram_matching: bool = True
     negative_prompt: str | None = None
     fps: float = 8
     num_frames: int = 16
     window: int = 128  # frames that are sampled at once; longer videos go on in windows
-    overlap: int = 8  # known frames at the beginning of each further window
+    overlap: int = 4  # known frames at the beginning of each further window
     size: tuple[int, int] | None = None  # height, width
 
     @classmethod
