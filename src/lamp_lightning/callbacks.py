@@ -79,6 +79,12 @@ class TrainingProgress(Callback):
         if self._bar is not None:
             self._bar.update(self._task, description=what or self.title)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss}  # a resumed run reports what an uninterrupted one would
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loss = state_dict["loss"]
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._bar is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,7 +24,7 @@ from lamp_lightning.errors import UserError
 from lamp_lightning.precision import PRECISIONS
 from lamp_lightning.stopping import Stopped
 
-GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "experiment")
+GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "experiment")
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 FREE_TEXT = {
     "from", "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "base", "base_config",
@@ -32,7 +33,7 @@ FREE_TEXT = {
     "model.path", "model.config", "model.painter", "model.painter_config", "model.clip",
     "sampler.negative_prompt", "hydra.run.dir", "hydra.sweep.dir",
 }  # fmt: skip
-_LISTS = {"prompt", "first_frame"}  # of these, what stands in brackets is a list
+_LISTS = {"prompt", "first_frame", "run"}  # of these, what stands in brackets is a list
 _QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$""", re.DOTALL)
 
 
@@ -50,6 +51,17 @@ def conf_dir() -> Path:
 def options(group: str) -> list[str]:
     """The names that a config group offers."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def composed(name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config ``name`` with overrides, as a command would see it; also inside of a command."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return hydra.compose(name, overrides=list(overrides))
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def folder_name(text: Any, max_length: int = 60) -> str:
@@ -76,6 +88,7 @@ def fast_precision(device: str = "auto") -> str:
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("file_stem", lambda path: Path(str(path)).stem, replace=True)
 OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
+OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 
 
 # -- checking values -----------------------------------------------------------------------------------------
@@ -186,11 +199,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "fit": _one_of("crop", "pad"),
     "batch": (lambda value: value == "auto" or _whole(1)[0](value), "auto or a whole number of at least 1"),
+    "run": _several(_text()[0], "a run folder, an adapter file, or several like [waterfall:0.7,rain:0.5]"),
     "base": _text(),
     "base_config": _text(),
     "count": _whole(1),
     "precision": _one_of(None, *PRECISIONS),
     "strength": _number(0, 1),
+    "follow": _number(0, 1),
     "paint_from": _one_of("inversion", "noise"),
     "overwrite": _switch(),
     "num_frames": _whole(2, null=True),
@@ -209,6 +224,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.clip": _text(),
     "model.norm": _one_of("joint", "per_frame"),
     "model.dtype": _one_of("float32", "float16", "bfloat16"),
+    "model.layers.kind": _one_of("lamp", "animatediff"),
+    "model.layers.gate": _switch(),
+    "model.layers.temporal_conv": _switch(),
+    "model.layers.causal": _switch(),
+    "model.layers.self_attention": _one_of("first_frame", "own", "first_and_former"),
+    "model.layers.temporal_attention": _switch(),
     "model.gradient_checkpointing": _switch(),
     "model.attention_slicing": _switch(),
     "model.vae_slicing": _switch(),
@@ -220,6 +241,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.frame_stride": _whole(1),
     "data.batch_size": _whole(1),
     "data.num_workers": _whole(0),
+    "data.use_captions": _switch(),
+    "data.max_clips": _whole(1, null=True),
     "data.decode_timeout": _number(0, above=True),
     "data.flip": _switch(),
     "data.size": (_is_size, _SIZE),
@@ -228,6 +251,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tuner.weight_decay": _number(0),
     "tuner.schedule": _one_of("constant", "cosine"),
     "tuner.warmup_steps": _whole(0),
+    "tuner.first_frame": _switch(),
+    "tuner.tuned": (_is_texts, "a list of parameter sets, like [conv1d,attn1.to_q], or null"),
     "sampler.num_inference_steps": _whole(1),
     "sampler.guidance_scale": _number(0),
     "sampler.paint_guidance_scale": _number_or_null(0),
@@ -236,11 +261,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sampler.window": _whole(4),
     "sampler.overlap": _whole(1),
     "sampler.noise_sharing": _one_of("authors", "variance_preserving"),
+    "sampler.start": _one_of("noise", "inversion", "warp", "still"),
+    "sampler.warp_strength": _number(0),
     "sampler.guidance_rescale": _number(0, 1),
     "sampler.adain": _switch(),
     "sampler.histogram_matching": _switch(),
     "sampler.fps": _number(0, above=True),
-    "trainer.max_steps": _whole(1),
+    "trainer.max_steps": _whole(0),
     "trainer.precision": _one_of(*PRECISIONS),
     "trainer.accumulate_grad_batches": _whole(1),
     "trainer.log_every_n_steps": _whole(1),
@@ -261,11 +288,14 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     sweep (``-m``) a job that cannot run is reported and the others go on.
     """
     failed = []
+    here = os.getpid()
 
     def job(cfg: DictConfig) -> None:
         status = run_plainly(lambda: task(cfg))
         if status > 128:  # stopped by a signal: the sweep ends here
             raise SystemExit(status)
+        if status and os.getpid() != here:  # a launcher's worker: an exception finds its way back
+            raise _JobFailed(status)
         if status:
             failed.append(status)
 
@@ -277,6 +307,8 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except _JobFailed as failure:
+        return failure.status
     except (HydraException, OmegaConfBaseException, OSError, UserError) as error:
         if _full_errors():
             raise
@@ -288,6 +320,14 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
         if hydra_full is not None:
             os.environ["HYDRA_FULL_ERROR"] = hydra_full
     return 1 if failed else 0
+
+
+class _JobFailed(Exception):
+    """A sweep's job in another process ended with this status, and said why."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 def run_plainly(task: Callable[[], Any]) -> int:

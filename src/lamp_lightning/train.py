@@ -9,9 +9,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.config import check_config, run_command, run_plainly
-from lamp_lightning.console import is_first_process, quiet
+from lamp_lightning.console import is_first_process, quiet, short
 from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder
+from lamp_lightning.stopping import Stopped
+from lamp_lightning.sweeps import earlier_run, is_sweep, words_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,12 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet()
     resumed = [word for word in argv if word.startswith("resume=") and word not in ("resume=null", "resume=")]
     if resumed:
-        return resume_command(resumed[-1].removeprefix("resume="), [w for w in argv if w != resumed[-1]])
+        folder, rest = resumed[-1].removeprefix("resume="), [w for w in argv if w != resumed[-1]]
+        return (resume_sweep if is_sweep(Path(folder).expanduser()) else resume_command)(folder, rest)
     return run_command(begin, "train", argv)
 
 
 def begin(cfg: DictConfig) -> None:
-    """A new run with a composed config, in the folder that Hydra chose."""
+    """A run with a composed config, in the folder that Hydra chose; a sweep's may have begun before."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -36,11 +39,22 @@ def begin(cfg: DictConfig) -> None:
     from lamp_lightning.tuning import train  # torch and all: seconds, so not before the config is right
 
     folder = Path(job.runtime.output_dir)
-    if is_first_process():
+    earlier = earlier_run(folder, cfg) if group is not None else None
+    if earlier is not None:
+        run, cfg = earlier
+        if run.metrics.exists():
+            print(f"Finished already: {short(folder)}", flush=True)
+            return
+    elif is_first_process():
         run = RunFolder.create(folder, cfg, group)
     else:
         run, _ = RunFolder.open(folder)
-    train(run, cfg)
+    try:
+        train(run, cfg)
+    except Stopped:
+        if group is not None and is_first_process():
+            print(f"The whole sweep:\n  python -m lamp_lightning.train resume={short(Path(job.sweep.dir))}")
+        raise
 
 
 def resume_command(folder: str, overrides: Sequence[str]) -> int:
@@ -58,6 +72,21 @@ def resume_command(folder: str, overrides: Sequence[str]) -> int:
         train(run, cfg)
 
     return run_plainly(go_on)
+
+
+def resume_sweep(folder: str, overrides: Sequence[str]) -> int:
+    """Call the sweep in ``folder`` again: finished jobs are skipped, others go on; returns the exit status."""
+    words: list[str] = []
+
+    def find_words() -> None:
+        if overrides:
+            raise UserError(
+                f"{' '.join(overrides)} cannot be changed in a sweep that goes on ({folder}): begin a new "
+                "one, or resume a single run of it."
+            )
+        words.extend(words_of(Path(folder).expanduser()))
+
+    return run_plainly(find_words) or run_command(begin, "train", words)
 
 
 def with_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
