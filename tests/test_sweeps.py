@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from test_train_resume import assert_same_end, start, wait_for
 
 from lamp_lightning.train import main
+from test_train_resume import assert_same_end, start, wait_for
 
 
 @pytest.fixture
@@ -73,7 +73,8 @@ def test_a_stopped_sweep_says_how_to_go_on(sweep, tmp_path):
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_other_launchers_run_the_jobs_and_report_those_that_fail(launcher, sweep, tmp_path):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
-    words = [*sweep, "motion=rain", "seed=0", "sampler.scheduler=Nothing,DDIMScheduler", "trainer.max_steps=2"]
+    swept = ["motion=rain", "seed=0", "sampler.scheduler=Nothing,DDIMScheduler"]
+    words = [*sweep, *swept, "trainer.max_steps=2"]
     process = start([*words, f"hydra/launcher={launcher}", "hydra.sweep.dir=s"], tmp_path)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, (out, err)

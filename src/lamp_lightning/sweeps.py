@@ -15,7 +15,7 @@ FREE = ("threads", "logger", "save_every")  # may differ when a job goes on: no 
 
 
 def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] | None:
-    """The run, and its config, that an earlier call of the sweep began in this job's folder; None if none did.
+    """What an earlier call of the sweep began in this job's folder: run and config; None if nothing.
 
     Raises:
         UserError: the folder holds a run with other settings.
@@ -26,8 +26,8 @@ def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] |
     changed = differing(_settings(before), _settings(cfg))
     if changed:
         raise UserError(
-            f"{folder} holds a run of an earlier sweep with another {', '.join(changed[:3])}. Begin the sweep "
-            "in another folder (hydra.sweep.dir=<folder>), or with the words of the earlier one."
+            f"{folder} holds a run of an earlier sweep with another {', '.join(changed[:3])}. Begin the "
+            "sweep in another folder (hydra.sweep.dir=<folder>), or with the words of the earlier one."
         )
     return run, before
 

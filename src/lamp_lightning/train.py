@@ -75,7 +75,7 @@ def resume_command(folder: str, overrides: Sequence[str]) -> int:
 
 
 def resume_sweep(folder: str, overrides: Sequence[str]) -> int:
-    """Call the sweep in ``folder`` again: finished jobs are skipped, others go on; returns the exit status."""
+    """Call the sweep in ``folder`` again: what is finished is skipped; returns the exit status."""
     words: list[str] = []
 
     def find_words() -> None:
