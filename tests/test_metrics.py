@@ -171,11 +171,13 @@ def test_videos_are_measured_together_and_each(clip, horse) -> None:
         "clip_score",
         "frame_consistency",
         "frame_consistency_neighbours",
+        "diversity",
         "motion_amount",
+        "warping_error",
         "videos",
     }
     assert result["motion_amount"] == pytest.approx(np.mean([v["motion_amount"] for v in result["videos"]]))
-    assert set(evaluate_videos([horse], ["x"])) == {"motion_amount", "videos"}
+    assert set(evaluate_videos([horse], ["x"])) == {"motion_amount", "warping_error", "videos"}
     with pytest.raises(ValueError, match="one for each"):
         evaluate_videos([horse], [])
 

@@ -1,60 +1,41 @@
-"""Metrics of videos, as torchmetrics classes."""
+"""Metrics of videos, as torchmetrics classes; ``MEASURES`` lists all that they tell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-
-from lamp_lightning.metrics.clip import ClipJudge, CLIPScore, FrameConsistency, consistency, fit, load_clip
-from lamp_lightning.metrics.motion import MotionAmount, drift, flow_correlation, motion_amount, optical_flow
+from lamp_lightning.metrics.clip import ClipJudge, CLIPScore, FrameConsistency, load_clip
+from lamp_lightning.metrics.evaluation import evaluate_videos
+from lamp_lightning.metrics.fidelity import MotionFidelity, motion_signature, motion_signatures
+from lamp_lightning.metrics.flicker import WarpingError
+from lamp_lightning.metrics.flow import optical_flow
+from lamp_lightning.metrics.frechet import FeatureExtractor, FrechetDistance, load_extractor
+from lamp_lightning.metrics.likeness import Diversity, FirstFrameFidelity
+from lamp_lightning.metrics.motion import MotionAmount, drift, flow_correlation, motion_amount
+from lamp_lightning.metrics.registry import MEASURES, Measure, markdown_table
 from lamp_lightning.metrics.truth import FlowAgreement, MovingPixelError
-from lamp_lightning.video import as_frames
-
-NAMES = ("clip_score", "frame_consistency", "frame_consistency_neighbours", "motion_amount")
 
 __all__ = [
+    "MEASURES",
     "CLIPScore",
     "ClipJudge",
+    "Diversity",
+    "FeatureExtractor",
+    "FirstFrameFidelity",
     "FlowAgreement",
     "FrameConsistency",
+    "FrechetDistance",
+    "Measure",
     "MotionAmount",
+    "MotionFidelity",
     "MovingPixelError",
+    "WarpingError",
     "drift",
     "evaluate_videos",
     "flow_correlation",
     "load_clip",
+    "load_extractor",
+    "markdown_table",
+    "motion_amount",
+    "motion_signature",
+    "motion_signatures",
     "optical_flow",
 ]
-
-
-def evaluate_videos(
-    videos: Sequence[Any], prompts: Sequence[str], clip: ClipJudge | None = None
-) -> dict[str, Any]:
-    """Measure videos, each uint8 ``(f, h, w, 3)``, with their prompts.
-
-    Returns:
-        Means over the videos: ``motion_amount`` (percent of the width per frame); with ``clip`` also
-        ``clip_score``, ``frame_consistency`` and ``frame_consistency_neighbours``; and ``videos``, a list
-        with the same for each of them. A video of one frame has the CLIP score only.
-    """
-    if len(videos) != len(prompts) or not videos:
-        raise ValueError(f"{len(videos)} videos do not go with {len(prompts)} prompts: give one for each.")
-    single = [_evaluate_one(as_frames(v), prompt, clip) for v, prompt in zip(videos, prompts, strict=True)]
-    measured = {name: [values[name] for values in single if name in values] for name in NAMES}
-    means = {name: sum(values) / len(values) for name, values in measured.items() if values}
-    return {**means, "videos": single}
-
-
-def _evaluate_one(frames: np.ndarray, prompt: str, clip: ClipJudge | None) -> dict[str, float]:
-    values: dict[str, float] = {}
-    if clip is not None:
-        features = clip.image_features(frames)  # once for all three
-        values["clip_score"] = float(fit(features, clip.text_features([prompt])))
-        if len(frames) > 1:
-            values["frame_consistency"] = float(consistency(features))
-            values["frame_consistency_neighbours"] = float(consistency(features, "neighbours"))
-    if len(frames) > 1:
-        values["motion_amount"] = motion_amount(frames)
-    return values

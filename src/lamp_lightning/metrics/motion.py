@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -12,37 +10,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lamp_lightning.metrics.flow import colour_flow, optical_flow
 from lamp_lightning.video import as_frames
 
-FLOW_SIZE = 256  # small videos are enlarged to this width for the flow: its patches are 8 pixels
 DRIFT_SIZE = 128  # larger videos are reduced to this longest side for the drift
 MIN_FRAMES = 4  # fewer do not tell what stands still from what moves
 CELLS = 8  # of the picture, in each direction, in which two flows are compared
 CHANGE = 0.1  # of 0..1: pixels that change less from one frame to the next do not move
 LAGS = 3  # frames up to this far apart are compared
-
-
-def optical_flow(video: Any) -> np.ndarray:
-    """Dense optical flow between neighbouring frames, in pixels: ``(f - 1, h, w, 2)``, x then y.
-
-    OpenCV's DIS flow, on frames enlarged to at least ``FLOW_SIZE`` pixels of width.
-    """
-    frames = as_frames(video, min_frames=2)
-    return _dis_flow([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in frames])
-
-
-def _dis_flow(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """The flow of pictures of one channel."""
-    height, width = pictures[0].shape
-    factor = max(1, round(FLOW_SIZE / width))
-    if factor > 1:
-        size = (width * factor, height * factor)
-        pictures = [cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC) for picture in pictures]
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
-    flows = [dis.calc(a, b, None) for a, b in pairwise(pictures)]
-    if factor > 1:
-        flows = [cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) / factor for f in flows]
-    return np.stack(flows)
 
 
 def flow_correlation(video: Any, source: Any) -> float:
@@ -63,17 +38,8 @@ def flow_correlation(video: Any, source: Any) -> float:
 
 def _flow_in_cells(frames: np.ndarray) -> np.ndarray:
     """Mean flow of what changes in each of 8 x 8 cells, as a share of the width: ``(f - 1, 8, 8, 2)``."""
-    width = frames.shape[2]
-    total: Any = 0.0
-    weights: Any = 0.0
-    for colour in range(3):
-        pictures = np.ascontiguousarray(frames[..., colour])
-        detail = [np.abs(cv2.Laplacian(p.astype(np.float32), cv2.CV_32F)) for p in pictures[:-1]]
-        weight = np.stack([cv2.GaussianBlur(d, (0, 0), width / 32) for d in detail])[..., None] + 1e-3
-        total = total + weight * _dis_flow(list(pictures))
-        weights = weights + weight
     changes = np.abs(np.diff(frames.astype(np.float32), axis=0)).max(-1, keepdims=True) > 255 * CHANGE
-    flow = total / weights * changes / width
+    flow = colour_flow(frames) * changes / frames.shape[2]
     return np.stack([cv2.resize(f, (CELLS, CELLS), interpolation=cv2.INTER_AREA) for f in flow])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +20,19 @@ def moving_pixels(true: np.ndarray, threshold: float = 0.1) -> np.ndarray:
     By more than ``threshold`` (of 0..1) in any colour.
     """
     return np.abs(true.astype(np.float32) - true[:1]).max(axis=-1) > 255 * threshold
+
+
+def alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two videos ``(f, h, w, 3)``, cut to the frames that both have and reduced to the smaller size."""
+    count = min(len(a), len(b))
+    height, width = min(a.shape[1:3], b.shape[1:3], key=lambda shape: shape[0] * shape[1])
+
+    def fitted(video: np.ndarray) -> np.ndarray:
+        if video.shape[1:3] == (height, width):
+            return video[:count]
+        return np.stack([cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in video[:count]])
+
+    return fitted(a), fitted(b)
 
 
 def _pair(video: Any, true: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,54 @@
+"""How much changes from frame to frame that motion does not explain."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lamp_lightning.metrics.flow import FollowedVideo, moved
+
+
+def warping_error(video: Any) -> float:
+    """See ``WarpingError``."""
+    seen = FollowedVideo.of(video)
+    errors = []
+    before: Any = np.inf
+    for t, (now, later) in enumerate(pairwise(seen.frames)):
+        after = np.abs(moved(later, seen.forward[t]) - now).mean(-1)
+        errors.append(np.where(seen.certain(t), after, np.minimum(after, before)).mean())
+        before = np.abs(moved(now, seen.backward[t]) - later).mean(-1)
+    return 100 * float(np.mean(errors))
+
+
+class WarpingError(Metric):
+    """How much flickers: the difference of each frame to the next, moved to it along the optical flow.
+
+    In percent of the colours' range, mean over pixels. Lower is better; a frozen video has 0: read it beside
+    ``MotionAmount``. Where flow there and back do not agree, a pixel is compared with the frame before if it
+    fits that better: what gets hidden in the next frame mostly showed there.
+
+    ``update(frames)`` takes one video of at least 2 frames, uint8 ``(f, h, w, 3)``; large ones are reduced to
+    128 pixels.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+    total: Tensor
+    videos: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, frames: Any) -> None:
+        self.total += warping_error(frames)
+        self.videos += 1
+
+    def compute(self) -> Tensor:
+        return self.total / self.videos

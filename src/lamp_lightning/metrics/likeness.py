@@ -1,0 +1,106 @@
+"""How alike videos are among each other, and how true to the first frame that was given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lamp_lightning.errors import UserError
+from lamp_lightning.metrics.clip import ClipJudge
+from lamp_lightning.metrics.truth import alike
+from lamp_lightning.video import as_frames
+
+
+class Diversity(Metric):
+    """How alike the videos are among each other: the authors' diversity. Lower is more diverse.
+
+    The mean cosine, over all pairs of videos, of their mean CLIP features. NaN for fewer than two videos.
+    ``update(frames)`` takes one video, uint8 ``(f, h, w, 3)``.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+    total: Tensor
+    videos: Tensor
+
+    def __init__(self, clip: ClipJudge, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.clip = clip
+        width = int(clip.model.config.projection_dim)
+        self.add_state("total", torch.zeros(width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, frames: Any) -> None:
+        self.total += mean_feature(self.clip.image_features(frames))
+        self.videos += 1
+
+    def compute(self) -> Tensor:
+        return likeness_among(self.total, int(self.videos))
+
+
+def mean_feature(features: Tensor) -> Tensor:
+    """The mean of unit features ``(f, d)`` as a unit vector ``(d,)``, float64."""
+    mean = features.double().mean(0).cpu()
+    return mean / mean.norm().clamp_min(1e-8)
+
+
+def likeness_among(total: Tensor, count: int) -> Tensor:
+    """Mean cosine over all pairs of ``count`` unit vectors, from their sum ``(d,)``; NaN for fewer than 2."""
+    if count < 2:
+        return torch.tensor(float("nan"))
+    return (total @ total - count) / (count * (count - 1))  # the square of the sum: each, and each pair twice
+
+
+class FirstFrameFidelity(Metric):
+    """How true a video stays to the first frame that it was given.
+
+    ``first_frame_fidelity``: mean cosine of the CLIP features of its frames and of that picture; higher is
+    better, and a frozen video has 1. ``first_frame_error``: mean difference of its frame 0 to that picture,
+    in percent of the colours' range, which no motion excuses; lower is better.
+
+    ``update(frames, first_frame)`` takes one video, uint8 ``(f, h, w, 3)``, and a picture, uint8
+    ``(h, w, 3)``, which is resized where it has another size.
+    """
+
+    full_state_update = False
+    fidelity: Tensor
+    error: Tensor
+    videos: Tensor
+
+    def __init__(self, clip: ClipJudge, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.clip = clip
+        for name in ("fidelity", "error", "videos"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, frames: Any, first_frame: Any) -> None:
+        features = self.clip.image_features(frames)
+        self.fidelity += first_frame_fidelity(features, self.clip.image_features([first_frame]))
+        self.error += first_frame_error(frames, first_frame)
+        self.videos += 1
+
+    def compute(self) -> dict[str, Tensor]:
+        return {
+            "first_frame_fidelity": self.fidelity / self.videos,
+            "first_frame_error": self.error / self.videos,
+        }
+
+
+def first_frame_fidelity(features: Tensor, picture: Tensor) -> float:
+    """Mean cosine of the unit features of frames 1 and on, of ``(f, d)``, with a picture's ``(1, d)``."""
+    if len(features) < 2:
+        raise UserError("First-frame fidelity is of the frames after the first: this video has only one.")
+    return float((features[1:] @ picture[0]).mean())
+
+
+def first_frame_error(frames: Any, picture: Any) -> float:
+    """Mean absolute difference of frame 0 and a picture in percent of the colours' range.
+
+    Compared at the size of the smaller one.
+    """
+    made, given = alike(as_frames(frames)[:1], as_frames([picture]))
+    return float(100 / 255 * np.abs(made.astype(np.float32) - given).mean())
