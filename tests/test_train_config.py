@@ -23,7 +23,7 @@ def motion(name: str):
     return OmegaConf.load(conf_dir() / "motion" / f"{name}.yaml")
 
 
-GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "experiment")
+GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "experiment")
 ROUNDS = max(len(options(group)) for group in GROUPS)
 
 
@@ -84,8 +84,8 @@ def defaults():
 @pytest.mark.parametrize(
     ("key", "value", "meaning"),
     [
-        ("trainer.max_steps", "many", "a whole number of at least 1, but is 'many'"),
-        ("trainer.max_steps", 0, "a whole number of at least 1, but is 0"),
+        ("trainer.max_steps", "many", "a whole number of at least 0, but is 'many'"),
+        ("trainer.max_steps", -1, "a whole number of at least 0, but is -1"),
         ("data.num_frames", 1, "a whole number of at least 2, but is 1"),
         ("data.batch_size", 2.5, "a whole number of at least 1, but is 2.5"),
         ("data.size", 64, "[height,width] in pixels"),
@@ -118,7 +118,7 @@ def test_a_wrong_value_is_named_with_what_it_may_be(defaults, key, value, meanin
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("trainer.max_steps=many", ["trainer.max_steps must be a whole number of at least 1, but is 'many'"]),
+        ("trainer.max_steps=many", ["trainer.max_steps must be a whole number of at least 0, but is 'many'"]),
         ("motion=nothing", ["Could not find 'motion/nothing'", "waterfall", "fire"]),
         ("experiment=papers", ["Could not find 'experiment/papers'", "paper"]),
         ("motoin=rain", ["'motoin'", "Did you mean motion?", "sampler"]),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lamp_lightning.painter import Painter
     from lamp_lightning.pipeline import LAMPPipeline
     from lamp_lightning.sampling.settings import Sampler
+    from lamp_lightning.unet.inflate import Norm
 
 MEMORY_SETTINGS = ("attention_slicing", "vae_slicing", "vae_tiling")
 
@@ -121,7 +122,8 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
 
     from lamp_lightning.generate import spare_memory
     from lamp_lightning.pipeline import LAMPPipeline
-    from lamp_lightning.unet import MotionUNet
+    from lamp_lightning.unet import inflated
+    from lamp_lightning.weights.adapter import read_metadata, variant_of
     from lamp_lightning.weights.base import load_base_model
 
     base = load_base_model(
@@ -130,7 +132,7 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
         variant=adapter.base_variant,
         torch_dtype=getattr(torch, dtype),
     )
-    unet = MotionUNet.from_unet(base.unet, norm=adapter.norm)
+    unet = inflated(base.unet, cast("Norm", adapter.norm), variant_of(read_metadata(adapter.file)))
     for parameter in unet.tuned_parameters():
         parameter.data = parameter.data.float()
     pipeline = LAMPPipeline.from_base(base, unet)

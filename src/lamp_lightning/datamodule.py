@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lamp_lightning.data.dataset import MotionDataset, SampleStream
@@ -30,6 +31,9 @@ class MotionSetDataModule(LightningDataModule):
         num_workers: loader processes; the data is in memory, so 0 is fastest.
         seed: of all random choices.
         captions: a caption file; None looks for one in the folder.
+        use_captions: False takes the motion's name for the prompt of all clips, as the paper does, whatever
+            captions there are.
+        max_clips: use the first so many clips only, in natural order of their names; None: all.
         decode_timeout: seconds that decoding one clip may take.
 
     Call `prepare(base)` before training. A batch is {"latents": (b, c, f, h, w), "text": (b, l, d),
@@ -51,6 +55,8 @@ class MotionSetDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         captions: str | Path | None = None,
+        use_captions: bool = True,
+        max_clips: int | None = None,
         decode_timeout: float = 60.0,
     ) -> None:
         super().__init__()
@@ -58,6 +64,8 @@ class MotionSetDataModule(LightningDataModule):
         _whole("frame_stride", frame_stride, 1)
         _whole("batch_size", batch_size, 1)
         _whole("num_workers", num_workers, 0)
+        if max_clips is not None:
+            _whole("max_clips", max_clips, 1)
         if decode_timeout <= 0:
             raise UserError(f"decode_timeout must be more than 0 seconds, found {decode_timeout}.")
         self.folder = Path(folder)
@@ -71,6 +79,8 @@ class MotionSetDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.captions = captions
+        self.use_captions = use_captions
+        self.max_clips = max_clips
         self.decode_timeout = decode_timeout
         self.motion_set: MotionSet | None = None
         self.latent_clips: LatentClips | None = None
@@ -100,9 +110,18 @@ class MotionSetDataModule(LightningDataModule):
             num_frames=self.num_frames,
             frame_stride=self.frame_stride,
             cache_dir=self.cache_dir,
-            captions=self.captions,
+            captions=self.captions if self.use_captions else False,
+            max_clips=self.max_clips,
             timeout_s=self.decode_timeout,
         )
+
+    @property
+    def first_clip(self) -> Tensor:
+        """The most likely latents of the first clip's beginning, unscaled, `f c h w`."""
+        if self.latent_clips is None:
+            raise UserError("The motion set is not encoded yet: call prepare(base) before training.")
+        mean, _ = self.latent_clips.moments[0][:, :: self.frame_stride].chunk(2)
+        return mean[:, : self.num_frames].transpose(0, 1)
 
     @property
     def dataset(self) -> MotionDataset:

@@ -88,6 +88,8 @@ def generate_batch(
                 negative_prompt=sampler.negative_prompt,
                 shared_noise=sampler.shared_noise,
                 noise_sharing=sampler.noise_sharing,
+                start=sampler.start,
+                warp_strength=sampler.warp_strength,
                 window=sampler.window,
                 overlap=sampler.overlap,
                 adain=sampler.adain,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch import Tensor
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.precision import check_precision, fast_float32
-from lamp_lightning.sampling.loss import first_frame_loss
+from lamp_lightning.sampling.loss import all_frames_loss, first_frame_loss
+from lamp_lightning.unet.variant import Variant
 
 if TYPE_CHECKING:
     from lamp_lightning.unet import MotionUNet
@@ -67,6 +70,9 @@ class MotionTuner(LightningModule):
         weight_decay: of AdamW; the authors use 1e-2.
         schedule: ``constant`` as the authors', or ``cosine``: down to zero at the trainer's ``max_steps``.
         warmup_steps: steps in which the rate rises linearly from zero; 0 starts at the full rate.
+        first_frame: whether frame 0 is given clean, as in the paper, or noised and learned as the others are
+            (`all_frames_loss`). None: as `unet.variant` says; so, too, for ``tuned``.
+        tuned: which parameter sets are tuned (`Variant`).
         seed: of noise and timesteps.
         gradient_checkpointing: less memory for more time.
 
@@ -85,6 +91,8 @@ class MotionTuner(LightningModule):
         weight_decay: float = 1e-2,
         schedule: str = "constant",
         warmup_steps: int = 0,
+        first_frame: bool | None = None,
+        tuned: Sequence[str] | None = None,
         seed: int = 0,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -106,6 +114,9 @@ class MotionTuner(LightningModule):
         self.strict_loading = (
             False  # a checkpoint has the tuned parameters only; on_load_checkpoint is strict
         )
+        given = {"first_frame": first_frame, "tuned": tuned}
+        given = {name: value for name, value in given.items() if value is not None}
+        unet.set_variant(Variant.from_settings({**asdict(unet.variant), **given}))
         unet.requires_grad_(False)
         for parameter in unet.tuned_parameters():
             parameter.requires_grad_(True)
@@ -126,7 +137,8 @@ class MotionTuner(LightningModule):
         latents = batch["latents"]
         noise, timesteps = self.draw(latents, batch["index"])
         added = batch.get("added_cond_kwargs")
-        loss = first_frame_loss(
+        loss_of = first_frame_loss if self.unet.variant.first_frame else all_frames_loss
+        loss = loss_of(
             self.unet, self.scheduler, latents, noise, timesteps, batch["text"], added_cond_kwargs=added
         )
         self.log("train/loss", loss.detach(), sync_dist=True, batch_size=len(latents))
@@ -180,6 +192,7 @@ class MotionTuner(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self.tuned_names()}
         checkpoint["optimizer"] = self.optimizer
+        checkpoint["variant"] = self.unet.variant.settings()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         optimizer = checkpoint.get("optimizer", "adamw")  # older checkpoints do not say
@@ -187,6 +200,12 @@ class MotionTuner(LightningModule):
             raise UserError(
                 f"The checkpoint holds the state of tuner.optimizer={optimizer}, which {self.optimizer} "
                 f"cannot go on from. Resume with tuner.optimizer={optimizer}."
+            )
+        variant = Variant.from_settings(checkpoint.get("variant"))
+        if different := variant.differences(self.unet.variant):
+            raise UserError(
+                f"The checkpoint is of another variant of the model: it differs in {different}. Resume with "
+                "the settings that the run began with."
             )
         saved, wanted = set(checkpoint["state_dict"]), set(self.tuned_names())
         odd = sorted(saved ^ wanted)

@@ -10,6 +10,8 @@ from omegaconf import DictConfig
 
 from lamp_lightning.errors import UserError
 
+USUAL_CLIPS = 8  # of a drawn motion set; the paper tunes on 8 to 16
+
 
 def sample_prompts(cfg: DictConfig, count: int) -> list[str]:
     """``count`` prompts to show a motion with: the config's, else held-out ones, else its name."""
@@ -50,11 +52,12 @@ def draw_toy_clips(cfg: DictConfig) -> None:
         )
     from lamp_lightning.toyworld import render_motion_set
 
+    clips = max(USUAL_CLIPS, cfg.data.get("max_clips") or 0)
     print(f"No clips at {folder} yet: drawing the toy world's.", flush=True)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        render_motion_set(name, part)
+        render_motion_set(name, part, clips=clips)
         os.replace(part, folder)
     except OSError as error:
         if not folder.exists():  # another process may have been faster

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast, get_args
 
 import numpy as np
 import torch
@@ -24,13 +24,16 @@ from lamp_lightning.sampling import (
     denoise,
     denoise_in_windows,
     histogram_match,
+    invert,
     pixels_from_image,
 )
 from lamp_lightning.sampling.denoise import StepCallback
-from lamp_lightning.sampling.settings import Sampler
+from lamp_lightning.sampling.settings import Sampler, Start
 from lamp_lightning.sampling.tricks import NoiseSharing
-from lamp_lightning.unet import MotionUNet
+from lamp_lightning.sampling.warp import denoise_warped
+from lamp_lightning.unet import MotionUNet, inflated
 from lamp_lightning.unet.inflate import Norm
+from lamp_lightning.weights.adapter import inverted_clip, read_metadata, variant_of
 from lamp_lightning.weights.base import BaseModel, load_base_model
 from lamp_lightning.weights.folder import pipeline_class
 from lamp_lightning.weights.text import added_conditions, size_conditions
@@ -62,10 +65,11 @@ class LAMPPipeline(DiffusionPipeline):
         video = pipe("a red waterfall in the forest", seed=0).frames[0]
 
     What a diffusers pipeline does (`to`, `save_pretrained`, `enable_model_cpu_offload`,
-    `enable_attention_slicing`, another `scheduler`) it does, too.
+    `enable_attention_slicing`, `enable_vae_slicing`, another `scheduler`) it does, too.
     """
 
     _own_scheduler: Any = None  # the base model's, where a motion has brought another
+    inverted_clip: Tensor | None = None  # noise `1 c f h w` of the tuned clip, for start="inversion"
     _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
     _optional_components: ClassVar[list[str]] = ["text_encoder_2", "tokenizer_2"]
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -161,6 +165,44 @@ class LAMPPipeline(DiffusionPipeline):
             base.zeros_for_no_prompt,
         )
 
+    @classmethod
+    def from_motion(
+        cls,
+        file: str | Path,
+        base: str | Path | None = None,
+        *,
+        config: str | Path | None = None,
+        variant: str | None = None,
+        torch_dtype: torch.dtype = torch.float32,
+        **kwargs: Any,
+    ) -> LAMPPipeline:
+        """The pipeline of a motion adapter of any kind (`Variant`), with its base model and UNet.
+
+        Args:
+            file: the adapter.
+            base: the base model; None, as for what follows: the one that the adapter names.
+            config: of a single-file checkpoint.
+            variant: of the weight files.
+            torch_dtype: of the frozen weights; tuned ones are float32.
+            kwargs: what `load_motion` takes.
+
+        Raises:
+            UserError: no adapter, or none that says what its base model is.
+        """
+        metadata = read_metadata(file)
+        if base is None:
+            config, variant = metadata.get("base_config"), metadata.get("base_variant")
+            base = metadata.get("base_model")
+        if base is None:
+            raise UserError(f"{file} does not say which base model it belongs to: name it with base=<model>.")
+        model = load_base_model(base, config=config, variant=variant, torch_dtype=torch_dtype)
+        unet = inflated(model.unet, cast(Norm, metadata["norm"]), variant_of(metadata))
+        for parameter in unet.tuned_parameters():
+            parameter.data = parameter.data.float()
+        pipeline = cls.from_base(model, unet)
+        pipeline.load_motion(file, **kwargs)
+        return pipeline
+
     @property
     def base(self) -> BaseModel:
         """The pipeline's parts as a BaseModel, for encoding and decoding."""
@@ -180,13 +222,29 @@ class LAMPPipeline(DiffusionPipeline):
         """Not offered: a motion cannot be loaded into weights that are offloaded one by one."""
         raise UserError("Use enable_model_cpu_offload(): a motion's layers cannot be offloaded one by one.")
 
+    def enable_vae_slicing(self) -> None:
+        """Decode one frame at a time: less memory."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Decode some frames at a time."""
+        self.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Encode and decode large frames in tiles: less memory, and slight differences where tiles meet."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Encode and decode frames as a whole."""
+        self.vae.disable_tiling()
+
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
         """Load a motion adapter and return its metadata (see `weights.adapter.load_motion`).
 
         How the motion is painted (scheduler, steps, guidance, frames, ...) becomes what calls do by default.
         """
         metadata = self.unet.load_motion(file, **kwargs)
-        self._paint_as(metadata)
+        self._paint_as(metadata, file)
         return metadata
 
     def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
@@ -196,16 +254,18 @@ class LAMPPipeline(DiffusionPipeline):
         """
         found = self.unet.set_motions(motions, **kwargs)
         weights = list(motions.values())
-        self._paint_as(found[weights.index(max(weights))])
+        self._paint_as(found[weights.index(max(weights))], next(iter(motions)) if len(motions) == 1 else None)
         return found
 
     def unload_motion(self) -> None:
         """Back to the base model, to the bit."""
         self.unet.unload_motion()
+        self.inverted_clip = None
         self.register_to_config(sampler={})
         self.scheduler = self.own_scheduler
 
-    def _paint_as(self, metadata: dict[str, str]) -> None:
+    def _paint_as(self, metadata: dict[str, str], file: str | Path | None) -> None:
+        self.inverted_clip = None if file is None else inverted_clip(file)
         settings = json.loads(metadata.get("sampler", "{}"))
         self.register_to_config(sampler=settings)
         self._own_scheduler = self.own_scheduler
@@ -245,6 +305,8 @@ class LAMPPipeline(DiffusionPipeline):
         guidance_rescale: float | None = None,
         noise_sharing: NoiseSharing | None = None,
         noise: Tensor | None = None,
+        start: Start | None = None,
+        warp_strength: float | None = None,
         window: int | None = None,
         overlap: int | None = None,
         callback_on_step_end: StepEnd | None = None,
@@ -259,7 +321,9 @@ class LAMPPipeline(DiffusionPipeline):
             prompt: what is to be seen, one text or a list; the motion is in the tuned weights.
             first_frame: a path, PIL image, array `h w 3` (uint8, or float in 0..1) or tensor `3 h w`, or a
                 list or batch of them, one per prompt. Cropped to the aspect of height and width, and scaled.
-                None: the image model that the UNet was inflated from paints it, as `paint` does.
+                None: the image model that the UNet was inflated from paints it, as `paint` does. A model that
+                was tuned without first frame, and `start="warp"`, then make all frames from the prompt
+                instead; a given frame is for them a known one (`sampling.denoise_in_windows`).
             num_frames: frames of the video, the first one included.
             height, width: pixels, multiples of the autoencoder's factor; by default the motion's, else the
                 UNet's `sample_size`.
@@ -280,6 +344,8 @@ class LAMPPipeline(DiffusionPipeline):
             noise_sharing: "authors" or "variance_preserving", see `sampling.shared_noise`.
             noise: latents to start from instead of drawn noise, `b c f h w`, such as `sampling.invert` gives;
                 they are not shared among frames unless `shared_noise` is given.
+            start: what frames begin as, "noise", "inversion", "warp" or "still" (see `Sampler`).
+            warp_strength: of `start="warp"`, see `sampling.warp`.
             window: frames that are sampled at once; longer videos go on in windows of so many, under the same
                 first frame (`sampling.denoise_in_windows`).
             overlap: known frames at the beginning of each further window.
@@ -302,44 +368,74 @@ class LAMPPipeline(DiffusionPipeline):
         num_frames = sampler.num_frames if noise is None else noise.shape[2]
         size = self._size(height, width)
         _check(sampler, num_frames)
+        if sampler.start == "warp" and not isinstance(self.scheduler, DDIMScheduler):
+            raise UserError(
+                "start=warp goes DDIM's way back and forth and needs scheduler DDIMScheduler, not "
+                f"{type(self.scheduler).__name__}."
+            )
+        if sampler.start == "inversion" and noise is None and num_frames > 1:
+            noise = self._inverted(len(prompts), num_frames, size)
         _check_hook(callback_on_step_end_tensor_inputs)
         generators = _generators(generator, seed, len(prompts))
         negative = negative_prompt if negative_prompt is not None else sampler.negative_prompt
         scale, steps = sampler.guidance_scale, sampler.num_inference_steps
+        paint_scale = scale if sampler.paint_guidance_scale is None else sampler.paint_guidance_scale
+        from_text = first_frame is None and num_frames > 1 and self._needs_no_first_frame(sampler)
+        if from_text:
+            scale = paint_scale  # all frames are painted as an image is
         conditions = self._conditions(prompts, negative, scale, size)
-        if first_frame is None:
-            paint_scale = scale if sampler.paint_guidance_scale is None else sampler.paint_guidance_scale
+        first = None
+        if first_frame is None and not from_text:
             words = self._conditions(prompts, negative, paint_scale, size)
             painting = {"guidance_scale": paint_scale, "num_inference_steps": sampler.paint_steps or steps}
             first = self._painted(words, size, generators, painting, progress)
-        else:
+        elif first_frame is not None:
             first = self._given(first_frame, len(prompts), size)
         latents = first
-        if num_frames > 1:
+        if num_frames > 1 and sampler.start == "still":
+            latents = cast(Tensor, first).expand(-1, -1, num_frames, -1, -1)
+        elif num_frames > 1:
             if noise is None:
                 noise = self._noise(len(prompts), num_frames, size, generators)
+            noise = noise.to(self._execution_device, self._latent_dtype if first is None else first.dtype)
             windows = count_windows(num_frames, sampler.window, sampler.overlap)
+            common: dict[str, Any] = {
+                **conditions,
+                "guidance_scale": scale,
+                "num_inference_steps": steps,
+                "guidance_rescale": sampler.guidance_rescale,
+            }
             with self.progress_bar(total=steps * windows) as bar:
-                latents = denoise_in_windows(
-                    self.unet,
-                    self.scheduler,
-                    noise.to(first),
-                    first,
-                    **conditions,
-                    window=sampler.window,
-                    overlap=sampler.overlap,
-                    guidance_scale=scale,
-                    num_inference_steps=steps,
-                    guidance_rescale=sampler.guidance_rescale,
-                    shared_noise=sampler.shared_noise,
-                    noise_sharing=sampler.noise_sharing,
-                    adain=sampler.adain,
-                    generator=generators,
-                    callback=self._after_step(bar, "denoising", progress, callback_on_step_end),
-                )
+                after_step = self._after_step(bar, "denoising", progress, callback_on_step_end)
+                if sampler.start == "warp":
+                    latents = denoise_warped(
+                        self.unet,
+                        self.scheduler,
+                        noise,
+                        first,
+                        **common,
+                        strength=sampler.warp_strength,
+                        callback=after_step,
+                    )
+                else:
+                    latents = denoise_in_windows(
+                        self.unet,
+                        self.scheduler,
+                        noise,
+                        first,
+                        **common,
+                        conditioned=self.unet.variant.first_frame,
+                        window=sampler.window,
+                        overlap=sampler.overlap,
+                        shared_noise=sampler.shared_noise,
+                        noise_sharing=sampler.noise_sharing,
+                        adain=sampler.adain,
+                        generator=generators,
+                        callback=after_step,
+                    )
         frames = latents
         if output_type != "latent":
-            videos = self._decoded(latents, sampler.histogram_matching, progress)
+            videos = self._decoded(cast(Tensor, latents), sampler.histogram_matching, progress)
             frames = _as_type(videos, output_type)
         self.maybe_free_model_hooks()
         return LAMPOutput(frames=frames) if return_dict else (frames,)
@@ -414,7 +510,58 @@ class LAMPPipeline(DiffusionPipeline):
     @property
     def _latent_dtype(self) -> torch.dtype:
         """Of the tuned weights: float32 where only the frozen ones are in half precision."""
-        return self.unet.tuned_parameters()[0].dtype
+        tuned = self.unet.tuned_parameters()
+        return tuned[0].dtype if tuned else self.unet.dtype
+
+    def invert_clip(self, latents: Tensor, sampler: Sampler) -> None:
+        """Find and keep the noise of a tuned clip, which `start="inversion"` begins at.
+
+        As Tune-A-Video does it (Wu et al. 2023, section 3.3): DDIM inversion, without a prompt.
+
+        Args:
+            latents: of the clip, unscaled, `f c h w`.
+            sampler: with the steps that sampling will take.
+
+        Raises:
+            UserError: the sampler's scheduler is no DDIMScheduler.
+        """
+        scheduler = sampler.make_scheduler(self.own_scheduler.config)
+        if not isinstance(scheduler, DDIMScheduler):
+            raise UserError(f"start=inversion needs scheduler DDIMScheduler, not {sampler.scheduler}.")
+        factor = self.base.vae_scale_factor
+        size = latents.shape[2] * factor, latents.shape[3] * factor
+        clip = self.base.scale(latents.to(self._execution_device, self._latent_dtype)).transpose(0, 1)
+        self.inverted_clip = invert(
+            self.unet,
+            scheduler,
+            clip.unsqueeze(0),
+            **self._conditions([""], None, 1, size),
+            num_inference_steps=sampler.num_inference_steps,
+            prediction_type=scheduler.config.prediction_type,
+            keep_first=self.unet.variant.first_frame,
+        )
+
+    def _needs_no_first_frame(self, sampler: Sampler) -> bool:
+        """Whether frame 0 is made with the others where none is given, and not painted before."""
+        if sampler.start == "still":
+            return False
+        return sampler.start == "warp" or not self.unet.variant.first_frame
+
+    def _inverted(self, clips: int, num_frames: int, size: tuple[int, int]) -> Tensor:
+        """The noise that the tuned clip was inverted to, for each of some clips, `b c f h w`."""
+        if self.inverted_clip is None:
+            raise UserError(
+                "start=inversion begins at the noise of the clip that was tuned on, and none is loaded: load "
+                "the motion adapter of a run with method=tune_a_video, or take start=noise."
+            )
+        factor = self.base.vae_scale_factor
+        found = tuple(self.inverted_clip.shape[2:])
+        if found != (num_frames, size[0] // factor, size[1] // factor):
+            raise UserError(
+                f"start=inversion begins at a clip of {found[0]} frames of {found[2] * factor}x"
+                f"{found[1] * factor}, not {num_frames} of {size[1]}x{size[0]}: take start=noise."
+            )
+        return self.inverted_clip.expand(clips, -1, -1, -1, -1)
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -510,9 +657,14 @@ def _check(sampler: Sampler, num_frames: int) -> None:
         ("num_inference_steps", sampler.num_inference_steps, 1),
         ("guidance_scale", sampler.guidance_scale, 0),
         ("overlap", sampler.overlap, 1),
+        ("warp_strength", sampler.warp_strength, 0),
     ):
         if value < least:
             raise UserError(f"{name} must be at least {least}, not {value}.")
+    if sampler.start not in get_args(Start):
+        raise UserError(f"start={sampler.start!r} is unknown: use one of {', '.join(get_args(Start))}.")
+    if sampler.start == "warp" and sampler.num_inference_steps < 3:
+        raise UserError(f"start=warp needs at least 3 steps, not {sampler.num_inference_steps}.")
     if num_frames > sampler.window and sampler.window < sampler.overlap + 2:
         raise UserError(
             f"window={sampler.window} has no room for the first frame, overlap={sampler.overlap} known ones "

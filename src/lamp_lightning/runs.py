@@ -29,7 +29,8 @@ class RunFolder:
 
     ``config.yaml`` (composed, paths absolute), ``run.json`` (identity, group, versions),
     ``adapter.safetensors``, ``checkpoints/last.ckpt``, ``samples/`` (while training), ``videos/``,
-    ``contact_sheet.png``, ``metrics.json``.
+    ``contact_sheet.png``, ``metrics.json``. AnimateDiff's modules are also in ``motion_adapter/``, which
+    diffusers loads.
     """
 
     path: Path
@@ -46,6 +47,10 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter.safetensors"
+
+    @property
+    def motion_adapter(self) -> Path:
+        return self.path / "motion_adapter"
 
     @property
     def checkpoint(self) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from torch import Tensor
 
 from lamp_lightning.callbacks import TrainingProgress
 from lamp_lightning.generate import Sampler, evaluation, generate, mixed_precision, on_device, paint_with
@@ -34,6 +35,7 @@ class Studio:
     progress: TrainingProgress
     stop: StopRequest
     painter: Painter | None = None
+    clip: Tensor | None = None  # unscaled latents `f c h w` of the first clip
 
     def first_frames(self, count: int) -> list[Any]:
         """What the painter paints for the held-out prompts; None for each where there is no painter.
@@ -75,6 +77,7 @@ class Studio:
 
     def while_training(self, step: int) -> None:
         """Samples of this step, and the adapter as it is now."""
+        self.invert_clip()
         self.save_adapter(step)
         if self.cfg.samples.while_training:
             try:
@@ -100,6 +103,21 @@ class Studio:
             for video, file, numbers in facts
         ]
 
+    def invert_clip(self) -> None:
+        """Where sampling begins at the tuned clip's noise, find it with the model as it is now.
+
+        As Tune-A-Video does it: without a prompt.
+        """
+        if self.sampler.start != "inversion" or self.clip is None:
+            return
+        pipeline, device = self.pipeline, self.pipeline.unet.device
+        with (
+            on_device(pipeline.base.encoders, device),
+            evaluation(pipeline.unet),
+            mixed_precision(device, self.cfg.trainer.precision),
+        ):
+            pipeline.invert_clip(self.clip, self.sampler)
+
     def save_adapter(self, step: int) -> None:
         """Write the tuned parameters, with what `sample` needs to paint from this file alone."""
         metadata = {
@@ -108,10 +126,14 @@ class Studio:
             "base_variant": self.cfg.model.get("variant"),
             "base_dtype": str(self.cfg.model.dtype),
             "painter": self.cfg.model.get("painter"),
+            "method": self.cfg.method.name if self.cfg.get("method") else None,
             "motion": str(self.cfg.motion.name),
             "prompt": motion_prompt(self.cfg),
             "num_frames": self.cfg.data.num_frames,
             "steps": step,
             "sampler": self.sampler.settings(),
         }
-        self.pipeline.unet.save_motion(self.run.adapter, **metadata)
+        inverted = self.pipeline.inverted_clip
+        self.pipeline.unet.save_motion(self.run.adapter, inverted_clip=inverted, **metadata)
+        if self.pipeline.unet.variant.kind == "animatediff":
+            self.pipeline.unet.save_motion_modules(self.run.motion_adapter)

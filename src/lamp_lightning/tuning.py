@@ -25,7 +25,7 @@ from lamp_lightning.precision import check_precision
 from lamp_lightning.runs import RunFolder, write_json
 from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.studio import Studio
-from lamp_lightning.unet import MotionUNet
+from lamp_lightning.unet import Variant, inflated
 from lamp_lightning.weights.base import load_base_model
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     torch.set_num_threads(threads(cfg.threads))
     seed_everything(cfg.seed, verbose=False)
     sampler = Sampler.from_config(cfg)
+    variant = variant_from(cfg)
     draw_toy_clips(cfg)
     base = load_base_model(
         cfg.model.path,
@@ -86,7 +87,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
     data_cfg = {key: value for key, value in cfg.data.items() if key != "root"}
     data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
-    unet = MotionUNet.from_unet(base.unet, norm=cfg.model.norm)
+    unet = inflated(base.unet, cfg.model.norm, variant)
     tuner = make(
         "tuner",
         cfg.tuner,
@@ -120,11 +121,28 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     studio.painter = find_painter(cfg.model, trainer.strategy.root_device)
     with on_device(base.encoders, trainer.strategy.root_device):
         data.prepare(base)
+    studio.clip = data.first_clip
     if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
         while_training = cfg.samples.while_training if cfg.samples.every else 0
         studio.first_frames(max(while_training, cfg.samples.final))
     stop.check()
     return Parts(trainer, tuner, data, studio)
+
+
+def variant_from(cfg: DictConfig) -> Variant:
+    """What of the method the config asks for.
+
+    Raises:
+        UserError: values that contradict each other, or steps that would tune nothing.
+    """
+    tuner = {name: cfg.tuner.get(name) for name in ("first_frame", "tuned")}
+    variant = Variant.from_settings({**(cfg.model.get("layers") or {}), **tuner})
+    if cfg.trainer.max_steps and not variant.sets:
+        raise UserError(
+            "There is nothing to tune: neither tuner.tuned nor model.layers leave a parameter. Give "
+            "trainer.max_steps=0 to paint with the untuned model."
+        )
+    return variant
 
 
 def find_painter(model: DictConfig, device: torch.device) -> Painter | None:
@@ -152,7 +170,9 @@ def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
-    """Train to the end, or to a stop: then raises Stopped."""
+    """Train to the end, or to a stop: then raises Stopped. ``trainer.max_steps=0`` tunes nothing."""
+    if not parts.trainer.max_steps:
+        return
     checkpoint = usable_checkpoint(run)
     tuned = sum(p.numel() for p in parts.tuner.unet.tuned_parameters())
     everything = sum(p.numel() for p in parts.tuner.unet.parameters())
@@ -184,6 +204,8 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     if not parts.trainer.is_global_zero:
         return
     studio, step = parts.studio, parts.trainer.global_step
+    parts.tuner.unet.to(parts.trainer.strategy.root_device)
+    studio.invert_clip()
     studio.save_adapter(step)
     lines: list[tuple[str, str | Path]] = [("run", run.path), ("adapter", run.adapter)]
     facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}
@@ -194,7 +216,6 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     if cfg.samples.final:
         print(f"Painting {cfg.samples.final} videos of held-out prompts ...", flush=True)
         begun = time.monotonic()
-        parts.tuner.unet.to(parts.trainer.strategy.root_device)
         videos = studio.paint(cfg.samples.final)
         facts["seconds_per_video"] = (time.monotonic() - begun) / len(videos)
         values, single = studio.publish(videos, step, final=True)
@@ -205,7 +226,7 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     log_adapter(studio.logger, run, {"motion": str(cfg.motion.name), "steps": step})
     lines += where_to_look(studio.logger)
     lines.append(("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'))
-    print(f"\nThe motion {cfg.motion.name!r} is tuned.")
+    print(f"\nThe motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}.")
     for name, value in values.items():
         print(f"  {name.replace('_', ' '):<32}{value:.4f}")
     for name, place in lines:

@@ -15,16 +15,19 @@ def motion_prompt(motion: str) -> str:
     return " ".join(re.split(r"[_\s]+", motion.strip()))
 
 
-def read_captions(clips: list[Path], motion: str, captions: str | Path | None = None) -> list[str]:
+def read_captions(clips: list[Path], motion: str, captions: str | Path | bool | None = None) -> list[str]:
     """One prompt per clip.
 
     Looks for `captions` (a file), else captions.json or captions.txt beside the clips, else <clip>.txt beside
-    each clip, else takes the motion's name. captions.txt has one line for all clips, or one line per clip in
-    order, or lines `clip.mp4: caption`; captions.json one text, a list, or an object by clip name. Raises
-    UserError for a file that cannot be read or does not match the clips.
+    each clip, else takes the motion's name; False takes the motion's name in any case. captions.txt has one
+    line for all clips, or one line per clip in order, or lines `clip.mp4: caption`; captions.json one text, a
+    list, or an object by clip name. Raises UserError for a file that cannot be read or does not match the
+    clips.
     """
     default = motion_prompt(motion)
-    if captions is not None:
+    if captions is False:
+        return [default] * len(clips)
+    if captions is not None and captions is not True:
         file = Path(captions).expanduser()
         if not file.exists():
             raise UserError(

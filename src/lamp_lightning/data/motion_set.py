@@ -58,7 +58,8 @@ def load_motion_set(
     num_frames: int,
     frame_stride: int = 1,
     cache_dir: str | Path | None = None,
-    captions: str | Path | None = None,
+    captions: str | Path | bool | None = None,
+    max_clips: int | None = None,
     timeout_s: float = 60.0,
 ) -> MotionSet:
     """Read every clip of `folder` once, cropped at the centre to the aspect of `size` = (h, w), and resized.
@@ -67,11 +68,18 @@ def load_motion_set(
     the frames are memory-mapped. The prompt is the motion's name unless there are captions (see
     `read_captions`). Warns when the count is not 8-16, or when clips differ in size. Raises UserError naming
     every clip that cannot be used: damaged, cut off, no video, or of fewer than
-    (num_frames - 1) * frame_stride + 1 frames.
+    (num_frames - 1) * frame_stride + 1 frames. With `max_clips` only the first so many are read.
     """
     paths = list_clips(folder)
     prompts = read_captions(paths, motion, captions)
-    if not _FEWEST <= len(paths) <= _MOST:
+    if max_clips is not None:
+        if max_clips > len(paths):
+            found = f"{len(paths)} clip{'s' * (len(paths) != 1)}"
+            raise UserError(
+                f"{folder} has {found}, and data.max_clips={max_clips} are asked for: add some or take fewer."
+            )
+        paths, prompts = paths[:max_clips], prompts[:max_clips]
+    elif not _FEWEST <= len(paths) <= _MOST:
         warnings.warn(
             f"{folder}: found {len(paths)} clip{'s' * (len(paths) != 1)}; the method is made for "
             f"{_FEWEST}-{_MOST}. Going on with what is there.",

@@ -6,13 +6,14 @@ from lamp_lightning.sampling.denoise import denoise, guided
 from lamp_lightning.sampling.images import pixels_from_image
 from lamp_lightning.sampling.invert import invert
 from lamp_lightning.sampling.long import count_windows, denoise_in_windows
-from lamp_lightning.sampling.loss import add_noise, first_frame_loss, target
+from lamp_lightning.sampling.loss import add_noise, all_frames_loss, first_frame_loss, target
 from lamp_lightning.sampling.tricks import adain, adain_towards_first, histogram_match, shared_noise
 
 __all__ = [
     "adain",
     "adain_towards_first",
     "add_noise",
+    "all_frames_loss",
     "count_windows",
     "denoise",
     "denoise_in_windows",

@@ -63,7 +63,7 @@ def denoise(
         Latents, `b c f h w`.
     """
     guidance = guidance_scale != 1
-    text_embeddings, added_cond_kwargs = _conditions(
+    text_embeddings, added_cond_kwargs = conditions_for(
         text_embeddings, added_cond_kwargs, clips=noise.shape[0], guidance=guidance
     )
     first = noise[:, :, :0] if first_frame is None else _first(first_frame, noise)
@@ -138,10 +138,14 @@ def _first(first_frame: Tensor, noise: Tensor) -> Tensor:
     return first.to(noise).expand(clips, *wanted)
 
 
-def _conditions(
+def conditions_for(
     text: Tensor, added: dict[str, Tensor] | None, *, clips: int, guidance: bool
 ) -> tuple[Tensor, dict[str, Tensor] | None]:
-    """The rows that are needed: all `2b` with guidance, the conditional `b` without."""
+    """The rows of text and further conditions that are needed: all `2b` with guidance, else the conditional.
+
+    Raises:
+        ValueError: the number of rows does not go with so many clips.
+    """
     rows = text.shape[0]
     if rows != 2 * clips and (guidance or rows != clips):
         need = f"{2 * clips} (unconditional, then conditional)" if guidance else f"{clips} or {2 * clips}"

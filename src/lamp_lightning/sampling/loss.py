@@ -1,4 +1,4 @@
-"""The first-frame-conditioned diffusion loss (paper, section 3.2)."""
+"""The first-frame-conditioned diffusion loss (paper, section 3.2), and the one without a first frame."""
 
 from __future__ import annotations
 
@@ -35,12 +35,43 @@ def first_frame_loss(
     """
     if latents.shape[2] < 2:
         raise ValueError(f"The loss needs clips of at least 2 frames, not {latents.shape[2]}.")
+    return _loss(unet, scheduler, latents, noise, timesteps, text, added_cond_kwargs, given=1)
+
+
+def all_frames_loss(
+    unet: Callable[..., Tensor],
+    scheduler: Any,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
+    added_cond_kwargs: dict[str, Tensor] | None = None,
+) -> Tensor:
+    """Mean squared error of the prediction on all frames, all of them noised: no first frame is given.
+
+    What LAMP's ablation and most video diffusion models are tuned on (Ho et al. 2022, section 3). Arguments
+    and result are those of `first_frame_loss`; a clip may have one frame.
+    """
+    return _loss(unet, scheduler, latents, noise, timesteps, text, added_cond_kwargs, given=0)
+
+
+def _loss(
+    unet: Callable[..., Tensor],
+    scheduler: Any,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
+    added_cond_kwargs: dict[str, Tensor] | None,
+    *,
+    given: int,
+) -> Tensor:
     noisy = add_noise(scheduler, latents, noise, timesteps)
-    noisy[:, :, 0] = latents[:, :, 0]
+    noisy[:, :, :given] = latents[:, :, :given]
     extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
     prediction = unet(noisy, timesteps, text, **extra)
     wanted = target(scheduler, latents, noise, timesteps)
-    return F.mse_loss(prediction[:, :, 1:].float(), wanted[:, :, 1:].float())
+    return F.mse_loss(prediction[:, :, given:].float(), wanted[:, :, given:].float())
 
 
 def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class ClipAttention:
 
     Without text: queries from every frame, keys and values from frame 0 alone (paper, section 3.3). With
     text: every frame attends to its clip's prompt. Either way keys and values are projected once per clip,
-    and the frames of a clip form one long query.
+    and the frames of a clip form one long query. Other variants of the model look elsewhere (`Variant`).
 
     Shapes: `(b f) n c` (and text `b l d`) -> `(b f) n c`.
     """
@@ -36,15 +36,18 @@ class ClipAttention:
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
     ) -> Tensor:
         frames = self.clip.frames
-        if encoder_hidden_states is None:
-            if not self.clip.motion:
-                frames = 1  # the image model: each image attends to itself
+        looks_at = self.clip.variant.self_attention if self.clip.motion else "own"
+        if encoder_hidden_states is not None:
+            context = encoder_hidden_states
+        elif looks_at == "first_frame":
             context = hidden_states[::frames]
         else:
-            context = encoder_hidden_states
+            frames, context = 1, hidden_states  # each image attends to itself
         query = attn.to_q(hidden_states)
         query = query.reshape(-1, frames * query.shape[1], query.shape[2])
         key, value = attn.to_k(context), attn.to_v(context)
+        if encoder_hidden_states is None and looks_at == "first_and_former":
+            key, value = (first_and_former(x, self.clip.frames) for x in (key, value))
         query, key, value = (_split_heads(x, attn.heads) for x in (query, key, value))
         at_once = self.clip.heads_at_once(attn.heads)
         if at_once is None:
@@ -123,7 +126,7 @@ class MotionTransformerBlock(BasicTransformerBlock):
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         hidden_states = super().forward(hidden_states, *args, **kwargs)
-        if not self.clip.motion:
+        if not self.clip.motion or not self.clip.variant.temporal_attention:
             return hidden_states
         normed = self.norm_temp(hidden_states)
         if not self.mixture.parts:
@@ -160,6 +163,18 @@ def attend_in_slices(query: Tensor, key: Tensor, value: Tensor, *, frames: int, 
 
     clips = zip(query.split(1), key.split(1), value.split(1), strict=True)
     return torch.cat([_by_heads(by_frames, *clip, heads) for clip in clips])
+
+
+def first_and_former(x: Tensor, frames: int) -> Tensor:
+    """The tokens of frame 0 and of the frame before each frame, `(b f) n c -> (b f) 2n c`.
+
+    Tune-A-Video's sparse-causal attention (Wu et al. 2023, section 3.2); frame 0 has itself twice, which is
+    to attend to itself.
+    """
+    clips = x.unflatten(0, (-1, frames))
+    first = clips[:, :1].expand_as(clips)
+    former = torch.cat([clips[:, :1], clips[:, :-1]], dim=1)
+    return torch.cat([first, former], dim=2).flatten(0, 1)
 
 
 def _by_heads(

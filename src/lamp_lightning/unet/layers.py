@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lamp_lightning.unet.variant import Variant
+
 SliceSize = Literal["auto", "max"] | int | None
 
 
@@ -18,6 +20,7 @@ class ClipShape:
 
     frames: frames per clip, so that a batch of `n` images is `n / frames` clips.
     motion: False turns every layer back into what it was in the image model.
+    variant: which parts of the motion layers there are.
     joint: whether GroupNorms pool their statistics over all frames of a clip.
     slice_size: how many heads of a frame attention computes at once: "auto" half of them, "max" one; None
         computes all heads of all frames at once.
@@ -25,6 +28,7 @@ class ClipShape:
 
     frames: int = 1
     motion: bool = True
+    variant: Variant = field(default_factory=Variant)
     joint: bool = True
     slice_size: SliceSize = None
 
@@ -51,6 +55,8 @@ class Mixture(Generic[Part]):
 class PastConv1d(nn.Conv1d):
     """A 1D convolution over frames, padded on the past side only: frame f is computed from f-2, f-1 and f.
 
+    Not `causal`, it is padded on both sides, and frame f is computed from f-1, f and f+1.
+
     Shapes: `b c f n -> b c f n`. Written as a (3, 1) convolution: of the equivalent forms the fastest on CPU,
     forward and backward, as frames need not become the innermost axis.
     """
@@ -58,8 +64,9 @@ class PastConv1d(nn.Conv1d):
     def __init__(self, channels: int, **like: Any) -> None:
         super().__init__(channels, channels, kernel_size=3, **like)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (0, 0, 2, 0)), self.weight.unsqueeze(-1), self.bias)
+    def forward(self, x: Tensor, causal: bool = True) -> Tensor:
+        ends = (2, 0) if causal else (1, 1)
+        return F.conv2d(F.pad(x, (0, 0, *ends)), self.weight.unsqueeze(-1), self.bias)
 
 
 class MotionConv(nn.Module):
@@ -68,6 +75,9 @@ class MotionConv(nn.Module):
     `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`, where `conv1d` runs over the frames and
     looks at the past only (the paper's video-prediction convolution). Gate and temporal convolution start at
     zero: an untuned layer is the 2D convolution.
+
+    A variant without gate adds `conv1d(y)` as it is; one without temporal convolution is the 2D convolution.
+    Their parameters are there all the same, as the image model has no say in what will be loaded.
 
     With several motions at once (`mixture`) each adds its own gated convolution, times its weight.
 
@@ -88,12 +98,14 @@ class MotionConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2d(x)
-        if not self.clip.motion:
+        variant = self.clip.variant
+        if not self.clip.motion or not variant.temporal_conv:
             return y
         if not self.mixture.parts:
-            return torch.addcmul(y, torch.sigmoid(self.conv_gate(y)), self.over_frames(y, self.conv1d))
+            change = self.over_frames(y, self.conv1d)
+            return torch.addcmul(y, torch.sigmoid(self.conv_gate(y)), change) if variant.gate else y + change
         return y + sum(
-            weight * torch.sigmoid(gate(y)) * self.over_frames(y, conv1d)
+            weight * (torch.sigmoid(gate(y)) if variant.gate else 1) * self.over_frames(y, conv1d)
             for weight, (gate, conv1d) in self.mixture.parts
         )
 
@@ -101,7 +113,7 @@ class MotionConv(nn.Module):
         """`conv1d` on folded frames, `(b f) c h w -> (b f) c h w`."""
         folded, channels, height, width = y.shape
         z = y.reshape(-1, self.clip.frames, channels, height * width).transpose(1, 2)
-        return conv1d(z).transpose(1, 2).reshape(folded, channels, height, width)
+        return conv1d(z, self.clip.variant.causal).transpose(1, 2).reshape(folded, channels, height, width)
 
 
 class ClipGroupNorm(nn.GroupNorm):

@@ -2,7 +2,8 @@
 
 With weights `w` and adapters `i`, a motion layer becomes `y + sum_i w_i * sigmoid(gate_i(y)) * conv1d_i(y)`,
 the temporal attention `h + sum_i w_i * attn_temp_i(norm(h))`, and the query projection
-`W + sum_i w_i * (W_i - W)`: one adapter of weight 1 is that adapter, one of weight 0 the image model.
+`W + sum_i w_i * (W_i - W)`: one adapter of weight 1 is that adapter, one of weight 0 the image model. All of
+them are motions of the same variant of the model.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def mix(
     parameters = dict(unet.named_parameters())
     for name, image in untuned.items():
         query = image.float()
-        query = query + sum(weight * (tensors[name].float() - query) for weight, tensors in motions)
+        tuned = [(weight, tensors[name].float()) for weight, tensors in motions if name in tensors]
+        query = query + sum(weight * (own - query) for weight, own in tuned)
         parameters[name].data.copy_(query)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from lamp_lightning.unet import mixture
 from lamp_lightning.unet.fixed import FixedUNet, refuse_lora
 from lamp_lightning.unet.inflate import Norm, inflate, is_joint
 from lamp_lightning.unet.layers import ClipShape, SliceSize
+from lamp_lightning.unet.variant import LAMP_SETS, Variant
 
 __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
 
-# What LAMP tunes; everything else stays as the image model has it (paper, section 3.3).
-_TUNED = re.compile(r"(^|\.)(conv1d|conv_gate|attn_temp|attn1\.to_q)\.")
 _IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
+_ANY_QUERY = re.compile(r"(^|\.)attn[12]\.to_q\.")
 _QUERIES_FILE = "image_queries.safetensors"
 
 
@@ -43,25 +43,29 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
     Args:
         motion_norm: "joint" pools the statistics of the ResNet blocks' GroupNorms over all frames of a clip
             (what the authors' checkpoints expect), "per_frame" leaves them as in the image model.
+        motion_variant: `Variant.settings()` of a model that is not LAMP as it is.
         kwargs: the arguments of `UNet2DConditionModel`.
     """
 
     @register_to_config
-    def __init__(self, motion_norm: Norm = "joint", **kwargs: Any) -> None:
+    def __init__(
+        self, motion_norm: Norm = "joint", motion_variant: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self._inflate(motion_norm)
+        self._inflate(motion_norm, Variant.from_settings(motion_variant))
 
-    def _inflate(self, norm: Norm) -> None:
-        self._clip = ClipShape()
+    def _inflate(self, norm: Norm, variant: Variant) -> None:
+        _check_kind(variant)
+        self._clip = ClipShape(variant=variant)
         self._image_queries: dict[str, Tensor] | None = None
-        self._before_motions: tuple[Norm, dict[str, Tensor | None]] | None = None
+        self._before_motions: tuple[Norm, Variant, dict[str, Tensor | None]] | None = None
         inflate(self, norm, self._clip)
-        self.requires_grad_(False)
-        for parameter in self.tuned_parameters():
-            parameter.requires_grad_(True)
+        self._require_gradients()
 
     @classmethod
-    def from_unet(cls, unet: UNet2DConditionModel, norm: Norm = "joint") -> MotionUNet:
+    def from_unet(
+        cls, unet: UNet2DConditionModel, norm: Norm = "joint", variant: Variant | None = None
+    ) -> MotionUNet:
         """Inflate an image UNet **in place**: the same object, with its weights, becomes the MotionUNet.
 
         New layers start so that the result paints images as before. All but the tuned parameters are frozen.
@@ -69,6 +73,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         Args:
             unet: any `UNet2DConditionModel` whose attention lies in spatial transformers (Stable Diffusion).
             norm: "joint" or "per_frame" (see the class).
+            variant: what of LAMP it is to have and to tune; None: all.
 
         Raises:
             UserError: the UNet cannot be inflated, is inflated already or has LoRA layers, or `norm` is
@@ -81,6 +86,8 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         queries = {k: v.detach().clone() for k, v in unet.named_parameters() if _IMAGE_QUERY.search(k)}
         inflated = _inflate_into(unet, cls, norm)
         inflated._image_queries = queries
+        if variant is not None:
+            inflated.set_variant(variant)
         return inflated
 
     @classmethod
@@ -160,21 +167,33 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         """Be what it was before the first `load_motion` or `set_motions`, to the bit."""
         if self._before_motions is None:
             return
-        norm, tensors = self._before_motions
-        parameters = dict(self.named_parameters())
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                parameters[name].zero_() if tensor is None else parameters[name].copy_(tensor)
+        norm, variant, _ = self._before_motions
         mixture.mix(self, [], {})
+        self.put_tuned({})
+        self.set_variant(variant)
         self.set_norm(norm)
 
-    def remember_untuned(self) -> dict[str, Tensor | None]:
-        """Keep the tuned parameters as they are before the first motion (None: all zeros), on the CPU."""
-        if self._before_motions is None:
-            named = zip(self.trainable_names(), self.tuned_parameters(), strict=True)
-            kept = {name: p.detach().to("cpu", copy=True) if p.any() else None for name, p in named}
-            self._before_motions = self.norm, kept
-        return self._before_motions[1]
+    def remember_untuned(self, variant: Variant) -> None:
+        """Keep what a motion of `variant` changes as it is before the first such motion, on the CPU."""
+        norm, own, kept = self._before_motions or (self.norm, self.variant, {})
+        parameters = dict(self.named_parameters())
+        for name in self.names_of((*LAMP_SETS, *variant.sets)):
+            if name not in kept:
+                p = parameters[name].detach()
+                kept[name] = p.to("cpu", copy=True) if p.any() else None  # None: all zeros
+        self._before_motions = norm, own, kept
+
+    def untuned(self) -> dict[str, Tensor | None]:
+        """The parameters that were remembered, as they were; None where all are zeros."""
+        return {} if self._before_motions is None else self._before_motions[2]
+
+    def put_tuned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take a motion's parameters, and for those that it did not tune the untuned ones, as remembered."""
+        parameters = dict(self.named_parameters())
+        with torch.no_grad():
+            for name, before in self.untuned().items():
+                tensor = tensors.get(name, before)
+                parameters[name].zero_() if tensor is None else parameters[name].copy_(tensor)
 
     def _apply(self, fn: Any, recurse: bool = True) -> MotionUNet:
         super()._apply(fn, recurse)
@@ -235,6 +254,33 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         self._clip.joint = is_joint(norm)
         self.register_to_config(motion_norm=norm)
 
+    @property
+    def variant(self) -> Variant:
+        """What of LAMP this model has, and what of it is tuned."""
+        return self._clip.variant
+
+    def set_variant(self, variant: Variant) -> None:
+        """Be another variant from now on; `load_motion` sets its adapter's. Weights stay as they are.
+
+        Raises:
+            UserError: a variant with other motion modules, which need another UNet (`inflated`).
+        """
+        if variant == self.variant:
+            return
+        _check_kind(variant)
+        if self._image_queries is not None:
+            wanted = [name for name in self.names_of(variant.sets) if _ANY_QUERY.search(name)]
+            for name in set(wanted) - self._image_queries.keys():  # tuned from now on: keep the image model's
+                self._image_queries[name] = self.get_parameter(name).detach().clone()
+        self._clip.variant = variant
+        self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
+        self._require_gradients()
+
+    def _require_gradients(self) -> None:
+        self.requires_grad_(False)
+        for parameter in self.tuned_parameters():
+            parameter.requires_grad_(True)
+
     def set_attention_slice(self, slice_size: SliceSize = "auto") -> None:  # type: ignore[override]
         """Compute attention a few heads of a frame at a time, in less memory; a pipeline's
         `enable_attention_slicing` comes here.
@@ -257,11 +303,15 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         self._clip.slice_size = slice_size or None
 
     def trainable_names(self) -> list[str]:
-        """Names of the parameters that LAMP tunes, sorted; they are those of the authors' checkpoints."""
-        return sorted(name for name, _ in self.named_parameters() if _TUNED.search(name))
+        """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints."""
+        return self.names_of(self.variant.sets)
+
+    def names_of(self, sets: Iterable[str]) -> list[str]:
+        """Names of the parameters in these sets (`Variant.sets`), sorted."""
+        return names_of(self, sets)
 
     def tuned_parameters(self) -> list[nn.Parameter]:
-        """The parameters that LAMP tunes, in the order of `trainable_names()`."""
+        """The parameters that are tuned, in the order of `trainable_names()`."""
         parameters = dict(self.named_parameters())
         return [parameters[name] for name in self.trainable_names()]
 
@@ -315,14 +365,31 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
             torch.clear_autocast_cache()
 
 
+def names_of(unet: nn.Module, sets: Iterable[str]) -> list[str]:
+    """Names of a UNet's parameters in these sets (`Variant.sets`), sorted."""
+    patterns = "|".join(re.escape(name) for name in sets)
+    if not patterns:
+        return []
+    found = re.compile(rf"(^|\.)({patterns})\.")
+    return sorted(name for name, _ in unet.named_parameters() if found.search(name))
+
+
+def _check_kind(variant: Variant) -> None:
+    if variant.kind != "lamp":
+        raise UserError(
+            f"A MotionUNet cannot take motion modules of the kind {variant.kind!r}: they need another UNet, "
+            "which LAMPPipeline.from_motion(<adapter>) loads."
+        )
+
+
 def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> MotionUNet:
     unet.__class__ = cls
     try:
-        unet._inflate(norm)
+        unet._inflate(norm, Variant())
     except UserError:
         unet.__class__ = UNet2DConditionModel
         raise
-    unet.register_to_config(motion_norm=norm)
+    unet.register_to_config(motion_norm=norm, motion_variant=None)
     return unet
 
 
@@ -343,7 +410,7 @@ def _signature_with_unet_arguments() -> inspect.Signature:
     """diffusers reads a model's configuration keys from its constructor's signature."""
     own = inspect.signature(MotionUNet.__init__).parameters
     unet = inspect.signature(UNet2DConditionModel.__init__).parameters
-    return inspect.Signature([*unet.values(), own["motion_norm"]])
+    return inspect.Signature([*unet.values(), own["motion_norm"], own["motion_variant"]])
 
 
 MotionUNet.__init__.__signature__ = _signature_with_unet_arguments()

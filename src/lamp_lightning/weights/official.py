@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.unet.variant import Variant
 from lamp_lightning.weights.adapter import check_tensors
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ def save_official(unet: MotionUNet, folder: str | Path, config: str | None = Non
     if unet.norm != "joint":
         raise UserError(
             "The authors' code pools GroupNorm over frames: only a UNet with norm=joint can be saved."
+        )
+    if different := Variant().differences(unet.variant):
+        raise UserError(
+            f"The authors' code knows LAMP as it is, and this UNet differs from it in {different}."
         )
     ours = _official_config(unet)
     if config is None or not _describes(config, ours):
