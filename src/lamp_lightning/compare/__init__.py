@@ -1,0 +1,29 @@
+"""Comparisons of methods and settings: data, tables, plots and one self-contained page."""
+
+from lamp_lightning.compare.model import (
+    FROZEN,
+    TRUTH,
+    Claim,
+    Comparison,
+    Entry,
+    Measure,
+    Result,
+    Scene,
+    SceneVideo,
+    VideoFile,
+)
+from lamp_lightning.compare.report import write_report
+
+__all__ = [
+    "FROZEN",
+    "TRUTH",
+    "Claim",
+    "Comparison",
+    "Entry",
+    "Measure",
+    "Result",
+    "Scene",
+    "SceneVideo",
+    "VideoFile",
+    "write_report",
+]

@@ -1,0 +1,127 @@
+"""One HTML page of a comparison with everything inside: it fetches nothing, and tells all without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lamp_lightning.compare.model import TRUTH, Comparison, Entry, Scene, VideoFile
+from lamp_lightning.compare.plots import COLOURS, Plot, svg
+from lamp_lightning.compare.strips import Strip, make_strips
+from lamp_lightning.compare.tables import main_table, motion_table, notes, shown_by_motion
+from lamp_lightning.compare.verdict import verdict
+
+HERE = Path(__file__).parent
+VIDEO_BYTES = 20 * 2**20  # of all videos in a page: more is slow on a phone
+_TRUE = Entry(TRUTH, "truth", kind="reference")
+_FIRST = Entry("first_frame", "first frame", kind="reference")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A video as the page shows it."""
+
+    label: str
+    kind: str
+    seed: int | None
+    values: tuple[str, ...]
+    alt: str
+    strip: Strip
+
+
+@dataclass(frozen=True)
+class ShownScene:
+    prompt: str
+    videos: tuple[Shown, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A video of a scene before it is read."""
+
+    scene: Scene
+    entry: Entry
+    seed: int | None
+    values: tuple[str, ...]
+
+
+def render(c: Comparison, plots: Sequence[Plot], video_bytes: int = VIDEO_BYTES) -> tuple[str, list[str]]:
+    """The page, and what is wrong with the videos that it therefore lacks."""
+    wanted = wanted_videos(c)
+    strips, shrunk, broken = make_strips(wanted, video_bytes)
+    main = main_table(c)
+    settings = {
+        "c": c,
+        "verdict": verdict(c),
+        "main": main,
+        "main_notes": notes(c, main),
+        "helps": [(head, text) for head, text in zip(main.headings, main.helps, strict=True) if text],
+        "by_motion": [motion_table(c, c.measure(m)) for m in shown_by_motion(c) if len(c.motions) > 1],
+        "plots": [(plot, Markup(svg(plot, inline=True))) for plot in plots],
+        "groups": groups(c, strips),
+        "shrunk": shrunk,
+        "broken": broken,
+        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        "js": Markup((HERE / "page.js").read_text(encoding="utf-8")),
+    }
+    for k, theme in enumerate(("light", "dark")):
+        settings[theme] = Markup(" ".join(f"--{name}: {pair[k]};" for name, pair in COLOURS.items()))
+    return _environment().get_template("page.html").render(settings), broken
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    return Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+
+
+def wanted_videos(c: Comparison) -> dict[_Wanted, VideoFile]:
+    """All videos that the comparison names, scene by scene in the order in which they stand side by side."""
+    found: dict[_Wanted, VideoFile] = {}
+    for scene in c.scenes:
+        if scene.first_frame is not None:
+            found[_Wanted(scene, _FIRST, None, ())] = scene.first_frame
+        entries = sorted(c.entries, key=lambda entry: entry.kind == "reference")
+        for entry in entries:
+            for result in c.results:
+                if (result.entry, result.motion) != (entry.name, scene.motion):
+                    continue
+                for made in result.videos:
+                    if made.scene == scene.name and made.video is not None:
+                        values = tuple(_values(c, made.metrics))
+                        found[_Wanted(scene, entry, result.seed, values)] = made.video
+        has_truth = any(wanted.scene is scene and wanted.entry.name == TRUTH for wanted in found)
+        if scene.truth is not None and not has_truth:
+            found[_Wanted(scene, c.entry(TRUTH) or _TRUE, None, ())] = scene.truth
+    return found
+
+
+def _values(c: Comparison, metrics: dict[str, float]) -> list[str]:
+    measures = [c.measure(name) for name in shown_by_motion(c) if name in metrics]
+    return [f"{m.words} {m.quantity(metrics[m.name])}" for m in measures]
+
+
+def groups(c: Comparison, strips: dict[_Wanted, Strip]) -> list[tuple[str, list[ShownScene]]]:
+    """The videos by motion and scene."""
+    made = []
+    for motion in c.motions:
+        scenes = []
+        for scene in (scene for scene in c.scenes if scene.motion == motion):
+            videos = tuple(_shown(wanted, strip) for wanted, strip in strips.items() if wanted.scene is scene)
+            if videos:
+                scenes.append(ShownScene(scene.prompt, videos))
+        if scenes:
+            made.append((motion.replace("_", " "), scenes))
+    return made
+
+
+def _shown(wanted: _Wanted, strip: Strip) -> Shown:
+    entry = wanted.entry
+    what = "the first frame" if strip.frames == 1 else f"{strip.frames} frames by {entry.label}"
+    what = f"{strip.frames} frames of the true clip" if entry.name == TRUTH else what
+    alt = f"{wanted.scene.prompt}: {what}"
+    return Shown(entry.label, entry.kind, wanted.seed, wanted.values, alt, strip)

@@ -1,0 +1,346 @@
+"""Plots of a comparison: each measure with its spread, consistency against motion, values over frames.
+
+An SVG made here has its colours as CSS variables, so that it follows the page, or the reader, into dark mode.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from lamp_lightning.compare.model import TRUTH, Comparison, Entry, Measure
+from lamp_lightning.compare.statistics import MOVES, score, summary
+from lamp_lightning.runs import write_atomic, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH, ROW = 4.3, 0.52  # inches; a page shows them about as wide as a phone
+# Name of the CSS variable: colour in light, colour in dark.
+COLOURS = {
+    "ink": ("#1f1d1a", "#ece8e1"),
+    "soft": ("#6e6961", "#a19b91"),
+    "line": ("#dedad2", "#3a3733"),
+    "card": ("#fffffe", "#1f1d1b"),
+    "ours": ("#c2450d", "#ff9a4d"),
+    "other": ("#4b6078", "#9db4cd"),
+    "change": ("#2c7a70", "#6cc5b8"),
+}
+_PATCH: Any = {
+    "facecolor": COLOURS["card"][0],
+    "edgecolor": "none",
+    "pad": 1.5,
+}  # words over lines stay legible
+_KINDS = {"ours": "ours", "ablation": "change"}  # all else: other
+_RC: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 11.5,
+    "axes.linewidth": 0.8,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing, what it is called, and what it shows in words."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    figure: Figure
+
+
+def light(name: str) -> str:
+    return COLOURS[name][0]
+
+
+def colour(entry: Entry) -> str:
+    return light(_KINDS.get(entry.kind, "other"))
+
+
+def plots(c: Comparison) -> list[Plot]:
+    """All that the results allow: deciding measures first."""
+    with matplotlib.rc_context(_RC):
+        measures = sorted(
+            c.measures, key=lambda m: c.deciding.index(m.name) if m.name in c.deciding else len(c.deciding)
+        )
+        made = [dots(c, m) for m in measures if sum(summary(c, e, m) is not None for e in c.methods) > 1]
+        for measure in measures:
+            if c.moves_by and measure.only_moving:
+                made += scatter(c, c.measure(c.moves_by), measure)
+        made += [over_frames(c, m) for m in measures if any(m.name in r.over_frames for r in c.results)]
+    return made
+
+
+def dots(c: Comparison, measure: Measure) -> Plot:
+    """Each method's mean as a dot, its spread over seeds as a bar, its motions as faint dots; best on top."""
+    found = [(entry, value) for entry in c.methods if (value := summary(c, entry, measure)) is not None]
+    if measure.better == "none":
+        found.sort(key=lambda each: -each[1].mean)
+    else:
+        found.sort(key=lambda each: -(score(c, each[0], measure) or 0.0))
+    references = [
+        (e, v) for e in c.entries if e.kind == "reference" and (v := summary(c, e, measure)) is not None
+    ]
+    low, high = _limits(found, [value.mean for _, value in references])
+    height = 0.42 + 0.24 * bool(references) + ROW * len(found)
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.add_axes((0.03, 0.36 / height, 0.94, (ROW * len(found)) / height))
+    axes.set(xlim=(low, high), ylim=(len(found) - 0.35, -0.65))
+    for row, (entry, value) in enumerate(found):
+        shade = colour(entry)
+        axes.plot([low, high], [row + 0.18] * 2, color=light("line"), lw=0.8, zorder=1)
+        each = np.clip([v.mean for v in value.motions.values()], low, high)
+        if len(each) > 1:
+            axes.plot(each, [row + 0.18] * len(each), "o", ms=4, color=shade, alpha=0.35, mew=0, zorder=2)
+        if value.spread is not None:
+            ends = [value.mean - value.spread, value.mean + value.spread]
+            axes.plot(ends, [row + 0.18] * 2, color=shade, lw=3.2, solid_capstyle="round", zorder=3)
+        axes.plot(value.mean, row + 0.18, "o", ms=9, color=shade, mec=light("card"), mew=1.4, zorder=4)
+        weight = "bold" if entry.kind == "ours" else "normal"
+        axes.text(
+            low, row - 0.22, entry.label, va="center", color=light("ink"), fontweight=weight, bbox=_PATCH
+        )
+        text = measure.number(value.mean)
+        text += "" if value.spread is None else f" ± {measure.number(value.spread)}"
+        axes.text(
+            high,
+            row - 0.22,
+            text,
+            va="center",
+            ha="right",
+            color=light("soft"),
+            fontweight=weight,
+            bbox=_PATCH,
+        )
+    _reference_lines(axes, references, low, high)
+    _clean(axes)
+    axes.tick_params(axis="y", left=False, labelleft=False)
+    words = [f"Best on top ({measure.arrow})." if measure.better != "none" else "Largest on top."]
+    words += ["Bar: standard deviation over seeds."] * any(v.spread is not None for _, v in found)
+    words += ["Faint dots: each motion."] * (len(c.motions) > 1)
+    listed = "; ".join(f"{entry.label} {measure.number(value.mean)}" for entry, value in found)
+    alt = f"{measure.title}, {'best' if measure.better != 'none' else 'largest'} first: {listed}."
+    return Plot(measure.name, measure.heading, " ".join([measure.meaning, *words]).strip(), alt, figure)
+
+
+def _limits(found: Sequence[tuple[Entry, Any]], references: Sequence[float]) -> tuple[float, float]:
+    """The range of the axis: all means and bars; single motions only so far as they do not squeeze these."""
+    ends = [v.mean + sign * (v.spread or 0.0) for _, v in found for sign in (-1, 1)] + list(references)
+    low, high = min(ends), max(ends)
+    room = _span(ends)[1]
+    each = [value.mean for _, v in found for value in v.motions.values()]
+    low = max(min([low, *each]), low - room / 2)
+    high = min(max([high, *each]), high + room / 2)
+    return low - 0.05 * (high - low or room), high + 0.05 * (high - low or room)
+
+
+def _reference_lines(axes: Axes, references: Sequence[tuple[Entry, Any]], low: float, high: float) -> None:
+    """Dotted lines of the references, with their names above; close ones share a name's place."""
+    top = axes.get_ylim()[1]
+    places: list[tuple[float, list[str]]] = []
+    for entry, value in sorted(references, key=lambda each: each[1].mean):
+        axes.axvline(value.mean, color=light("soft"), lw=1.1, ls=(0, (1.2, 2.2)), zorder=1)
+        if places and value.mean - places[-1][0] < 0.3 * (high - low):
+            places[-1][1].append(entry.label)
+        else:
+            places.append((value.mean, [entry.label]))
+    for x, labels in places:
+        share = (x - low) / (high - low)
+        side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
+        text = " · ".join(labels)
+        axes.text(x, top - 0.05, text, ha=side, va="bottom", color=light("soft"), fontsize=10.5)
+
+
+def scatter(c: Comparison, motion: Measure, other: Measure) -> list[Plot]:
+    """``other``, which standing still would win, against the amount of motion; [] with too little to show."""
+    points = []
+    for entry in c.entries:
+        across, up = summary(c, entry, motion), summary(c, entry, other)
+        if across is not None and up is not None:
+            points.append((entry, across, up))
+    if len(points) < 3:
+        return []
+    figure = Figure(figsize=(WIDTH, 3.7))
+    axes = figure.add_axes((0.16, 0.15, 0.82, 0.82))
+    left, width = _span([across.mean for _, across, _ in points])
+    bottom, height = _span([up.mean for _, _, up in points])
+    axes.set(
+        xlim=(left - 0.07 * width, left + 1.09 * width),
+        ylim=(bottom - 0.14 * height, bottom + 1.14 * height),
+        xlabel=motion.heading,
+        ylabel=other.heading,
+    )
+    true = next((across for entry, across, _ in points if entry.name == TRUTH), None)
+    if true is not None:
+        edge = MOVES * true.mean
+        axes.axvspan(axes.get_xlim()[0], edge, color=light("line"), alpha=0.45, lw=0, zorder=0)
+    for entry, across, up in points:
+        shade, x, y = colour(entry), across.mean, up.mean
+        if entry.kind == "reference":
+            axes.plot(x, y, "D", ms=7, mfc=light("card"), mec=light("soft"), mew=1.4, zorder=3)
+            continue
+        bars: Any = {"xerr": across.spread, "yerr": up.spread}
+        axes.errorbar(x, y, **bars, fmt="none", ecolor=shade, elinewidth=1.6, alpha=0.5, zorder=2)
+        axes.plot(x, y, "o", ms=9, color=shade, mec=light("card"), mew=1.4, zorder=4)
+    _name_points(axes, [(entry, across.mean, up.mean) for entry, across, up in points])
+    _clean(axes, left=True)
+    caption = (
+        f"{other.title[0].upper()}{other.title[1:]} alone rewards standing still: read it with the motion."
+    )
+    if true is not None:
+        caption += " In the shaded part there is less than half of the true motion."
+    listed = "; ".join(
+        f"{entry.label} {motion.number(across.mean)} and {other.number(up.mean)}"
+        for entry, across, up in points
+    )
+    alt = f"{motion.title} and {other.title} of each: {listed}."
+    title = f"{other.heading} against {motion.words}"
+    return [Plot(f"{other.name}_against_motion", title, caption, alt, figure)]
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """The smallest value and the range, which is never nothing."""
+    return min(values), (max(values) - min(values)) or abs(max(values)) or 1.0
+
+
+def _name_points(axes: Axes, points: Sequence[tuple[Entry, float, float]], line: float = 13) -> None:
+    """Labels beside the points, on the side with room, pushed apart where they would overlap."""
+    figure = axes.figure
+    scale = figure.dpi / 72
+    taken: list[tuple[float, float, float]] = []  # left, right and height of each label, in points
+    (left, right), placed = axes.get_xlim(), sorted(points, key=lambda point: -point[2])
+    for entry, x, y in placed:
+        px, py = (value / scale for value in axes.transData.transform((x, y)))
+        width = 6.4 * len(entry.label)
+        rightwards = (x - left) / (right - left) < 0.55
+        start = px + 9 if rightwards else px - 9 - width
+        height = py
+        while any(start < b and a < start + width and abs(height - h) < line for a, b, h in taken):
+            height -= line / 4
+        taken.append((start, start + width, height))
+        axes.annotate(
+            entry.label,
+            (x, y),
+            (9 if rightwards else -9, height - py),
+            textcoords="offset points",
+            ha="left" if rightwards else "right",
+            va="center",
+            color=light("soft") if entry.kind == "reference" else light("ink"),
+            fontsize=10.5,
+            fontweight="bold" if entry.kind == "ours" else "normal",
+            zorder=5,
+        )
+
+
+def over_frames(c: Comparison, measure: Measure) -> Plot:
+    """A measure at each frame: the mean over motions and seeds, with the spread over seeds as a band."""
+    figure = Figure(figsize=(WIDTH, 3.3))
+    axes = figure.add_axes((0.15, 0.16, 0.5, 0.8))
+    ends = []
+    for entry in c.entries:
+        lines = _frame_lines(c, entry, measure)
+        if not len(lines):
+            continue
+        mean, shade = lines.mean(axis=0), colour(entry)
+        frames = np.arange(len(mean))
+        reference = entry.kind == "reference"
+        style: dict[str, Any] = (
+            {"color": light("soft"), "ls": (0, (1.2, 2.2))} if reference else {"color": shade}
+        )
+        axes.plot(frames, mean, lw=2.4 if entry.kind == "ours" else 1.5, **style)
+        if len(lines) > 1:
+            spread = lines.std(axis=0, ddof=1)
+            axes.fill_between(frames, mean - spread, mean + spread, color=shade, alpha=0.15, lw=0)
+        ends.append((entry, float(mean[-1]), shade))
+    axes.set(xlabel="frame", ylabel=measure.heading)
+    axes.margins(x=0)
+    low, high = axes.get_ylim()
+    gap, at = (high - low) / 17, -np.inf
+    for entry, y, shade in sorted(ends, key=lambda end: end[1]):
+        at = max(y, at + gap)
+        weight = "bold" if entry.kind == "ours" else "normal"
+        axes.annotate(
+            entry.label, (1.02, at), xycoords=("axes fraction", "data"), va="center", color=shade,
+            fontsize=10.5, fontweight=weight, annotation_clip=False,
+        )  # fmt: skip
+    _clean(axes, left=True)
+    listed = "; ".join(f"{entry.label} {measure.number(y)}" for entry, y, _ in ends)
+    alt = f"{measure.title} at the last frame: {listed}."
+    title = f"{measure.heading} over the frames"
+    return Plot(f"{measure.name}_over_frames", title, "Band: standard deviation over seeds.", alt, figure)
+
+
+def _frame_lines(c: Comparison, entry: Entry, measure: Measure) -> np.ndarray:
+    """One line for each seed, the mean over motions: `(seeds, frames)`, of the frames that all have."""
+    found = [r for r in c.results if r.entry == entry.name and measure.name in r.over_frames]
+    if not found:
+        return np.empty((0, 0))
+    length = min(len(result.over_frames[measure.name]) for result in found)
+    lines: dict[int | None, list[Any]] = {}
+    for result in found:
+        lines.setdefault(result.seed, []).append(result.over_frames[measure.name][:length])
+    return np.array([np.mean(each, axis=0) for each in lines.values()])
+
+
+def _clean(axes: Axes, *, left: bool = False) -> None:
+    for side in ("top", "right", *(() if left else ("left",))):
+        axes.spines[side].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_color(light("line"))
+    axes.tick_params(colors=light("soft"), labelsize=10.5, length=3)
+    axes.xaxis.label.set(color=light("soft"), fontsize=11)
+    axes.yaxis.label.set(color=light("soft"), fontsize=11)
+    axes.patch.set_alpha(0)
+
+
+# -- to files and into pages ---------------------------------------------------------------------------------
+
+
+def svg(plot: Plot, *, inline: bool) -> str:
+    """The plot as SVG. ``inline``: for a page that sets the colours; else a file of its own, with both."""
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": plot.name}):
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        plot.figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    for name, (colour, _) in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"font: (\w+ )?([\d.]+)px [^;\"]*", lambda m: f"font: {m[1] or ''}{m[2]}px var(--font)", text
+    )
+    if not inline:
+        both = [
+            "".join(f"--{name}: {pair[k]}; " for name, pair in COLOURS.items()) + "--font: sans-serif"
+            for k in (0, 1)
+        ]
+        style = f"<style>svg {{ {both[0]}; background: var(--card) }}\n"
+        style += f"@media (prefers-color-scheme: dark) {{ svg {{ {both[1]} }} }}</style>"
+        return text.replace("<defs>", f"{style}\n <defs>", 1)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    return re.sub(r'<svg height="[\d.]+pt"|<svg width="[\d.]+pt" height="[\d.]+pt"', "<svg", text)
+
+
+def write_plots(made: Sequence[Plot], folder: Path) -> list[Path]:
+    """Write each plot as SVG, which follows the reader's colours, and as PNG."""
+    files = []
+    for plot in made:
+        files += [folder / f"{plot.name}.svg", folder / f"{plot.name}.png"]
+        write_text(files[-2], svg(plot, inline=False))
+        with matplotlib.rc_context(_RC):
+            save = partial(plot.figure.savefig, format="png", dpi=200, metadata={"Software": None})
+            write_atomic(files[-1], save)
+    return files

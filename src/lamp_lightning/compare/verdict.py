@@ -1,0 +1,233 @@
+"""The conclusion of a comparison in plain sentences, computed from its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lamp_lightning.compare.model import FROZEN, TRUTH, Claim, Comparison, Entry, Measure
+from lamp_lightning.compare.statistics import (
+    Difference,
+    best,
+    difference,
+    hardly_moves,
+    ranking,
+    score,
+    summary,
+)
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
+
+
+@dataclass(frozen=True)
+class CheckedClaim:
+    """A claim, what became of it (``HOLDS``, ``FAILS`` or ``OPEN``), and the numbers that say so."""
+
+    text: str
+    outcome: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A headline, why, what limits it, and the claims that were checked."""
+
+    headline: str
+    reasons: tuple[str, ...]
+    limits: tuple[str, ...]
+    claims: tuple[CheckedClaim, ...]
+
+
+def verdict(c: Comparison) -> Verdict:
+    """What the numbers say."""
+    deciding = [c.measure(name) for name in c.deciding] or [m for m in c.measures if m.better != "none"]
+    ranked = [measure for measure in deciding if ranking(c, measure)]
+    reasons = [_reason(c, measure) for measure in ranked]
+    reasons += [_guard(c, m) for m in c.measures if m.only_moving and m not in ranked and ranking(c, m)]
+    reasons += _parts(c, ranked)
+    claims = tuple(checked for claim in c.claims if (checked := check(c, claim)) is not None)
+    return Verdict(_headline(c, ranked), tuple(reasons), tuple(_limits(c, ranked)), claims)
+
+
+def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
+    if len(c.methods) < 2 or not measures:
+        return "There are no two methods here that could be compared."
+    leaders = {measure.name: _leader(c, measure) for measure in measures}
+    winners = {entry.name for entry in leaders.values()}
+    if len(winners) == 1:
+        winner = leaders[measures[0].name]
+        by = _joined([measure.words for measure in measures])
+        if all(_ahead_of_all(c, measure, winner) for measure in measures):
+            return f"{winner.label} is best: ahead of every other method on {by}."
+        return f"{winner.label} has the best values on {by}, but its lead is not clear everywhere."
+    led: dict[str, list[str]] = {}
+    for measure in measures:
+        led.setdefault(leaders[measure.name].label, []).append(measure.words)
+    parts = [f"{label} leads on {_joined(titles)}" for label, titles in led.items()]
+    return "No method is best at everything: " + _joined(parts, ", ") + "."
+
+
+def _leader(c: Comparison, measure: Measure) -> Entry:
+    """The best method; of several that show the same number ours, if it is one of them."""
+    leaders, ours = best(c, measure), c.ours
+    return ours if ours is not None and ours.name in leaders else ranking(c, measure)[0][1]
+
+
+def _ahead_of_all(c: Comparison, measure: Measure, winner: Entry) -> bool:
+    others = [entry for _, entry in ranking(c, measure) if entry != winner]
+    found = [difference(c, measure, winner, other) for other in others]
+    return all(each is not None and each.clear and each.mean > 0 for each in found)
+
+
+def _reason(c: Comparison, measure: Measure) -> str:
+    """Who leads, by how much, over whom and how surely; and where ours stands, if it is another."""
+    leader = _leader(c, measure)
+    others = [entry for _, entry in ranking(c, measure) if entry != leader]
+    text = f"{_heading(measure)}: {leader.label} has {_value(c, leader, measure)}"
+    if others:
+        found = difference(c, measure, leader, others[0])
+        text += f", the next best, {others[0].label}, {_value(c, others[0], measure)}"
+        text += f" ({_how_sure(found)})" if found is not None else ""
+    text += f"{_references(c, measure)}."
+    ours = c.ours
+    if ours is not None and ours != leader and ours in others:
+        place = [entry for _, entry in ranking(c, measure)].index(ours) + 1
+        found = difference(c, measure, ours, leader)
+        text += f" {ours.label} is number {place} of {len(others) + 1}, with {_value(c, ours, measure)}"
+        text += f" ({_how_sure(found)})." if found is not None else "."
+    return text
+
+
+def _guard(c: Comparison, measure: Measure) -> str:
+    """A measure that standing still would win: who leads of those that move, and where ours is."""
+    leader, ours = _leader(c, measure), c.ours
+    text = f"{_heading(measure)}, among the methods that truly move: {leader.label} leads with "
+    text += f"{_value(c, leader, measure)}{_references(c, measure)}."
+    if ours is None or ours == leader:
+        return text
+    if hardly_moves(c, ours):
+        return f"{text} {ours.label} hardly moves."
+    found = difference(c, measure, ours, leader)
+    worse = "is worse" if found is not None and found.clear else "is no clearly different"
+    return f"{text} {ours.label} {worse}, with {_value(c, ours, measure)}."
+
+
+def _parts(c: Comparison, measures: Sequence[Measure]) -> list[str]:
+    """What each ablation does to ours."""
+    ours = c.ours
+    ablations = [entry for entry in c.entries if entry.kind == "ablation"]
+    if ours is None or not ablations:
+        return []
+    said = []
+    for measure in measures:
+        groups: dict[str, list[str]] = {"worse": [], "better": [], "not clearly different": []}
+        for entry in ablations:
+            found = difference(c, measure, ours, entry)
+            if found is not None:
+                which = ("worse" if found.mean > 0 else "better") if found.clear else "not clearly different"
+                amount = _amount(measure, found.mean)
+                groups[which].append(f"{entry.label} (by {amount})" if found.clear else entry.label)
+        words = [f"{which}: {', '.join(labels)}" for which, labels in groups.items() if labels]
+        if words:
+            said.append(f"{measure.words} of each change, against {ours.label}. " + "; ".join(words) + ".")
+    return [_capital(text) for text in said]
+
+
+def _limits(c: Comparison, measures: Sequence[Measure]) -> list[str]:
+    """What a reader has to know before believing the headline."""
+    said = []
+    still = [entry.label for entry in c.methods if hardly_moves(c, entry)]
+    if still:
+        said.append(f"Hardly moving (less than half of the true motion): {', '.join(still)}.")
+    frozen = c.entry(FROZEN)
+    for measure in measures:
+        line = None if frozen is None else score(c, frozen, measure)
+        if line is None:
+            continue
+        worse = [entry.label for points, entry in ranking(c, measure) if points < line]
+        if worse:
+            said.append(f"Worse than standing still on {measure.words}: {', '.join(worse)}.")
+    partial = [e.label for e in c.methods for m in measures if (s := summary(c, e, m)) and not s.complete]
+    if partial:
+        said.append(f"Not ranked, since motions are missing: {', '.join(dict.fromkeys(partial))}.")
+    missing = [e.label for e in c.methods if not any(result.entry == e.name for result in c.results)]
+    if missing:
+        said.append(f"Without any result: {', '.join(missing)}.")
+    if len(c.seeds) < 2:
+        said.append("Each method ran with one seed, so nothing tells how much of a lead is luck.")
+    return said + [f"Left out: {text}" for text in c.left_out]
+
+
+def check(c: Comparison, claim: Claim) -> CheckedClaim | None:
+    """Hold a claim against the numbers; None where none of its methods was measured."""
+    measure, entry = c.measure(claim.measure), c.entry(claim.entry)
+    outcomes, evidence = [], []
+    for name in claim.against:
+        other = c.entry(name)
+        found = None if entry is None or other is None else difference(c, measure, entry, other)
+        if found is None or entry is None or other is None:
+            outcomes.append(OPEN)
+            evidence.append(f"{other.label if other else name}: not measured")
+            continue
+        outcomes.append(_outcome(found, claim))
+        better = "better" if found.mean > 0 else "worse"
+        amount = f"{better} by {_amount(measure, found.mean)}"
+        evidence.append(f"against {other.label} {amount} ({_how_sure(found)})")
+    if entry is None or not outcomes:
+        return None
+    outcome = next((each for each in (FAILS, OPEN) if each in outcomes), HOLDS)
+    text = f"{measure.words} {_value(c, entry, measure)}; {'; '.join(evidence)}."
+    return CheckedClaim(claim.text, outcome, _capital(text))
+
+
+def _outcome(found: Difference, claim: Claim) -> str:
+    if claim.relation == "no_worse":
+        return FAILS if found.clear and found.mean < 0 else HOLDS
+    if not found.clear:
+        return OPEN
+    return HOLDS if found.mean > 0 else FAILS
+
+
+def _how_sure(found: Difference) -> str:
+    where = f"ahead on {found.won} of {found.motions} motions" if found.motions > 1 else ""
+    if found.seeds < 2:
+        sure = "one seed"
+    elif found.clear:
+        sure = f"the same in all {found.seeds} seeds, beyond their spread"
+    else:
+        sure = f"within the spread of {found.seeds} seeds"
+    return ", ".join(filter(None, (where, sure)))
+
+
+def _heading(measure: Measure) -> str:
+    how = {"higher": "higher is better", "lower": "lower is better", "truth": "nearest to the truth is best"}
+    return f"{_capital(measure.title)} ({how[measure.better]})"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _value(c: Comparison, entry: Entry, measure: Measure) -> str:
+    found = summary(c, entry, measure)
+    return "no value" if found is None else measure.quantity(found.mean, found.spread)
+
+
+def _amount(measure: Measure, value: float) -> str:
+    """The size of a difference."""
+    text = measure.quantity(abs(value))
+    return text if float(measure.number(value)) else f"less than {measure.quantity(10**-measure.digits)}"
+
+
+def _references(c: Comparison, measure: Measure) -> str:
+    """What standing still and the truth have, where it is known."""
+    words = []
+    for name, how in ((FROZEN, "standing still has"), (TRUTH, "the truth")):
+        entry = c.entry(name)
+        if entry is not None and summary(c, entry, measure) is not None:
+            words.append(f"{how} {_value(c, entry, measure)}")
+    return f"; {_joined(words, ', ')}" if words else ""
+
+
+def _joined(words: Sequence[str], comma: str = ", ") -> str:
+    return " and ".join(filter(None, (comma.join(words[:-1]), words[-1] if words else "")))
