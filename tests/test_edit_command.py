@@ -22,9 +22,11 @@ from lamp_lightning import inverting
 from lamp_lightning.data import decode_clip
 from lamp_lightning.edit import main
 from lamp_lightning.metrics import flow_correlation
+from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.sample import main as sample_main
-from lamp_lightning.sampling import invert
+from lamp_lightning.sampling import denoise, invert
+from lamp_lightning.sampling.follow import Way, following
 from lamp_lightning.sampling.repaint import repaint
 from lamp_lightning.toyworld import Scene, render_clip
 from lamp_lightning.video import write_mp4
@@ -297,6 +299,108 @@ def test_painting_over_drawn_noise_forgets_with_strength(scheduler):
         )
 
 
+# Following the source
+
+
+@pytest.fixture
+def followed(random_base, scheduler):
+    """A UNet, a clip, its way to noise in 4 steps, and three texts: none, the clip's and another."""
+    pipeline = LAMPPipeline.from_pretrained(str(random_base))
+    unet = pipeline.unet
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for parameter in unet.tuned_parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        clip = torch.randn(1, unet.config.in_channels, 3, 8, 8)
+    texts = [pipeline._conditions([t], None, 1, (32, 32))["text_embeddings"] for t in ("", "a bird", "a car")]
+    way = []
+    keep = lambda step, steps, latents: way.append(latents[0])  # noqa: E731
+    invert(unet, scheduler, clip, texts[1], 4, keep_first=True, callback=keep)
+    return unet, clip, Way(torch.stack(way), texts[1]), texts
+
+
+def painted(followed, scheduler, share, *, first=None, text=2, guidance=1.0):
+    """From the end of the way to a clip, with its own or another first frame, by the text of that number."""
+    unet, clip, way, texts = followed
+    words = torch.cat([texts[0], texts[text]])
+    first = clip[:, :, 0] if first is None else first
+    with following(unet, way, share):
+        return denoise(
+            unet,
+            scheduler,
+            way.latents[-1:],
+            first,
+            words,
+            guidance_scale=guidance,
+            num_inference_steps=4,
+            shared_noise=0,
+            adain=False,
+        )
+
+
+def test_who_follows_himself_stays_himself(followed, scheduler):
+    own = painted(followed, scheduler, 0, text=1)
+    # Beside the way of inversion, so only as near as that leads back: not to the bit.
+    led = painted(followed, scheduler, 0.25, text=1)
+    torch.testing.assert_close(led, own, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_following_takes_over_queries_and_keys_and_ends(followed, scheduler, guidance):
+    unet, clip, _way, _texts = followed
+    first = torch.randn(clip[:, :, 0].shape, generator=torch.Generator().manual_seed(1))
+    seen = []
+    block = next(m for m in unet.modules() if hasattr(m, "attn_temp"))
+    handle = block.attn_temp.to_q.register_forward_hook(lambda *a: seen.append(a[2]))
+    results = [painted(followed, scheduler, s, first=first, guidance=guidance) for s in (0, 0.5, 1)]
+    handle.remove()
+    assert all(torch.equal(result[:, :, :1], first.unsqueeze(2)) for result in results)
+    assert not torch.allclose(results[0], results[1])
+    assert not torch.allclose(results[1], results[2])
+    rows = 2 if guidance != 1 else 1  # of the edit, and one more while it follows
+    frames = clip.shape[2]
+    assert [len(s) // frames for s in seen] == [rows] * 4 + [rows + 1] * 2 + [rows] * 2 + [rows + 1] * 4
+    # Afterwards the UNet is as before.
+    assert torch.equal(painted(followed, scheduler, 0, first=first, guidance=guidance), results[0])
+
+
+def test_where_frames_look_decides_and_not_what_is_there(followed):
+    unet, clip, way, texts = followed
+    sample = torch.randn(clip.shape, generator=torch.Generator().manual_seed(2))
+    block = next(m for m in unet.modules() if hasattr(m, "attn_temp"))
+    values, queries = [], []
+    with following(unet, way, 1):
+        after = [  # hooks that come after those of following
+            block.attn1.to_q.register_forward_hook(lambda *a: queries.append(a[2])),
+            block.attn1.to_v.register_forward_hook(lambda *a: values.append(a[2])),
+        ]
+        with torch.no_grad():
+            unet(sample, torch.tensor(900), texts[2])
+    for handle in after:
+        handle.remove()
+    source, edit = queries[0].chunk(2)
+    assert torch.equal(source, edit)
+    source, edit = values[0].chunk(2)
+    assert not torch.allclose(source, edit)
+
+
+def test_an_edit_follows_as_much_as_asked(run):
+    videos = {}
+    for words in (
+        ("follow=0", "paint_follow=0"),
+        ("follow=1", "paint_follow=0"),
+        ("follow=0", "paint_follow=1"),
+    ):
+        assert main(["run=run", *words, "paint_from=inversion", "out=here", "overwrite=true"]) == 0
+        found = facts(Path("here"))
+        assert (f"follow={found['follow']}", f"paint_follow={found['paint_follow']}") == words
+        videos[words] = (np.asarray(Image.open("here/first_frame.png")), frames(Path("here")))
+    (first, plain), (same, led), (other, _) = videos.values()
+    assert np.array_equal(first, same)
+    assert not np.array_equal(plain, led)
+    assert not np.array_equal(first, other)
+
+
 # What cannot be done
 
 
@@ -320,6 +424,8 @@ def prepared(folder: Path) -> None:
         ("prompt=[one,two]", "prompt must be one text"),
         ("prompt=null", "prompt must be one text"),
         ("strength=1.5", "strength must be a number from 0 to 1"),
+        ("follow=2", "follow must be a number from 0 to 1"),
+        ("paint_follow=-1", "paint_follow must be a number from 0 to 1"),
         ("paint_from=nowhere", "paint_from must be one of inversion, noise"),
         ("sampler.scheduler=EulerDiscreteScheduler", "needs sampler.scheduler=DDIMScheduler"),
         ("out=taken", "taken exists already"),

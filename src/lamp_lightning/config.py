@@ -206,6 +206,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "precision": _one_of(None, *PRECISIONS),
     "strength": _number(0, 1),
     "follow": _number(0, 1),
+    "paint_follow": _number(0, 1),
     "paint_from": _one_of("inversion", "noise"),
     "overwrite": _switch(),
     "num_frames": _whole(2, null=True),

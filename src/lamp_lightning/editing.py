@@ -188,7 +188,7 @@ def make_edit(run: RunFolder, cfg: DictConfig, parts: Parts, stop: StopRequest) 
         evaluation(pipeline.unet),
         mixed_precision(device, cfg.trainer.precision),
     ):
-        noise, reconstruction = inversion(run, cfg, pipeline, sampler, parts.data, on_step)
+        way, reconstruction = inversion(run, cfg, pipeline, sampler, parts.data, on_step)
         if cfg.first_frame is None:
             print("Painting the first frame ...", flush=True)
             source_prompt = motion_prompt(cfg) if cfg.paint_from == "inversion" else None
@@ -199,13 +199,23 @@ def make_edit(run: RunFolder, cfg: DictConfig, parts: Parts, stop: StopRequest) 
                 sampler,
                 source_prompt=source_prompt,
                 strength=cfg.strength,
+                follow=cfg.paint_follow,
                 seed=cfg.seed,
                 on_step=on_step,
             )
         else:
             first = pixels_from_image(cfg.first_frame, clip.frames.shape[1:3]) / 2 + 0.5
         print(f"Painting {len(clip.frames)} frames ...", flush=True)
-        frames = from_noise(pipeline, noise, first, str(cfg.prompt), sampler, on_step)
+        frames = from_noise(
+            pipeline,
+            way,
+            first,
+            str(cfg.prompt),
+            sampler,
+            source_prompt=motion_prompt(cfg),
+            follow=cfg.follow,
+            on_step=on_step,
+        )
     first_frame = (first * 255).round().byte().permute(1, 2, 0).numpy()
     return Edited(clip, reconstruction, first_frame, frames)
 
@@ -218,7 +228,7 @@ def inversion(
     data: ClipDataModule,
     on_step: OnStep,
 ) -> tuple[Tensor, np.ndarray]:
-    """The video's latents at the noisy end, `1 c f h w`, and the video that they lead back to.
+    """The video's latents on the way to noise, `steps c f h w`, and the video that they lead back to.
 
     Both are kept in the run folder, in a file named by all that they depend on.
     """
@@ -236,14 +246,16 @@ def inversion(
     found = cache.load_tensors(file)
     if found is None:
         print(f"Inverting the video in {sampler.num_inference_steps} steps ...", flush=True)
-        noise = to_noise(pipeline, data.latents, prompt, sampler, on_step)
+        way = to_noise(pipeline, data.latents, prompt, sampler, on_step)
         plain = replace(sampler, guidance_scale=1.0, adain=False, histogram_matching=False)
-        again = from_noise(pipeline, noise, clip.frames[0], prompt, plain, on_step)
-        found = {"latents": noise.float(), "reconstruction": torch.from_numpy(again)}
+        again = from_noise(
+            pipeline, way, clip.frames[0], prompt, plain, source_prompt=prompt, follow=0, on_step=on_step
+        )
+        found = {"way": way.float(), "reconstruction": torch.from_numpy(again)}
         cache.save_tensors(file, found)
     else:
         print(f"Inverted already: {short(file)}", flush=True)
-    return found["latents"], found["reconstruction"].numpy()
+    return found["way"], found["reconstruction"].numpy()
 
 
 def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logger: Logger | None) -> None:
@@ -269,7 +281,8 @@ def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logge
             "source_prompt": source_prompt,
             "seed": cfg.seed,
             "first_frame": cfg.first_frame,
-            "strength": None if cfg.first_frame else cfg.strength,
+            **{key: None if cfg.first_frame else cfg[key] for key in ("strength", "paint_follow")},
+            "follow": cfg.follow,
             "steps": cfg.trainer.max_steps,
             "sampler": OmegaConf.to_container(cfg.sampler, resolve=True),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from lamp_lightning.generate import generate_batch
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.sampling import invert, pixels_from_image
+from lamp_lightning.sampling.follow import Way, following
 from lamp_lightning.sampling.repaint import repaint
 from lamp_lightning.sampling.settings import Sampler
 
@@ -27,34 +29,70 @@ def without_noise_tricks(sampler: Sampler, num_frames: int) -> Sampler:
 def to_noise(
     pipeline: LAMPPipeline, latents: Tensor, prompt: str, sampler: Sampler, on_step: OnStep | None = None
 ) -> Tensor:
-    """The way from a video's unscaled latents, `f c h w`, to noise, `1 c f h w`; frame 0 stays clean."""
+    """The way from a video's unscaled latents, `f c h w`, to noise: those of each step, `steps c f h w`.
+
+    Frame 0 stays clean.
+    """
     scheduler = sampler.make_scheduler(pipeline.scheduler.config)
     scaled = pipeline.base.scale(latents.to(pipeline.unet.device)).transpose(0, 1).unsqueeze(0)
-    (height, width), factor = latents.shape[-2:], pipeline.base.vae_scale_factor
-    return invert(
+    way, keep = _kept(on_step)
+    invert(
         pipeline.unet,
         scheduler,
         scaled,
-        **pipeline._conditions([prompt], None, 1, (height * factor, width * factor)),
+        **pipeline._conditions([prompt], None, 1, _pixels(pipeline, latents)),
         num_inference_steps=sampler.num_inference_steps,
         prediction_type=scheduler.config.prediction_type,
         keep_first=True,
-        callback=on_step,
+        callback=keep,
     )
+    return torch.stack(way)
 
 
 def from_noise(
     pipeline: LAMPPipeline,
-    noise: Tensor,
+    way: Tensor,
     first_frame: Any,
     prompt: str,
     sampler: Sampler,
+    *,
+    source_prompt: str,
+    follow: float,
     on_step: OnStep | None = None,
 ) -> np.ndarray:
-    """From noise to a video that begins with the first frame, uint8 `(f, h, w, 3)`."""
-    return generate_batch(
-        pipeline, [prompt], sampler, seeds=[0], first_frames=[first_frame], noise=noise, progress=on_step
-    )[0]
+    """From the end of such a way to a video that begins with the first frame, uint8 `(f, h, w, 3)`.
+
+    For a share `follow` of the steps it attends as the video that was inverted, see `sampling.following`.
+    """
+    conditions = pipeline._conditions([source_prompt], None, 1, _pixels(pipeline, way))
+    with following(pipeline.unet, Way(way, **conditions), follow):
+        return generate_batch(
+            pipeline,
+            [prompt],
+            sampler,
+            seeds=[0],
+            first_frames=[first_frame],
+            noise=way[-1:],
+            progress=on_step,
+        )[0]
+
+
+def _kept(on_step: OnStep | None) -> tuple[list[Tensor], OnStep]:
+    """A list of one clip's latents `c f h w` in each step, and the callback that fills it."""
+    way: list[Tensor] = []
+
+    def keep(step: int, steps: int, latents: Tensor) -> None:
+        way.append(latents[0])
+        if on_step is not None:
+            on_step(step, steps, latents)
+
+    return way, keep
+
+
+def _pixels(pipeline: LAMPPipeline, latents: Tensor) -> tuple[int, int]:
+    """Height and width of what such latents decode to."""
+    height, width = latents.shape[-2:]
+    return height * pipeline.base.vae_scale_factor, width * pipeline.base.vae_scale_factor
 
 
 def paint_over(
@@ -65,6 +103,7 @@ def paint_over(
     *,
     source_prompt: str | None,
     strength: float,
+    follow: float,
     seed: int,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -74,6 +113,8 @@ def paint_over(
         frame: uint8 `(h, w, 3)`.
         source_prompt: what it shows, to begin with its own noise by inversion; None: with drawn noise.
         strength: see `sampling.repaint`.
+        follow: the share of the steps for which it attends as the frame that was inverted, so that what it
+            shows stays in its place, see `sampling.following`; drawn noise has nothing to follow.
 
     Returns:
         `3 h w` in 0..1.
@@ -83,18 +124,20 @@ def paint_over(
     steps = sampler.paint_steps or sampler.num_inference_steps
     latents = pipeline.base.latents_from_pixels(pixels_from_image(frame, size)[None]).unsqueeze(2)
     latents, noisy = latents.to(pipeline.unet.device), None
-    with pipeline.unet.image_model() as image_model:
+    with pipeline.unet.image_model() as image_model, ExitStack() as led:
         if source_prompt is not None:
+            conditions, way, keep = pipeline._conditions([source_prompt], None, 1, size), *_kept(on_step)
             noisy = invert(
                 image_model,
                 scheduler,
                 latents,
-                **pipeline._conditions([source_prompt], None, 1, size),
+                **conditions,
                 num_inference_steps=steps,
                 prediction_type=scheduler.config.prediction_type,
                 strength=strength,
-                callback=on_step,
+                callback=keep,
             )
+            led.enter_context(following(image_model, Way(way, **conditions), follow))
         painted = repaint(
             image_model,
             scheduler,
