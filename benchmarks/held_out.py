@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from toy_motions import truth, tune
+from toy_motions import tune
 
 from lamp_lightning.config import conf_dir
 from lamp_lightning.generate import Sampler, evaluation, generate_batch, mixed_precision
 from lamp_lightning.metrics import ClipJudge, FlowAgreement, MovingPixelError, evaluate_videos
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.runs import RunFolder
-from lamp_lightning.toyworld import held_out_scenes
+from lamp_lightning.toyworld import continuation, held_out_scenes
 
 BATCH = 4  # videos at once
 CHOSEN_ON = 4  # the recipe was chosen on the first scenes of one motion: none of those is measured here
@@ -38,7 +38,7 @@ class Motion:
         self.pipeline.set_progress_bar_config(disable=True)
         self.scenes = held_out_scenes(name, CHOSEN_ON + scenes)[CHOSEN_ON:]
         self.prompts = [scene.caption for scene in self.scenes]
-        self.true = np.stack([truth(scene, frames) for scene in self.scenes])  # uint8 n f h w 3
+        self.true = np.stack([continuation(scene, frames) for scene in self.scenes])  # uint8 n f h w 3
 
     def paint(self, sampler: Sampler, noise: torch.Tensor | None = None) -> np.ndarray:
         """All scenes' videos, uint8 `n f h w 3`; scene k has seed k."""

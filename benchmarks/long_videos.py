@@ -19,12 +19,11 @@ import torch
 from diffusers import DDIMScheduler
 from held_out import Motion, fill, kept, preset
 from torch import Tensor
-from toy_motions import first_moment
 
 from lamp_lightning.generate import evaluation, mixed_precision
 from lamp_lightning.metrics.truth import moving_pixels
 from lamp_lightning.sampling import denoise, pixels_from_image
-from lamp_lightning.toyworld import Scene, motion_name, render_clip
+from lamp_lightning.toyworld import Scene, first_moment, motion_name, render_clip
 from lamp_lightning.video import contact_sheet
 
 MOTIONS = ("helicopter", "horse_run", "play_the_guitar", "waterfall")

@@ -26,22 +26,12 @@ from lamp_lightning.generate import Sampler, mixed_precision
 from lamp_lightning.metrics import FlowAgreement, MovingPixelError, evaluate_videos, load_clip
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.runs import RunFolder
-from lamp_lightning.toyworld import FPS, MOTIONS, Scene, held_out_scenes, motion_name, render_clip
+from lamp_lightning.toyworld import FPS, MOTIONS, Scene, continuation, held_out_scenes, motion_name
 from lamp_lightning.unet import MotionUNet
 from lamp_lightning.video import contact_sheet, write_gif
 from lamp_lightning.weights.base import load_base_model
 
 RANDOM_DETAILS = ("rain", "waterfall")  # judged by flow; the others have one true continuation
-
-
-def first_moment(scene: Scene) -> int:
-    """When a scene's clip begins: between 0 and 8, in frames."""
-    return int(np.random.default_rng(scene.seed).integers(0, 9))
-
-
-def truth(scene: Scene, frames: int) -> np.ndarray:
-    """The true clip from its first moment on, uint8 ``(f, h, w, 3)``."""
-    return render_clip(scene, frames=frames, start=first_moment(scene))
 
 
 def tune(motion: str, out: Path, overrides: list[str]) -> tuple[RunFolder, float]:
@@ -104,7 +94,7 @@ def measure(
     _, cfg = RunFolder.open(run.path)
     sampler = Sampler.from_config(cfg)
     chosen = held_out_scenes(motion, scenes)
-    true = np.stack([truth(scene, sampler.num_frames) for scene in chosen])
+    true = np.stack([continuation(scene, sampler.num_frames) for scene in chosen])
     prompts = [scene.caption for scene in chosen]
     result: dict[str, Any] = {"minutes": minutes, "config": OmegaConf.to_container(cfg, resolve=True)}
     result["sampler"] = asdict(sampler)

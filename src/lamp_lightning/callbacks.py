@@ -33,11 +33,13 @@ class TrainingProgress(Callback):
         self.title = title
         self.lines = lines
         self.loss: float | None = None
+        self.seconds = 0.0  # of training, those before a resume included
         self._bar: Progress | None = None
         self._task: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._first_step, self._begin = trainer.global_step, time.monotonic()
+        self._before = self.seconds
         if trainer.is_global_zero and self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -59,6 +61,7 @@ class TrainingProgress(Callback):
         if not trainer.is_global_zero or not stepped(trainer, batch_idx):
             return
         step = trainer.global_step
+        self.seconds = self._before + time.monotonic() - self._begin
         loss = float(outputs["loss"].detach()) * trainer.accumulate_grad_batches
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
         seconds = (time.monotonic() - self._begin) / max(1, step - self._first_step)
@@ -80,10 +83,10 @@ class TrainingProgress(Callback):
             self._bar.update(self._task, description=what or self.title)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"loss": self.loss}  # a resumed run reports what an uninterrupted one would
+        return {"loss": self.loss, "seconds": self.seconds}  # a resumed run reports what a whole one would
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.loss = state_dict["loss"]
+        self.loss, self.seconds = state_dict["loss"], state_dict["seconds"]
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -29,11 +29,12 @@ GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "
 FREE_TEXT = {
     "from", "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "base", "base_config",
     "motion.name", "motion.prompt", "video", "source_prompt", "painter", "painter_config", "prompts", "again",
+    "runs", "title",
     "data.folder", "data.root", "data.cache_dir", "data.captions",
     "model.path", "model.config", "model.painter", "model.painter_config", "model.clip",
     "sampler.negative_prompt", "hydra.run.dir", "hydra.sweep.dir",
 }  # fmt: skip
-_LISTS = {"prompt", "first_frame", "run"}  # of these, what stands in brackets is a list
+_LISTS = {"runs", "prompt", "first_frame", "run"}  # of these, what stands in brackets is a list
 _QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$""", re.DOTALL)
 
 
@@ -200,6 +201,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fit": _one_of("crop", "pad"),
     "batch": (lambda value: value == "auto" or _whole(1)[0](value), "auto or a whole number of at least 1"),
     "run": _several(_text()[0], "a run folder, an adapter file, or several like [waterfall:0.7,rain:0.5]"),
+    "runs": _several(_text(null=False)[0], "a run folder, a folder or pattern of runs, or a list of these"),
+    "title": _text(),
+    "videos": _whole(0),
     "base": _text(),
     "base_config": _text(),
     "count": _whole(1),
@@ -276,6 +280,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "samples.while_training": _whole(0),
     "samples.final": _whole(0),
     "samples.seed": _whole(0),
+    "motions": (lambda value: _is_texts(value) and bool(value), "a list of motions, like [waterfall,rain]"),
+    "scenes": _whole(1),
+    "steps": _whole(1, null=True),
+    "entries": (_is_texts, "a list of the suite's methods, like [lamp,untuned], or null"),
+    "words": (_is_texts, "a list of words of the train command, like [model=sd15,trainer=gpu]"),
+    "quick": _switch(),
 }
 
 

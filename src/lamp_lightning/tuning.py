@@ -211,6 +211,7 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}
     if studio.progress.loss is not None:
         facts["loss"] = studio.progress.loss
+    facts["minutes"] = round(studio.progress.seconds / 60, 3)  # of training
     values: dict[str, float] = {}
     single: list[dict[str, Any]] = []
     if cfg.samples.final:

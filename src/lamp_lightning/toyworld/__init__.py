@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lamp_lightning.toyworld.render import CLIP_FRAMES, FPS, render_clip, render_motion_set, render_still
+from lamp_lightning.toyworld.render import (
+    CLIP_FRAMES,
+    FPS,
+    continuation,
+    first_moment,
+    render_clip,
+    render_motion_set,
+    render_still,
+)
 from lamp_lightning.toyworld.scenes import (
     COLOURS,
     MOTIONS,
@@ -27,6 +35,8 @@ __all__ = [
     "STYLES",
     "Scene",
     "combinations",
+    "continuation",
+    "first_moment",
     "held_out_prompts",
     "held_out_scenes",
     "motion_name",

@@ -36,6 +36,16 @@ def render_clip(scene: Scene, *, frames: int = CLIP_FRAMES, size: int = 64, star
     return np.stack(pictures)
 
 
+def first_moment(scene: Scene) -> int:
+    """When a scene is looked at first where methods are judged: between 0 and 8, in frames."""
+    return int(np.random.default_rng(scene.seed).integers(0, 9))
+
+
+def continuation(scene: Scene, frames: int, size: int = 64) -> np.ndarray:
+    """A scene's true clip from its first moment on: uint8 ``(frames, size, size, 3)``."""
+    return render_clip(scene, frames=frames, size=size, start=first_moment(scene))
+
+
 def render_still(scene: Scene, *, t: float = 0.0, size: int = 64) -> np.ndarray:
     """A scene at time ``t`` (frames): uint8 ``(size, size, 3)``, RGB."""
     return render_clip(scene, frames=1, size=size, start=t)[0]

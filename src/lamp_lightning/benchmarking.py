@@ -1,0 +1,257 @@
+"""A suite of methods, all tuned on the same clips and shown the same first frames, in one comparison.
+
+Runs are made by the train command, a sweep over motions and seeds for each method, so that any launcher can
+take them. Then each run paints the held-out scenes and is measured. Both can be stopped anywhere: what is
+finished is not done again.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lamp_lightning.compare import TRUTH, Claim, Comparison, Entry, Result, write_report
+from lamp_lightning.compare import Measure as Column
+from lamp_lightning.config import composed, options
+from lamp_lightning.console import quiet_libraries, short, threads
+from lamp_lightning.errors import UserError
+from lamp_lightning.judging import Trial, judge_references, judge_trial
+from lamp_lightning.metrics import MEASURES
+from lamp_lightning.runs import versions
+from lamp_lightning.stopping import StopRequest
+from lamp_lightning.video import writable_folder
+
+QUICK = {"scenes": 2, "steps": 3}
+DECIDING = (
+    "moving_error_ratio",
+    "motion_fidelity",
+)  # the first needs the truth, which only the toy world has
+SHOWN = (
+    "moving_error_ratio", "motion_fidelity", "clip_score", "frame_consistency", "first_frame_fidelity",
+    "motion_amount", "warping_error", "diversity",
+)  # fmt: skip
+ONLY_MOVING = (
+    "frame_consistency",
+    "first_frame_fidelity",
+    "warping_error",
+)  # a frozen video is perfect there
+
+
+@dataclass(frozen=True)
+class Method:
+    """An entry of a suite: words of the train command, or another entry's runs sampled in another way."""
+
+    name: str
+    label: str
+    about: str = ""
+    kind: str = "baseline"
+    words: tuple[str, ...] = ()
+    of: str | None = None
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+def run_suite(cfg: DictConfig) -> Path:
+    """Tune, paint, measure and report what ``cfg`` asks for; returns the page.
+
+    Raises:
+        UserError: settings that cannot be used, or no run that could be measured.
+        Stopped: after a Ctrl-C or SIGTERM; the same words go on.
+    """
+    quiet_libraries()
+    torch.set_num_threads(threads(cfg.threads))
+    cfg = _quick(cfg) if cfg.quick else cfg
+    methods = find_methods(cfg)
+    out = Path(str(cfg.out)).expanduser().absolute()
+    writable_folder(out)
+    print(
+        f"{cfg.suite.title}: {len(methods)} methods on {_count(cfg.motions, 'motion')} with "
+        f"{_count(cfg.seeds, 'seed')}, {cfg.scenes} scenes each, in {short(out)}",
+        flush=True,
+    )
+    results: list[Result] = []
+    problems: list[str] = []
+    with StopRequest() as stop:
+        for method in methods:
+            if method.of is None:
+                tune(cfg, method, out, stop)
+            for motion in cfg.motions:
+                for seed in cfg.seeds:
+                    stop.check()
+                    trial = Trial(out, method.of or method.name, method.name, motion, seed, cfg.scenes)
+                    try:
+                        found = judge_trial(trial, dict(method.sampler), stop.check)
+                    except UserError as error:
+                        problems.append(f"{method.label}, {motion}, seed {seed}: {error}")
+                        print(f"Left out: {problems[-1]}", file=sys.stderr, flush=True)
+                        continue
+                    results.append(found)
+                    _say(method, found)
+        if not results:
+            raise UserError(f"None of the suite's runs could be measured; the first: {problems[0]}")
+        references, scenes = judge_references(out, list(cfg.motions), cfg.scenes, stop.check)
+    comparison = compare(cfg, methods, [*references, *results], scenes, problems)
+    page = write_report(comparison, out)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(f"  page    {short(page)}\n  tables  {short(out)}/table.md, .csv, .tex", flush=True)
+    return page
+
+
+def find_methods(cfg: DictConfig) -> list[Method]:
+    """The suite's methods that are asked for.
+
+    Raises:
+        UserError: an unknown motion or entry, or words that the train command does not take.
+    """
+    if not cfg.seeds:
+        raise UserError("The benchmark needs seeds, like seeds=[0,1,2].")
+    for motion in cfg.motions:
+        if motion not in options("motion"):
+            raise UserError(f"There is no motion {motion!r}; there are {', '.join(options('motion'))}.")
+    known: Any = OmegaConf.to_container(cfg.suite.entries, resolve=True)
+    wanted = list(known) if cfg.entries is None else list(cfg.entries)
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"The suite {cfg.suite.name} has no {name!r}; it has {', '.join(known)}.")
+    methods = [
+        Method(name, **{**known[name], "words": tuple(known[name].get("words", ()))}) for name in wanted
+    ]
+    for method in methods:
+        if method.of is not None and method.of not in wanted:
+            raise UserError(f"{method.name} is {method.of} sampled in another way: ask for {method.of}, too.")
+        composed("train", [*method.words, *cfg.words, f"motion={cfg.motions[0]}"])  # a typo is said now
+    return methods
+
+
+def _quick(cfg: DictConfig) -> DictConfig:
+    """One motion and seed, few scenes and steps; in a folder of its own."""
+    small = cfg.copy()
+    small.motions, small.seeds = list(cfg.motions)[:1], list(cfg.seeds)[:1]
+    small.scenes, small.steps = QUICK["scenes"], QUICK["steps"]
+    small.out = f"{cfg.out}_quick"
+    return small
+
+
+def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
+    """What the train command is called with for all runs of a method."""
+    trained = composed("train", [*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
+    words = [*method.words, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
+    if cfg.steps is not None and trained:
+        words.append(f"trainer.max_steps={cfg.steps}")
+    if cfg.launcher is not None:
+        words.append(f"hydra/launcher={cfg.launcher}")
+    if cfg.threads is not None:
+        words.append(f"threads={cfg.threads}")
+    seeds = ",".join(str(seed) for seed in cfg.seeds)
+    return [
+        "-m", *words, f"motion={','.join(cfg.motions)}", f"seed={seeds}",
+        f"hydra.sweep.dir={out / 'runs' / method.name}", "hydra.sweep.subdir=${motion.name}_seed${seed}",
+    ]  # fmt: skip
+
+
+def tune(cfg: DictConfig, method: Method, out: Path, stop: StopRequest) -> None:
+    """Make a method's runs that are not finished yet, in a process of its own."""
+    folders = [out / "runs" / method.name / f"{m}_seed{s}" for m in cfg.motions for s in cfg.seeds]
+    if all((folder / "metrics.json").exists() for folder in folders):
+        return
+    words = train_words(cfg, method, out)
+    print(f"\n{method.label}: python -m lamp_lightning.train {' '.join(words)}", flush=True)
+    # In a session of its own, so that a Ctrl-C reaches it once, from here.
+    process = subprocess.Popen([sys.executable, "-m", "lamp_lightning.train", *words], start_new_session=True)
+    told = False
+    while process.poll() is None:
+        if stop.requested and not told:
+            process.send_signal(stop.signum or 2)
+            told = True
+        time.sleep(0.1)
+    stop.check()
+
+
+def compare(
+    cfg: DictConfig,
+    methods: Sequence[Method],
+    results: Sequence[Result],
+    scenes: Sequence[Any],
+    problems: Sequence[str],
+) -> Comparison:
+    """Everything that came out, as one structure for tables, plots and the page."""
+    found = {name for result in results for name in result.metrics}
+    shown = [name for name in SHOWN if name in found]
+    references = [entry for entry in _REFERENCES if any(r.entry == entry.name for r in results)]
+    entries = [Entry(m.name, m.label, m.about, _kind(m)) for m in methods]
+    names = {entry.name for entry in (*entries, *references)}
+    asked: Any = OmegaConf.to_container(cfg.suite.claims) if "claims" in cfg.suite else []
+    claims = [Claim(**{**claim, "against": tuple(claim["against"])}) for claim in asked]
+    minutes = sum(r.minutes or 0 for r in results)
+    words = [f"suite={cfg.suite.name}"] + (["quick=true"] if cfg.quick else [])
+    return Comparison(
+        title=str(cfg.suite.title),
+        question=str(cfg.suite.question),
+        measures=tuple(_column(name, TRUTH in {e.name for e in references}) for name in shown),
+        entries=(*entries, *references),
+        motions=tuple(cfg.motions),
+        results=tuple(r if set(r.metrics) <= set(shown) else _only(r, shown) for r in results),
+        scenes=tuple(scenes),
+        settings={
+            "command": f"python -m lamp_lightning.benchmark {' '.join(words)}",
+            "steps of tuning": "each method's own" if cfg.steps is None else str(cfg.steps),
+            "held-out scenes": f"{cfg.scenes} of each motion",
+            "minutes of tuning, in all": f"{minutes:.0f}",
+            "processor threads": str(torch.get_num_threads()),
+            **versions(),
+        },
+        deciding=tuple(name for name in DECIDING if name in shown),
+        moves_by="motion_amount" if TRUTH in names else None,
+        claims=tuple(
+            claim for claim in claims if claim.measure in shown and {claim.entry, *claim.against} <= names
+        ),
+        left_out=tuple(problems),
+    )
+
+
+_REFERENCES = (
+    Entry("frozen", "frozen first frame", "The first frame, standing still.", "reference"),
+    Entry(TRUTH, "the truth", "How the scene truly goes on.", "reference"),
+)
+
+
+def _kind(method: Method) -> Any:
+    return "ablation" if method.of is not None and method.kind == "baseline" else method.kind
+
+
+def _column(name: str, truth: bool) -> Column:
+    measure = MEASURES[name]
+    neither = "truth" if truth else "none"
+    better: Any = {True: "higher", False: "lower", None: neither}[measure.higher_is_better]
+    still = name in ONLY_MOVING
+    return Column(name, measure.title, better, measure.digits, measure.unit, measure.about, only_moving=still)
+
+
+def _only(result: Result, names: Sequence[str]) -> Result:
+    """A result with some of its measures."""
+
+    def some(values: dict[str, float]) -> dict[str, float]:
+        return {name: value for name, value in values.items() if name in names}
+
+    videos = tuple(replace(video, metrics=some(video.metrics)) for video in result.videos)
+    return replace(result, metrics=some(result.metrics), videos=videos)
+
+
+def _say(method: Method, result: Result) -> None:
+    values = [
+        f"{MEASURES[name].title} {MEASURES[name].shown(result.metrics[name])}"
+        for name in SHOWN[:4]
+        if name in result.metrics
+    ]
+    print(f"  {method.label}, {result.motion}, seed {result.seed}: {', '.join(values)}", flush=True)
+
+
+def _count(values: Sequence[Any], word: str) -> str:
+    return f"{len(values)} {word}{'s' * (len(values) != 1)}"

@@ -1,0 +1,124 @@
+"""The benchmark command: a suite from tuning to the report, stopped, repeated, and what goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lamp_lightning.benchmark import main
+from lamp_lightning.compare import Comparison
+from test_train_resume import wait_for
+
+
+@pytest.fixture
+def words(small: list[str]) -> list[str]:
+    """A suite of seconds: its `words`, and few scenes."""
+    kept = [word for word in small if not word.startswith(("trainer.max_steps", "samples", "threads"))]
+    return [f"words=[{','.join(_quoted(word) for word in kept)}]", "scenes=2", "threads=1", "out=b"]
+
+
+def _quoted(word: str) -> str:
+    key, _, value = word.partition("=")
+    return f"'{key}={value}'"
+
+
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    with open(folder / "table.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    name = next(iter(rows[0]))
+    return {row[name]: row for row in rows}
+
+
+def test_a_suite_ends_in_tables_and_a_page_and_called_again_does_nothing_anew(words, tmp_path, capsys):
+    suite = ["entries=[lamp,untuned]", "motions=[rain,waterfall]", "seeds=[0,1]", "steps=2", *words]
+    assert main(suite) == 0
+    folder = tmp_path / "b"
+    found = Comparison.load(folder / "comparison.json")
+    assert {entry.name for entry in found.entries} == {"lamp", "untuned", "frozen", "truth"}
+    assert len(found.results) == 2 * 2 * 2 + 2 * 2
+    by_name = {(r.entry, r.motion): r for r in found.results if r.seed is None}
+    assert by_name["frozen", "rain"].metrics["moving_error_ratio"] == pytest.approx(1)
+    assert by_name["truth", "rain"].metrics["moving_error_ratio"] == 0
+    assert by_name["frozen", "rain"].metrics["motion_fidelity"] == 0
+    videos = {r.entry: r.videos[0].video.read() for r in found.results if r.motion == "rain"}
+    assert (videos["lamp"][0] == videos["untuned"][0]).all()  # both were given the same first frame
+    assert (videos["frozen"] == videos["truth"][:1]).all()
+    assert (folder / "index.html").stat().st_size > 10_000
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("metrics.json")}
+    before |= {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*.json")}
+    tables = (folder / "table.csv").read_bytes()
+    assert len(before) == 8 + 12
+    capsys.readouterr()
+    assert main(suite) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (folder / "table.csv").read_bytes() == tables
+    assert "lamp_lightning.train" not in capsys.readouterr().out
+
+
+def test_other_sampling_takes_the_runs_that_are_there(words, tmp_path):
+    asked = ["suite=ablations", "entries=[full,noise_08]", "motions=[rain]", "seeds=[0]", "steps=1", *words]
+    assert main(asked) == 0
+    assert [path.name for path in (tmp_path / "b" / "runs").iterdir()] == ["full"]
+    results = Comparison.load(tmp_path / "b" / "comparison.json").results
+    full, shared = (next(r for r in results if r.entry == name) for name in ("full", "noise_08"))
+    assert (full.videos[0].video.read() != shared.videos[0].video.read()).any()
+
+
+def test_a_stopped_suite_goes_on(words, tmp_path):
+    suite = ["entries=[lamp,untuned]", "motions=[rain]", "seeds=[0,1]", "steps=40", *words]
+    command = [sys.executable, "-m", "lamp_lightning.benchmark", *suite]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    first = tmp_path / "b" / "runs" / "lamp" / "rain_seed0"
+    wait_for(first / "config.yaml", process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 143
+    assert "The same words go on" in out
+    assert not (tmp_path / "b" / "index.html").exists()
+    assert main(suite) == 0
+    assert len(Comparison.load(tmp_path / "b" / "comparison.json").results) == 4 + 2
+    steps = [json.loads(path.read_text())["steps"] for path in (tmp_path / "b").rglob("lamp/*/metrics.json")]
+    assert steps == [40, 40]
+
+
+def test_a_broken_run_is_named_and_the_rest_compared(words, tmp_path, capsys):
+    suite = ["entries=[lamp,untuned]", "motions=[rain]", "seeds=[0]", "steps=1", *words]
+    assert main(suite) == 0
+    run = tmp_path / "b" / "runs" / "lamp" / "rain_seed0"
+    (run / "adapter.safetensors").write_bytes(b"damaged")
+    assert main(suite) == 0
+    assert "Left out: LAMP (ours), rain, seed 0: " in capsys.readouterr().err
+    page = (tmp_path / "b" / "index.html").read_text(encoding="utf-8")
+    assert "rain_seed0" in page
+    assert {r.entry for r in Comparison.load(tmp_path / "b" / "comparison.json").results} == {
+        "untuned",
+        "frozen",
+        "truth",
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("motions=[walk]", "no motion 'walk'"),
+        ("motions=[]", "motions must be a list"),
+        ("seeds=null", "seeds=[0,1,2]"),
+        ("entries=[lamb]", "no 'lamb'; it has lamp"),
+        ("words=[trainer.max_step=1]", "trainer.max_step"),
+        ("suite=paper", "suite"),
+        ("scenes=0", "scenes must be"),
+    ],
+)
+def test_what_cannot_be_run_is_said_at_once(word, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([word]) == 1
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
