@@ -26,7 +26,7 @@ MEMORY_SETTINGS = ("attention_slicing", "vae_slicing", "vae_tiling")
 
 @dataclass(frozen=True)
 class Adapter:
-    """A tuned motion and how to paint with it."""
+    """A tuned motion and how to paint with it; other motions may be added to it, each with its weight."""
 
     file: Path
     run: RunFolder | None
@@ -43,6 +43,20 @@ class Adapter:
     painter_config: str | None = None
     painter_variant: str | None = None
     memory: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    others: tuple[Adapter, ...] = ()
+
+    @property
+    def all(self) -> tuple[Adapter, ...]:
+        """This motion and those that are added to it."""
+        return self, *self.others
+
+    @property
+    def title(self) -> str:
+        """The motion's name, or all of them with their weights."""
+        if self.weight == 1 and not self.others:
+            return self.motion
+        return " + ".join(f"{each.weight:g} {each.motion}" for each in self.all)
 
 
 def find_adapter(where: Any) -> Adapter:
@@ -54,7 +68,8 @@ def find_adapter(where: Any) -> Adapter:
     path = Path(str(where)).expanduser()
     if not path.exists():
         raise UserError(
-            f"run={path} does not exist. Give a run folder (runs/<motion>/<time>) or an adapter file."
+            f"run={path} does not exist. Give a run folder (runs/<motion>/<time>), an adapter file, or the "
+            "name of a motion that has runs in runs/."
         )
     if path.is_dir():
         run, cfg = RunFolder.open(path)
@@ -136,7 +151,7 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
     for parameter in unet.tuned_parameters():
         parameter.data = parameter.data.float()
     pipeline = LAMPPipeline.from_base(base, unet)
-    pipeline.load_motion(adapter.file)
+    pipeline.set_motions({each.file: each.weight for each in adapter.all})
     pipeline.set_progress_bar_config(disable=True)
     spare_memory(pipeline, adapter.memory)
     try:

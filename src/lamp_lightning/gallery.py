@@ -95,7 +95,7 @@ class Gallery:
             fps = self.places[names[0]].job.sampler.fps
             for file in write_wall(videos, self.output.folder, title, fps, self.output.formats, self.cell):
                 print(f"  all together  {short(file)}")
-        sheet = write_sheet(videos, self.output.folder / f"{title}_sheet.png", self.adapter.motion)
+        sheet = write_sheet(videos, self.output.folder / f"{title}_sheet.png", self.adapter.title)
         print(f"  contact sheet {short(sheet)}", flush=True)
 
     def _keep(self, name: str, video: Painted) -> None:

@@ -15,14 +15,13 @@ from lamp_lightning.adapters import Adapter, load, load_painter, size_unit
 from lamp_lightning.batch import Batch, how_many, in_batches, paint
 from lamp_lightning.config import fast_precision
 from lamp_lightning.console import quiet_libraries, short, threads
-from lamp_lightning.data.cache import file_sha256
 from lamp_lightning.gallery import Gallery, Output
 from lamp_lightning.generate import evaluation
 from lamp_lightning.jobs import find_jobs
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.precision import fast_float32, sampling_dtype
 from lamp_lightning.progress import PaintingProgress
-from lamp_lightning.record import Place, Record, differences, find_places, settings_of
+from lamp_lightning.record import Place, Record, differences, find_places, motions_of, settings_of
 from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.video import writable_folder
 
@@ -56,12 +55,12 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
         unit=lambda: size_unit(model()),
     )
     writable_folder(output.folder)
-    sha256 = file_sha256(adapter.file)
+    motions = motions_of(adapter)
     places = find_places(
         jobs,
         output.folder,
         output.formats,
-        lambda job: settings_of(job, adapter, sha256, precision, cfg),
+        lambda job: settings_of(job, adapter, motions, precision, cfg),
         named=output.stem is not None,
         overwrite=cfg.overwrite,
     )

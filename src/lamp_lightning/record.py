@@ -20,15 +20,26 @@ from lamp_lightning.jobs import Job
 from lamp_lightning.report import FORMATS, place
 from lamp_lightning.sampling.settings import Sampler
 
-FORMAT = "lamp-lightning video 1"
+FORMAT = "lamp-lightning video 2"
 Record = dict[str, Any]
 
 
-def settings_of(job: Job, adapter: Adapter, adapter_sha256: str, precision: str, cfg: DictConfig) -> Record:
+def motions_of(adapter: Adapter) -> list[Record]:
+    """The motions that are painted with: the file of each, its hash, and its weight."""
+    return [
+        {
+            "file": str(each.file.absolute()),
+            "sha256": file_sha256(each.file),
+            "motion": each.motion,
+            "weight": each.weight,
+        }
+        for each in adapter.all
+    ]
+
+
+def settings_of(job: Job, adapter: Adapter, motions: list[Record], precision: str, cfg: DictConfig) -> Record:
     """What decides how a video looks, as far as it is known before the model is loaded."""
-    given = {
-        name: _absolute(cfg[name]) for name in ("run", "base", "base_config", "painter", "painter_config")
-    }
+    given = {name: _absolute(cfg[name]) for name in ("base", "base_config", "painter", "painter_config")}
     first_frame = None
     if job.picture is not None:
         first_frame = {
@@ -43,11 +54,7 @@ def settings_of(job: Job, adapter: Adapter, adapter_sha256: str, precision: str,
         "first_frame": first_frame,
         "sampler": job.sampler.settings(),
         "precision": precision,
-        "adapter": {
-            "file": str(adapter.file.absolute()),
-            "sha256": adapter_sha256,
-            "motion": adapter.motion,
-        },
+        "motions": motions,
         "base": {
             "model": _absolute(adapter.base),
             "config": _absolute(adapter.base_config),
@@ -55,8 +62,14 @@ def settings_of(job: Job, adapter: Adapter, adapter_sha256: str, precision: str,
             "dtype": "float32" if precision == "32-true" else adapter.dtype,
         },
         "painter": _absolute(adapter.painter),
-        "words": given,
+        "words": {"run": [_word(each) for each in adapter.all], **given},
     }
+
+
+def _word(adapter: Adapter) -> str:
+    """A motion in the word `run=`: its run folder, which says more than the file in it, and its weight."""
+    where = adapter.file if adapter.run is None else adapter.run.path
+    return f"{where.absolute()}:{adapter.weight}"
 
 
 def _absolute(path: Any) -> str | None:
@@ -80,13 +93,14 @@ def differences(wanted: Record, found: Record) -> list[str]:
 def _decisive(record: Record) -> dict[str, Any]:
     picture = record.get("first_frame") or {}
     sampler = Sampler().changed(record.get("sampler") or {}).settings()
-    adapter, base = (record.get(key) or {} for key in ("adapter", "base"))
+    base, motions = record.get("base") or {}, record.get("motions") or []
     return {
         "prompt": record.get("prompt"),
         "seed": record.get("seed"),
         "first_frame": picture.get("sha256"),
         "fit": picture.get("fit"),
-        "adapter": adapter.get("sha256"),
+        "motion": " + ".join(f"{each['weight']} {each['motion']}" for each in motions),
+        "adapter": " + ".join(each["sha256"] for each in motions),
         **{f"base {key}": base.get(key) for key in ("model", "config", "variant", "dtype")},
         "painter": record.get("painter"),
         "precision": record.get("precision"),
@@ -216,8 +230,15 @@ def say_again(cfg: DictConfig, file: Path, given: Sequence[str]) -> Record:
         if group in given and node[name] is not None:
             continue  # sampler=fast says so
         if key not in given and name in node.keys():  # noqa: SIM118  (`in node` is false for a missing value)
-            node[name] = value.replace("${", r"\${") if isinstance(value, str) else value
+            node[name] = _literal(value)
     return record
+
+
+def _literal(value: Any) -> Any:
+    """A value whose texts hold no interpolations, whatever is in them."""
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    return value.replace("${", r"\${") if isinstance(value, str) else value
 
 
 def _words(record: Record) -> dict[str, Any]:
@@ -243,7 +264,8 @@ def _words(record: Record) -> dict[str, Any]:
 
 def _check_unchanged(record: Record, given: Sequence[str]) -> None:
     """Refuse to make a video again from an adapter or a picture whose contents are others by now."""
-    for key, what in (("run", record["adapter"]), ("first_frame", record["first_frame"])):
+    things = [("run", motion) for motion in record["motions"]] + [("first_frame", record["first_frame"])]
+    for key, what in things:
         if what is None or key in given:
             continue
         file = Path(what["file"])

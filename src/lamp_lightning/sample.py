@@ -1,4 +1,4 @@
-"""``python -m lamp_lightning.sample run=<folder or adapter> prompt="..."``: paint with a tuned motion."""
+"""``python -m lamp_lightning.sample run=<folder or adapter> prompt="..."``: paint with tuned motions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.adapters import Adapter, find_adapter, with_changes
+from lamp_lightning.adapters import Adapter, with_changes
 from lamp_lightning.config import check_config, run_command
-from lamp_lightning.console import quiet
+from lamp_lightning.console import quiet, short
 from lamp_lightning.errors import UserError
+from lamp_lightning.mixing import HOW, find_motions
 
 if TYPE_CHECKING:
     from lamp_lightning.gallery import Output
@@ -24,14 +25,21 @@ NO_FOLDER = {".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".jpeg", ".png", "
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     quiet()
-    return run_command(sample, "sample", list(sys.argv[1:] if argv is None else argv))
+    words = list(sys.argv[1:] if argv is None else argv)
+    # As in training; motion= is a group of configs for Hydra, so it has to become run= before that looks.
+    words = [f"run={word.removeprefix('motion=')}" if word.startswith("motion=") else word for word in words]
+    return run_command(sample, "sample", words)
 
 
 def sample(cfg: DictConfig) -> None:
     """Paint the videos that the words ask for, or the one of a record again."""
+    if words_given().count("run") > 1:
+        raise UserError(f"run= (motion= says the same) is given twice: name several motions by {HOW}.")
     again = None if cfg.again is None else recall(cfg)
     check_config(cfg, may_be_null=("sampler.", "size"))
-    adapter = with_changes(find_adapter(cfg.run), cfg)
+    adapter = with_changes(find_motions(cfg.run), cfg)
+    files = ", ".join(short(each.file) for each in adapter.all)
+    print(f"  motion        {adapter.title} ({files})", flush=True)
     where = output(cfg, adapter)
     from lamp_lightning.painting import make_videos  # torch and all: seconds, so not before this is right
 
@@ -40,12 +48,16 @@ def sample(cfg: DictConfig) -> None:
 
 def recall(cfg: DictConfig) -> dict[str, Any]:
     """The record that ``again`` names; its settings go into the config, where the user gives no others."""
-    from hydra.core.hydra_config import HydraConfig
-
     from lamp_lightning.record import say_again
 
-    given = [word.partition("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
-    return say_again(cfg, Path(str(cfg.again)).expanduser(), given)
+    return say_again(cfg, Path(str(cfg.again)).expanduser(), words_given())
+
+
+def words_given() -> list[str]:
+    """The settings that the command line names."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return [word.partition("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
 
 
 def output(cfg: DictConfig, adapter: Adapter) -> Output:
@@ -53,7 +65,7 @@ def output(cfg: DictConfig, adapter: Adapter) -> Output:
     from lamp_lightning.gallery import Output
 
     formats = [str(kind) for kind in (cfg.format if OmegaConf.is_list(cfg.format) else [cfg.format])]
-    folder = Path("samples") if adapter.run is None else adapter.run.samples
+    folder = Path("samples") if adapter.run is None or adapter.others else adapter.run.samples
     if cfg.out is None:
         if cfg.again is None:
             return Output(folder, None, formats)
@@ -63,10 +75,11 @@ def output(cfg: DictConfig, adapter: Adapter) -> Output:
     kind = path.suffix.lower().removeprefix(".")
     if kind in MOVING:
         return Output(path.parent, path.stem, list(dict.fromkeys([kind, *formats])))
-    if path.suffix.lower() in NO_FOLDER and not path.is_dir():
+    if not path.is_dir() and (path.suffix.lower() in NO_FOLDER or path.exists()):
+        is_file = " is a file that is there:" if path.exists() else ":"
         raise UserError(
-            f"out={path}: videos are written as .mp4, .gif or .webp, or into a folder, there also as PNG "
-            "frames (format=png)."
+            f"out={path}{is_file} videos are written as .mp4, .gif or .webp, or into a folder, there also as "
+            "PNG frames (format=png)."
         )
     return Output(path, None, formats)
 
