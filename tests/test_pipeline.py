@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,33 @@ def test_parts_can_be_offloaded(folder, photo):
     assert np.array_equal(pipeline("a bird", photo, seed=0, **FAST).frames, wanted)
     with pytest.raises(UserError, match="enable_model_cpu_offload"):
         pipeline.enable_sequential_cpu_offload()
+
+
+def test_slices_and_tiles_spare_the_autoencoder(folder, photo):
+    pipeline, seen = make(folder), []
+    pipeline.vae.decoder.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+
+    def decoded(height):
+        seen.clear()
+        return pipeline("a bird", photo, seed=0, height=height, **FAST).frames, list(seen)
+
+    whole, at_once = decoded(32)
+    assert at_once == [(3, 4, 8, 8)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline.enable_vae_slicing()
+        sliced, one_by_one = decoded(32)
+        assert one_by_one == [(1, 4, 8, 8)] * 3
+        assert np.median(np.abs(sliced - whole)) < 1e-5
+        pipeline.disable_vae_slicing()
+        assert decoded(32)[1] == at_once
+        pipeline.enable_vae_tiling()
+        tiled, tiles = decoded(64)
+        assert len(tiles) > 1
+        assert all(tile[0] == 3 and max(tile[2:]) <= 8 for tile in tiles)
+        assert tiled.shape == (1, 3, 64, 32, 3)
+        pipeline.disable_vae_tiling()
+        assert decoded(64)[1] == [(3, 4, 16, 8)]
 
 
 def test_the_readmes_lines_paint_a_video(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lamp_lightning import LAMPPipeline
 from lamp_lightning.data import decode_clip
 from lamp_lightning.sample import main
 from lamp_lightning.train import main as train_main
@@ -134,6 +135,23 @@ def test_settings_can_be_changed(run, tmp_path):
     assert clip.fps == 2
 
 
+def test_memory_is_spared_where_asked_and_noted(run, monkeypatch):
+    used = []
+    for name in ("enable_attention_slicing", "enable_vae_slicing", "enable_vae_tiling"):
+        original = getattr(LAMPPipeline, name)
+        monkeypatch.setattr(
+            LAMPPipeline, name, lambda self, name=name, of=original: used.append(name) or of(self)
+        )
+    videos = []
+    for out, words in (("a", []), ("b", ["attention_slicing=true", "vae_slicing=true", "vae_tiling=true"])):
+        assert main([f"run={run}", "prompt=a", "threads=1", "format=png", f"out={out}", *words]) == 0
+        assert len(used) == len(words)
+        noted = json.loads(Path(f"{out}/a_seed0.json").read_text())["made"]["memory"]
+        assert set(noted.values()) == {bool(words)}
+        videos.append(read_video(f"{out}/a_seed0_frames").astype(int))
+    assert np.median(np.abs(videos[0] - videos[1])) <= 1
+
+
 def test_a_preset_of_the_sampler_leaves_the_rest_as_tuned(run):
     settings = {}
     for name, words in (
@@ -172,7 +190,7 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
     ("words", "message"),
     [
         (["first_frame=nothing.png"], "first_frame=nothing.png is no file"),
-        (["first_frame=text.png"], "text.png"),
+        (["first_frame=text.png"], "text.png cannot be read as an image"),
         (["first_frame=[photo.png,text.png]"], "text.png"),
         (["first_frame=empty"], "first_frame=empty has no pictures"),
         (["size=auto"], "first_frame=<file or folder>"),
@@ -188,14 +206,20 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
         (["format=[]"], "format must be"),
         (["fit=squeeze"], "fit must be one of crop, pad"),
         (["batch=0"], "batch must be auto or a whole number"),
-        (["out=video.avi"], "written as .mp4, .gif or .webp"),
+        (["out=video.avi"], "out=video.avi: videos are written as .mp4, .gif or .webp"),
+        (["out=empty.txt"], "out=empty.txt is a file that is there: videos are written"),
         (["num_frames=0"], "num_frames must be a whole number of at least 2"),
         (["num_frames=1"], "num_frames must be a whole number of at least 2"),
         (["size=[32,4]"], "size must be auto, or [height,width]"),
         (["sampler.num_inference_steps=0"], "sampler.num_inference_steps must be"),
+        (["sampler=fast", "sampler.num_inference_steps=0"], "sampler.num_inference_steps must be"),
+        (["sampler.paint_steps=0"], "sampler.paint_steps must be a whole number of at least 1"),
         (["sampler.guidance_scale=-1"], "sampler.guidance_scale must be a number of at least 0"),
+        (["sampler.paint_guidance_scale=-1"], "sampler.paint_guidance_scale must be a number of at least 0"),
         (["again=text.png"], "text.png cannot be read as the record of a video"),
         (["again=other.json"], "other.json is no record of a video"),
+        (["size=[0,32]"], "both at least 8"),
+        (["size=32"], "size must be auto, or [height,width]"),
         (["size=[30,30]"], "multiples of 4"),
         (["sampler.scheduler=Nothing"], "DPMSolverMultistepScheduler"),
         (["out=text.png/deeper"], "text.png/deeper"),

@@ -58,8 +58,10 @@ def generate_batch(
     The same seed gives the same video; in a batch it differs by what other shapes of matrices are rounded
     to. Without ``first_frames`` the ``painter`` paints them, or without that the image model below the
     motion. ``noise`` ``(b, c, f, h, w)`` instead of drawn noise is what ``sampling.invert`` gives.
-    ``colours`` are pictures ``(h, w, 3)`` whose histograms the videos take, in place of the sampler's
-    histogram matching. ``progress(stage, done, total)`` is called as by the pipeline.
+    ``colours`` are pictures ``(h, w, 3)`` whose histograms the videos take. Without them the sampler's
+    histogram matching takes the decoded first frame's, by ``match_colours`` as well: the authors' own
+    matching, which the pipeline does when it is called alone, would make several tones of what a batch rounds
+    otherwise. ``progress(stage, done, total)`` is called as by the pipeline.
     """
     height, width = sampler.size or (None, None)
     if first_frames is None and painter is not None:
@@ -93,7 +95,7 @@ def generate_batch(
                 window=sampler.window,
                 overlap=sampler.overlap,
                 adain=sampler.adain,
-                histogram_matching=sampler.histogram_matching and colours is None,
+                histogram_matching=False,  # below
                 noise=noise,
                 output_type="np",
                 progress=progress,
@@ -103,6 +105,8 @@ def generate_batch(
     videos = [np.clip(np.asarray(video, dtype=np.float32), 0, 1) for video in output.frames]
     if colours is not None:
         videos = [match_colours(video, picture) for video, picture in zip(videos, colours, strict=True)]
+    elif sampler.histogram_matching:
+        videos = [np.concatenate([video[:1], match_colours(video[1:], video[0])]) for video in videos]
     return [as_frames(video) for video in videos]
 
 
@@ -133,9 +137,9 @@ def spare_memory(pipeline: LAMPPipeline, settings: Mapping[str, Any]) -> None:
     if settings.get("attention_slicing"):
         pipeline.enable_attention_slicing()
     if settings.get("vae_slicing"):
-        pipeline.vae.enable_slicing()
+        pipeline.enable_vae_slicing()
     if settings.get("vae_tiling"):
-        pipeline.vae.enable_tiling()
+        pipeline.enable_vae_tiling()
 
 
 @contextmanager

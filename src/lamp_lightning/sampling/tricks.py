@@ -76,7 +76,8 @@ def histogram_match(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Give each colour channel of `frame` the histogram of `reference`.
 
     Both are cut to 8 bits first; a value becomes the reference's smallest value whose quantile is no lower,
-    as the authors do after decoding.
+    as the authors do after decoding. Where the reference has few tones, a value that is rounded otherwise, as
+    in a batch, can become another by several tones; `sampling.colours.match_colours` does not do that.
 
     Args:
         frame: `h w 3`, 0..1.
