@@ -17,6 +17,7 @@ from lamp_lightning.unet import Variant, inflated
 from lamp_lightning.unet.animatediff import AnimateDiffUNet
 from lamp_lightning.weights.base import load_base_model
 from method_models import image_unet, motion_unet, text, video
+from random_models import KINDS, random_unet
 from test_methods_variants import images_of, output
 
 ABLATIONS = sorted(path.stem for path in (conf_dir() / "experiment" / "ablation").glob("*.yaml"))
@@ -157,9 +158,17 @@ def animated(seed=3, tuned=True):
     return unet.eval()
 
 
-def test_untuned_motion_modules_leave_the_image_model_of_each_frame():
-    unet = animated(tuned=False)
-    torch.testing.assert_close(output(unet), images_of(video(), text()), atol=2e-6, rtol=0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_untuned_motion_modules_leave_the_image_model_of_each_frame(kind):
+    unet, sample = AnimateDiffUNet.from_unet(random_unet(kind)).eval(), video(3, clips=1)
+    words = torch.randn(1, 16, unet.config.cross_attention_dim)
+    added = {"text_embeds": torch.randn(1, 24), "time_ids": torch.ones(1, 6)} if kind == "sdxl" else {}
+    each = {name: tensor.expand(3, -1) for name, tensor in added.items()}
+    with torch.no_grad():
+        found = unet(sample, 9, words, added_cond_kwargs=added or None)
+        frames = sample[0].transpose(0, 1)
+        wanted = random_unet(kind)(frames, 9, words.expand(3, -1, -1), added_cond_kwargs=each or None).sample
+    torch.testing.assert_close(found[0].transpose(0, 1), wanted, atol=2e-6, rtol=0)
     assert {name for name, p in unet.named_parameters() if p.requires_grad} == set(unet.trainable_names())
     assert all("motion_modules" in name for name in unet.trainable_names())
 
@@ -187,6 +196,21 @@ def test_motion_modules_go_through_an_adapter_and_to_diffusers(tmp_path):
     with torch.no_grad():
         wanted = theirs(video(), 9, text().repeat_interleave(5, dim=0)).sample
     assert torch.equal(output(tuned), wanted)
+
+
+def test_a_saved_pipeline_with_motion_modules_comes_back(random_base, tmp_path):
+    base = load_base_model(random_base)
+    pipeline = LAMPPipeline.from_base(base, inflated(base.unet, "per_frame", Variant(kind="animatediff")))
+    with torch.no_grad():
+        for parameter in pipeline.unet.tuned_parameters():
+            parameter.add_(0.1)
+    pipeline.save_pretrained(tmp_path)
+    again = LAMPPipeline.from_pretrained(tmp_path)
+    assert isinstance(again.unet, AnimateDiffUNet)
+    assert again.unet.variant == pipeline.unet.variant
+    assert torch.equal(output(again.unet), output(pipeline.unet))
+    with again.unet.image_model():
+        torch.testing.assert_close(output(again.unet), images_of(video(), text()), atol=2e-6, rtol=0)
 
 
 def test_adapters_of_another_kind_are_refused_with_the_way_out(tmp_path):

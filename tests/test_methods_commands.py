@@ -112,7 +112,9 @@ def test_what_does_not_go_together_ends_in_one_message(plain, words, message, ca
 
 
 def test_tune_a_video_begins_at_the_noise_of_its_clip(plain, tmp_path):
-    assert train([*plain, "method=tune_a_video", "hydra.run.dir=run"]) == 0
+    words = [*plain, "method=tune_a_video", "samples.every=1", "samples.while_training=1"]
+    assert train([*words, "hydra.run.dir=run"]) == 0
+    assert len(list(Path("run/samples/step_000001").glob("*.mp4"))) == 1
     metadata = read_metadata("run/adapter.safetensors")
     assert metadata["method"] == "tune_a_video"
     noise = inverted_clip("run/adapter.safetensors")

@@ -31,7 +31,7 @@ MOST_FRAMES = 32  # that the published modules count
 class MotionModule(AnimateDiffTransformer3D):
     """A motion module that can be left out. Not constructed: diffusers' modules become these, in place."""
 
-    motion: bool
+    motion = True
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return super().forward(hidden_states, *args, **kwargs) if self.motion else hidden_states
@@ -43,7 +43,6 @@ class AnimateDiffUNet(UNetMotionModel):
     Make one with `from_unet`. Only the motion modules are tuned; the image model stays as it is.
     """
 
-    _variant = Variant(kind="animatediff", first_frame=False)
     _before_motions: dict[str, Tensor | None] | None = None
 
     @classmethod
@@ -73,20 +72,24 @@ class AnimateDiffUNet(UNetMotionModel):
                 use_motion_mid_block=False,  # as published since version 3
             )
             motion = UNetMotionModel.from_unet2d(unet, adapter)
+            if getattr(unet, "add_embedding", None) is not None:  # of SDXL; diffusers does not copy it
+                motion.add_embedding.load_state_dict(unet.add_embedding.state_dict())
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise UserError(f"diffusers cannot put motion modules into this UNet: {error}") from error
         motion.__class__ = cls
         inflated = cast(AnimateDiffUNet, motion)
         for module in inflated._motion_modules():
-            module.__class__ = MotionModule
-            module.motion = True
             for parameter in module.proj_out.parameters():
                 nn.init.zeros_(parameter)
-        inflated.set_variant(variant or cls._variant)
+        inflated.set_variant(variant or Variant(kind="animatediff", first_frame=False))
         return inflated
 
-    def _motion_modules(self) -> list[Any]:
-        return [module for module in self.modules() if isinstance(module, AnimateDiffTransformer3D)]
+    def _motion_modules(self) -> list[MotionModule]:
+        """The motion modules, each made one that can be left out."""
+        modules = [module for module in self.modules() if isinstance(module, AnimateDiffTransformer3D)]
+        for module in modules:
+            module.__class__ = MotionModule
+        return cast(list[MotionModule], modules)
 
     def forward(  # type: ignore[override]
         self,
@@ -130,7 +133,7 @@ class AnimateDiffUNet(UNetMotionModel):
     @property
     def variant(self) -> Variant:
         """Whether frame 0 is given, and what is tuned."""
-        return self._variant
+        return Variant.from_settings(self.config._motion_variant)
 
     def set_variant(self, variant: Variant) -> None:
         """Be another variant from now on. Raises UserError for one with other motion layers."""
@@ -139,7 +142,7 @@ class AnimateDiffUNet(UNetMotionModel):
                 "This UNet has AnimateDiff's motion modules and cannot take LAMP's layers, which need "
                 "another: LAMPPipeline.from_motion(<adapter>) loads the right one."
             )
-        self._variant = variant
+        self.register_to_config(_motion_variant=variant.settings())
         self.requires_grad_(False)
         for parameter in self.tuned_parameters():
             parameter.requires_grad_(True)
