@@ -18,6 +18,7 @@ from lamp_lightning.video import as_frames, read_video
 
 TRUTH, FROZEN = "truth", "frozen"  # names that entries of the kind "reference" may have
 COSTS = ("minutes", "seconds_per_video")
+COLUMNS = ("entry", "label", "kind", "motion", "seeds")  # of the wide table, before settings and measures
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -287,8 +288,8 @@ def _check(c: Comparison) -> None:
     for kind, found in (("measures", names), ("entries", entries), ("motions", c.motions)):
         if not found:
             raise UserError(f"A comparison needs {kind}; it has none.")
-    if set(names) & set(COSTS):
-        raise UserError(f"A measure cannot be called {' or '.join(COSTS)}: results have these of themselves.")
+    if taken := set(names) & {*COSTS, *COLUMNS}:
+        raise UserError(f"A measure cannot be called {taken.pop()!r}: tables have a column of that name.")
     _known("deciding", c.deciding, names)
     _known("moves_by", [c.moves_by] if c.moves_by else [], names)
     for claim in c.claims:

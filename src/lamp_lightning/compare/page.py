@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lamp_lightning.compare.model import TRUTH, Comparison, Entry, Scene, VideoFile
+from lamp_lightning.compare.model import FROZEN, TRUTH, Comparison, Entry, Scene, VideoFile
 from lamp_lightning.compare.plots import COLOURS, Plot, svg
 from lamp_lightning.compare.strips import Strip, make_strips
 from lamp_lightning.compare.tables import main_table, motion_table, notes, shown_by_motion
@@ -64,6 +64,7 @@ def render(c: Comparison, plots: Sequence[Plot], video_bytes: int = VIDEO_BYTES)
         "by_motion": [motion_table(c, c.measure(m)) for m in shown_by_motion(c) if len(c.motions) > 1],
         "plots": [(plot, Markup(svg(plot, inline=True))) for plot in plots],
         "groups": groups(c, strips),
+        "same_start": any(scene.truth or scene.first_frame for scene in c.scenes),
         "shrunk": shrunk,
         "broken": broken,
         "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
@@ -83,8 +84,6 @@ def wanted_videos(c: Comparison) -> dict[_Wanted, VideoFile]:
     """All videos that the comparison names, scene by scene in the order in which they stand side by side."""
     found: dict[_Wanted, VideoFile] = {}
     for scene in c.scenes:
-        if scene.first_frame is not None:
-            found[_Wanted(scene, _FIRST, None, ())] = scene.first_frame
         entries = sorted(c.entries, key=lambda entry: entry.kind == "reference")
         for entry in entries:
             for result in c.results:
@@ -94,9 +93,11 @@ def wanted_videos(c: Comparison) -> dict[_Wanted, VideoFile]:
                     if made.scene == scene.name and made.video is not None:
                         values = tuple(_values(c, made.metrics))
                         found[_Wanted(scene, entry, result.seed, values)] = made.video
-        has_truth = any(wanted.scene is scene and wanted.entry.name == TRUTH for wanted in found)
-        if scene.truth is not None and not has_truth:
+        shown = {wanted.entry.name for wanted in found if wanted.scene is scene}
+        if scene.truth is not None and TRUTH not in shown:
             found[_Wanted(scene, c.entry(TRUTH) or _TRUE, None, ())] = scene.truth
+        if scene.first_frame is not None and FROZEN not in shown:
+            found[_Wanted(scene, _FIRST, None, ())] = scene.first_frame
     return found
 
 

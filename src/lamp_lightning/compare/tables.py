@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lamp_lightning.compare.model import COSTS, Comparison, Entry, Measure
+from lamp_lightning.compare.model import COLUMNS, COSTS, Comparison, Entry, Measure
 from lamp_lightning.compare.statistics import Value, best, hardly_moves, summary
 from lamp_lightning.runs import write_text
 
@@ -157,7 +157,7 @@ def wide_csv(c: Comparison) -> str:
     """One line for each entry and motion, and one for its mean (motion "all"); spreads have their columns."""
     measures, settings = c.columns, setting_names(c)
     heads = [each for measure in measures for each in (measure.name, f"{measure.name}_spread")]
-    lines: list[list[Any]] = [["entry", "label", "kind", *settings, "motion", "seeds", *heads]]
+    lines: list[list[Any]] = [[*COLUMNS, *settings, *heads]]
     for entry in c.entries:
         results = [result for result in c.results if result.entry == entry.name]
         chosen = [entry.settings.get(key, "") for key in settings]
@@ -167,7 +167,7 @@ def wide_csv(c: Comparison) -> str:
                 continue
             values = [_at(c, entry, measure, motion) for measure in measures]
             shown = [_exact(x) for v in values for x in ((v.mean, v.spread) if v else (None, None))]
-            lines.append([entry.name, entry.label, entry.kind, *chosen, motion or "all", len(seeds), *shown])
+            lines.append([entry.name, entry.label, entry.kind, motion or "all", len(seeds), *chosen, *shown])
     return _csv(lines)
 
 

@@ -1,0 +1,49 @@
+"""``python -m lamp_lightning.collect runs=<folder>``: any set of runs as one table, with plots and a page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lamp_lightning.config import check_config, run_command
+from lamp_lightning.console import quiet, short
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    quiet()
+    return run_command(collect, "collect", sys.argv[1:] if argv is None else argv)
+
+
+def collect(cfg: DictConfig) -> None:
+    """Gather the finished runs, write the report and say what was left out."""
+    check_config(cfg)
+    from lamp_lightning.compare import write_report
+    from lamp_lightning.compare.runs import compare_runs, find_runs
+
+    asked: list[Any] = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
+    folders = find_runs([str(each) for each in asked])
+    comparison = compare_runs(folders, title=cfg.title, videos=cfg.videos)
+    for problem in comparison.left_out:
+        print(f"Left out: {problem}", file=sys.stderr)
+    out = output(cfg, asked)
+    page = write_report(comparison, out)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(f"  tables        {short(out)}/table.csv, long.csv, table.md, table.tex")
+    print(f"  plots         {short(out / 'plots')}\n  page          {short(page)}", flush=True)
+
+
+def output(cfg: DictConfig, asked: Sequence[Any]) -> Path:
+    """The folder to write to."""
+    if cfg.out is not None:
+        return Path(str(cfg.out)).expanduser()
+    folder = Path(str(asked[0])).expanduser()
+    return folder / "collected" if len(asked) == 1 and folder.is_dir() else Path("collected")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
