@@ -29,7 +29,7 @@ GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "
 FREE_TEXT = {
     "from", "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "base", "base_config",
     "motion.name", "motion.prompt", "video", "source_prompt", "painter", "painter_config", "prompts", "again",
-    "runs", "title",
+    "runs", "title", "folder", "truth", "first_frames", "reference", "clip", "fid", "fvd",
     "data.folder", "data.root", "data.cache_dir", "data.captions",
     "model.path", "model.config", "model.painter", "model.painter_config", "model.clip",
     "sampler.negative_prompt", "hydra.run.dir", "hydra.sweep.dir",
@@ -178,6 +178,10 @@ def _is_texts(value: Any) -> bool:
     )
 
 
+def _is_mapping(value: Any) -> bool:
+    return value is None or OmegaConf.is_dict(value)
+
+
 def _several(accepts: Callable[[Any], bool], what: str) -> tuple[Callable[[Any], bool], str]:
     """One of them or a list of at least one."""
 
@@ -203,6 +207,17 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "run": _several(_text()[0], "a run folder, an adapter file, or several like [waterfall:0.7,rain:0.5]"),
     "runs": _several(_text(null=False)[0], "a run folder, a folder or pattern of runs, or a list of these"),
     "title": _text(),
+    "folder": _text(),
+    "prompts": _text(),
+    "truth": _text(),
+    "first_frames": _text(),
+    "reference": _text(),
+    "clip": _text(),
+    "fid": _text(),
+    "fvd": _text(),
+    "fid_arguments": (_is_mapping, "arguments like {return_features: true}, or null"),
+    "fvd_arguments": (_is_mapping, "arguments like {rescale: true}, or null"),
+    "decode_timeout": _number(0, above=True),
     "videos": _whole(0),
     "base": _text(),
     "base_config": _text(),

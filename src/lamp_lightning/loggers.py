@@ -56,7 +56,7 @@ def wandb_logger(
         "resume": "allow",
         "dir": str(run.path),
         "tags": list(tags),
-        "job_type": "train",
+        "job_type": run.info.get("job_type", "train"),
     }
     experiment = None
     if _wanted_mode(mode) == "online":

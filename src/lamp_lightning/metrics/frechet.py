@@ -18,6 +18,7 @@ from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.video import as_frames
 
 Kind = Literal["fid", "fvd"]
+KINDS: tuple[Kind, ...] = ("fid", "fvd")
 
 
 class FeatureExtractor(nn.Module):
