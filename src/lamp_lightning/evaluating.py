@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from lamp_lightning.footage import (
 )
 from lamp_lightning.metrics import evaluate_videos, load_clip, load_extractor
 from lamp_lightning.metrics.clip import ClipJudge
+from lamp_lightning.metrics.fidelity import MIN_FRAMES, MotionSignature, motion_signatures
 from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
 from lamp_lightning.motions import motion_prompt
 from lamp_lightning.runs import RunFolder
@@ -60,7 +62,7 @@ def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
     out = as_path(cfg.out) or (folder if folder.is_dir() else folder.parent) / "evaluation"
     writable_folder(out)
     with VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
-        reference = _reference(cfg, reader)
+        reference = _given_reference(cfg, reader)
         clip = ANY_CLIP if cfg.clip == "auto" else cfg.clip
         result = _measure(folder.name, {"folder": str(folder)}, videos, reference, clip, cfg, reader)
     return publish([result], [], out, cfg)
@@ -76,7 +78,7 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
     results: list[Result] = []
     left_out: list[dict[str, str]] = []
     with StopRequest() as stop, VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
-        given = _reference(cfg, reader)
+        given = _given_reference(cfg, reader)
         for folder in folders:
             stop.check()
             try:
@@ -92,9 +94,7 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
     return publish(results, left_out, out, cfg)
 
 
-def _measure_run(
-    folder: Path, reference: list[np.ndarray] | None, cfg: DictConfig, reader: VideoReader
-) -> Result:
+def _measure_run(folder: Path, reference: Reference | None, cfg: DictConfig, reader: VideoReader) -> Result:
     run, settings = RunFolder.open(folder)
     videos = _videos_of(run, settings)
     if reference is None:
@@ -134,34 +134,52 @@ def _prompts_of(run: RunFolder) -> dict[str, str]:
 # -- what videos are compared with ---------------------------------------------------------------------------
 
 
-def _reference(cfg: DictConfig, reader: VideoReader) -> list[np.ndarray] | None:
+@dataclass(frozen=True)
+class Reference:
+    """Clips of the motion as it should be, uint8 ``(f, h, w, 3)``, and how they move."""
+
+    clips: list[np.ndarray]
+    signatures: list[MotionSignature]
+
+    @classmethod
+    def of(cls, clips: list[np.ndarray]) -> Reference:
+        """Of these clips. UserError where nothing moves in them."""
+        return cls(clips, motion_signatures([clip for clip in clips if len(clip) >= MIN_FRAMES]))
+
+
+def _given_reference(cfg: DictConfig, reader: VideoReader) -> Reference | None:
     """The clips of the folder ``reference``. All must be readable: without one the numbers would differ."""
     if cfg.reference is None:
         return None
     paths = list_videos(Path(str(cfg.reference)).expanduser(), "reference")
-    return [reader.read(path)[:REFERENCE_FRAMES] for path in paths]
+    return Reference.of([reader.read(path)[:REFERENCE_FRAMES] for path in paths])
 
 
-def _training_clips(run: RunFolder, settings: DictConfig) -> list[np.ndarray] | None:
+def _training_clips(run: RunFolder, settings: DictConfig) -> Reference | None:
     """The clips that a run was tuned on, as it saw them, mirrored ones too; None where they are gone."""
     data = settings.data
+    size, cache = (int(data.size[0]), int(data.size[1])), data.cache_dir
     try:
-        motion_set = load_motion_set(
-            data.folder,
-            motion=motion_prompt(settings),
-            size=(int(data.size[0]), int(data.size[1])),
-            num_frames=2,
-            cache_dir=data.cache_dir,
+        return _motion_clips(
+            str(data.folder), motion_prompt(settings), size, data.frame_stride, data.flip, cache
         )
     except UserError as error:
         warnings.warn(
-            f"The motion fidelity of {short(run.path)} is left out, since its training clips cannot be read: "
+            f"The motion fidelity of {short(run.path)} is left out, since its training clips cannot be used: "
             f"{error} Name the clips with reference=<folder>.",
             stacklevel=2,
         )
         return None
-    clips = [np.asarray(clip.frames)[:: data.frame_stride][:REFERENCE_FRAMES] for clip in motion_set.clips]
-    return clips + [clip[:, :, ::-1] for clip in clips] if data.flip else clips
+
+
+@lru_cache(maxsize=8)  # the runs of a sweep share their clips
+def _motion_clips(
+    folder: str, motion: str, size: tuple[int, int], stride: int, flip: bool, cache_dir: str | None
+) -> Reference:
+    """The clips of a motion set at that size, every ``stride``-th frame."""
+    motion_set = load_motion_set(folder, motion=motion, size=size, num_frames=2, cache_dir=cache_dir)
+    clips = [np.asarray(clip.frames)[::stride][:REFERENCE_FRAMES] for clip in motion_set.clips]
+    return Reference.of(clips + [clip[:, :, ::-1] for clip in clips] if flip else clips)
 
 
 @lru_cache(maxsize=2)
@@ -180,7 +198,7 @@ def _measure(
     name: str,
     facts: dict[str, Any],
     videos: Sequence[Footage],
-    reference: list[np.ndarray] | None,
+    reference: Reference | None,
     clip_name: str | None,
     cfg: DictConfig,
     reader: VideoReader,
@@ -206,9 +224,9 @@ def _measure(
         [video.prompt for video, _ in read],
         clip,
         truth=_truths(read, cfg, reader, result),
-        training_clips=reference,
+        training_clips=None if reference is None else reference.signatures,
         first_frames=_first_frames(read, cfg, result),
-        reference=reference,
+        reference=None if reference is None else reference.clips,
         **extractors,
     )
     result.videos = [

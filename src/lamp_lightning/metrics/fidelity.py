@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from lamp_lightning.errors import UserError
 from lamp_lightning.metrics.flow import FollowedVideo, moved
 
+MIN_FRAMES = 3  # of a video: two flows tell how motion goes on
 CHANGE = 0.06  # of 0..1: pixels that change less from one frame to the next do not move
 SOFT = 1 / 64  # of the longest side: how far the change at a pixel is averaged, against grain
 SLOWEST = 0.002  # shares of the longest side per frame: what is slower stands still
@@ -46,8 +47,8 @@ class MotionSignature:
 def motion_signature(video: Any) -> MotionSignature | None:
     """The signature of a video of at least 3 frames; None where nothing moves."""
     seen = FollowedVideo.of(video)
-    if len(seen.frames) < 3:
-        raise UserError(f"Motion is compared from 3 frames on; this video has {len(seen.frames)}.")
+    if len(seen.frames) < MIN_FRAMES:
+        raise UserError(f"Motion is compared from {MIN_FRAMES} frames on; this video has {len(seen.frames)}.")
     parts = [_moving(seen, t) for t in range(len(seen.forward) - 1)]
     now, later, weight = (np.concatenate(each) for each in zip(*parts, strict=True))
     if not weight.sum():
