@@ -23,6 +23,7 @@ from lamp_lightning.compare import (
     write_report,
 )
 from lamp_lightning.compare.measures import measures
+from lamp_lightning.compare.page import fewer_scenes, wanted_videos
 from lamp_lightning.compare.statistics import best, difference, summary
 from lamp_lightning.compare.strips import make_strips
 from lamp_lightning.compare.tables import escape, latex, main_table, markdown, notes
@@ -223,6 +224,15 @@ def test_videos_shrink_until_they_fit_and_the_page_says_so(tmp_path: Path) -> No
     assert len(small[0].uri) <= 100_000
     assert small[0].width < 320
     assert f"at most {small[0].width} pixels" in said
+
+
+def test_a_page_shows_the_first_scenes_where_there_are_many(known: Comparison) -> None:
+    wanted = wanted_videos(known)
+    assert len(wanted) == 2 * 2 * (3 * 2 + 2)
+    assert fewer_scenes(known, wanted) == (wanted, "")
+    fewer, said = fewer_scenes(known, wanted, 20)
+    assert {each.scene.name for each in fewer} == {"s0"}
+    assert said == "Of each motion's scenes at most 1 is shown."
 
 
 def test_the_packages_metrics_become_measures() -> None:

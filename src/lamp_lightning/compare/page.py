@@ -18,6 +18,7 @@ from lamp_lightning.compare.verdict import verdict
 
 HERE = Path(__file__).parent
 VIDEO_BYTES = 20 * 2**20  # of all videos in a page: more is slow on a phone
+VIDEOS = 240  # in a page; of each motion's scenes as many are shown as that allows
 _TRUE = Entry(TRUTH, "truth", kind="reference")
 _FIRST = Entry("first_frame", "first frame", kind="reference")
 
@@ -52,7 +53,7 @@ class _Wanted:
 
 def render(c: Comparison, plots: Sequence[Plot], video_bytes: int = VIDEO_BYTES) -> tuple[str, list[str]]:
     """The page, and what is wrong with the videos that it therefore lacks."""
-    wanted = wanted_videos(c)
+    wanted, said = fewer_scenes(c, wanted_videos(c))
     strips, shrunk, broken = make_strips(wanted, video_bytes)
     main = main_table(c)
     settings = {
@@ -65,7 +66,7 @@ def render(c: Comparison, plots: Sequence[Plot], video_bytes: int = VIDEO_BYTES)
         "plots": [(plot, Markup(svg(plot, inline=True))) for plot in plots],
         "groups": groups(c, strips),
         "same_start": any(scene.truth or scene.first_frame for scene in c.scenes),
-        "shrunk": shrunk,
+        "shrunk": " ".join(filter(None, (said, shrunk))),
         "broken": broken,
         "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "js": Markup((HERE / "page.js").read_text(encoding="utf-8")),
@@ -99,6 +100,21 @@ def wanted_videos(c: Comparison) -> dict[_Wanted, VideoFile]:
         if scene.first_frame is not None and FROZEN not in shown:
             found[_Wanted(scene, _FIRST, None, ())] = scene.first_frame
     return found
+
+
+def fewer_scenes(
+    c: Comparison, wanted: dict[_Wanted, VideoFile], most: int = VIDEOS
+) -> tuple[dict[_Wanted, VideoFile], str]:
+    """The videos of the first scenes of each motion, at most so many in all; and words on that."""
+    if len(wanted) <= most:
+        return wanted, ""
+    places = {motion: [scene for scene in c.scenes if scene.motion == motion] for motion in c.motions}
+    count = max(map(len, places.values()))
+    kept = wanted
+    while len(kept) > most and count > 1:
+        count -= 1
+        kept = {w: file for w, file in wanted.items() if w.scene in places[w.scene.motion][:count]}
+    return kept, f"Of each motion's scenes at most {count} {'is' if count == 1 else 'are'} shown."
 
 
 def _values(c: Comparison, metrics: dict[str, float]) -> list[str]:

@@ -24,6 +24,7 @@ from lamp_lightning.runs import write_atomic, write_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LETTERS = 42  # of a label and a value that fit beside each other
 WIDTH, ROW = 4.3, 0.52  # inches; a page shows them about as wide as a phone
 # Name of the CSS variable: colour in light, colour in dark.
 COLOURS = {
@@ -108,31 +109,28 @@ def dots(c: Comparison, measure: Measure) -> Plot:
             ends = [value.mean - value.spread, value.mean + value.spread]
             axes.plot(ends, [row + 0.18] * 2, color=shade, lw=3.2, solid_capstyle="round", zorder=3)
         axes.plot(value.mean, row + 0.18, "o", ms=9, color=shade, mec=light("card"), mew=1.4, zorder=4)
-        weight = "bold" if entry.kind == "ours" else "normal"
-        axes.text(
-            low, row - 0.22, entry.label, va="center", color=light("ink"), fontweight=weight, bbox=_PATCH
-        )
+        words: Any = {
+            "va": "center",
+            "fontweight": "bold" if entry.kind == "ours" else "normal",
+            "bbox": _PATCH,
+        }
         text = measure.number(value.mean)
         text += "" if value.spread is None else f" ± {measure.number(value.spread)}"
-        axes.text(
-            high,
-            row - 0.22,
-            text,
-            va="center",
-            ha="right",
-            color=light("soft"),
-            fontweight=weight,
-            bbox=_PATCH,
-        )
+        axes.text(high, row - 0.22, text, ha="right", color=light("soft"), **words)
+        axes.text(low, row - 0.22, _short(entry.label, LETTERS - len(text)), color=light("ink"), **words)
     _reference_lines(axes, references, low, high)
     _clean(axes)
     axes.tick_params(axis="y", left=False, labelleft=False)
-    words = [f"Best on top ({measure.arrow})." if measure.better != "none" else "Largest on top."]
-    words += ["Bar: standard deviation over seeds."] * any(v.spread is not None for _, v in found)
-    words += ["Faint dots: each motion."] * (len(c.motions) > 1)
+    said = [f"Best on top ({measure.arrow})." if measure.better != "none" else "Largest on top."]
+    said += ["Bar: standard deviation over seeds."] * any(v.spread is not None for _, v in found)
+    said += ["Faint dots: each motion."] * (len(c.motions) > 1)
     listed = "; ".join(f"{entry.label} {measure.number(value.mean)}" for entry, value in found)
     alt = f"{measure.title}, {'best' if measure.better != 'none' else 'largest'} first: {listed}."
-    return Plot(measure.name, measure.heading, " ".join([measure.meaning, *words]).strip(), alt, figure)
+    return Plot(measure.name, measure.heading, " ".join([measure.meaning, *said]).strip(), alt, figure)
+
+
+def _short(text: str, letters: int) -> str:
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
 
 
 def _limits(found: Sequence[tuple[Entry, Any]], references: Sequence[float]) -> tuple[float, float]:
@@ -216,26 +214,30 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[Entry, float, float]], line: float = 13) -> None:
-    """Labels beside the points, on the side with room, pushed apart where they would overlap."""
-    figure = axes.figure
-    scale = figure.dpi / 72
-    taken: list[tuple[float, float, float]] = []  # left, right and height of each label, in points
-    (left, right), placed = axes.get_xlim(), sorted(points, key=lambda point: -point[2])
-    for entry, x, y in placed:
-        px, py = (value / scale for value in axes.transData.transform((x, y)))
+    """Labels beside the points: each where it covers neither a point nor another label, if there is room."""
+    at = axes.transData.transform([(x, y) for _, x, y in points]) / (axes.figure.dpi / 72)
+    edge = axes.bbox.x1 / (axes.figure.dpi / 72)
+    taken = [(px - 6, px + 6, py) for px, py in at]  # left, right and height of what must not be covered
+    for (entry, x, y), (px, py) in zip(points, at, strict=True):
         width = 6.4 * len(entry.label)
-        rightwards = (x - left) / (right - left) < 0.55
-        start = px + 9 if rightwards else px - 9 - width
-        height = py
-        while any(start < b and a < start + width and abs(height - h) < line for a, b, h in taken):
-            height -= line / 4
+        places = []
+        for step in range(12):
+            for sign in (1, -1):
+                for start in (px + 9, px - 9 - width):
+                    height = py + sign * step * line / 2
+                    over = sum(
+                        a < start + width and start < b and abs(height - h) < line for a, b, h in taken
+                    )
+                    places.append((over + 3 * (start < 0 or start + width > edge + 20), start, height))
+        _, start, height = min(places, key=lambda place: place[0])
         taken.append((start, start + width, height))
+        right = start > px
         axes.annotate(
             entry.label,
             (x, y),
-            (9 if rightwards else -9, height - py),
+            (9 if right else -9, height - py),
             textcoords="offset points",
-            ha="left" if rightwards else "right",
+            ha="left" if right else "right",
             va="center",
             color=light("soft") if entry.kind == "reference" else light("ink"),
             fontsize=10.5,
@@ -272,7 +274,7 @@ def over_frames(c: Comparison, measure: Measure) -> Plot:
         at = max(y, at + gap)
         weight = "bold" if entry.kind == "ours" else "normal"
         axes.annotate(
-            entry.label, (1.02, at), xycoords=("axes fraction", "data"), va="center", color=shade,
+            _short(entry.label, 19), (1.02, at), xycoords=("axes fraction", "data"), va="center", color=shade,
             fontsize=10.5, fontweight=weight, annotation_clip=False,
         )  # fmt: skip
     _clean(axes, left=True)

@@ -161,22 +161,24 @@ def _limits(c: Comparison, measures: Sequence[Measure]) -> list[str]:
 def check(c: Comparison, claim: Claim) -> CheckedClaim | None:
     """Hold a claim against the numbers; None where none of its methods was measured."""
     measure, entry = c.measure(claim.measure), c.entry(claim.entry)
-    outcomes, evidence = [], []
+    outcomes: list[str] = []
+    evidence: dict[str, list[str]] = {}  # by how sure it is
     for name in claim.against:
         other = c.entry(name)
         found = None if entry is None or other is None else difference(c, measure, entry, other)
-        if found is None or entry is None or other is None:
+        if found is None or other is None:
             outcomes.append(OPEN)
-            evidence.append(f"{other.label if other else name}: not measured")
+            evidence.setdefault("not measured", []).append(other.label if other else name)
             continue
         outcomes.append(_outcome(found, claim))
         better = "better" if found.mean > 0 else "worse"
-        amount = f"{better} by {_amount(measure, found.mean)}"
-        evidence.append(f"against {other.label} {amount} ({_how_sure(found)})")
+        words = f"{better} than {other.label} by {_amount(measure, found.mean)}"
+        evidence.setdefault(_how_sure(found), []).append(words)
     if entry is None or not outcomes:
         return None
     outcome = next((each for each in (FAILS, OPEN) if each in outcomes), HOLDS)
-    text = f"{measure.words} {_value(c, entry, measure)}; {'; '.join(evidence)}."
+    texts = [f"{', '.join(words)} ({sure})" for sure, words in evidence.items()]
+    text = f"{measure.words} {_value(c, entry, measure)}: {'; '.join(texts)}."
     return CheckedClaim(claim.text, outcome, _capital(text))
 
 
