@@ -118,6 +118,15 @@ def test_contact_sheet_shows_first_and_last_frame_sharp_and_in_place(tmp_path):
     assert pixels[bottom - 260 : bottom - 132, :left].min() < 60, "the label is drawn beside its row"
 
 
+def test_contact_sheet_shows_photographs_of_all_shapes_about_as_large(tmp_path):
+    for height, width in ((56, 72), (72, 56), (64, 64), (300, 200), (40, 40)):
+        file = contact_sheet([("", np.zeros((1, height, width, 3), np.uint8))], tmp_path / "s.png")
+        black = (np.asarray(Image.open(file)) < 30).all(axis=2)
+        sides = black.any(axis=1).sum(), black.any(axis=0).sum()
+        assert 120 <= max(sides) <= 128
+        assert abs(sides[1] / sides[0] - width / height) < 0.02
+
+
 def test_contact_sheet_takes_rows_of_different_lengths_and_sizes(tmp_path):
     rows = [
         ("one frame", moving_square(1)),

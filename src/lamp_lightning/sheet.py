@@ -26,7 +26,8 @@ def draw_sheet(rows: Sequence[tuple[str, np.ndarray]], columns: int, cell: int, 
 
     Each row shows up to `columns` frames, evenly chosen with the first and last, its label wrapped at the
     left and shortened where it is too long. Frames fit into `cell` x `cell` pixels: small ones enlarged by a
-    whole factor with sharp pixels, large ones reduced. Frame numbers stand above where all rows are as long.
+    whole factor with sharp pixels, unless that leaves a quarter of the cell free; others smoothly. Frame
+    numbers stand above where all rows are as long.
     """
     chosen = [even_choice(len(frames), columns) for _, frames in rows]
     pictures = [
@@ -116,11 +117,11 @@ def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, widt
 def _fit(frame: np.ndarray, cell: int) -> Image.Image:
     image = Image.fromarray(frame)
     longest = max(image.size)
-    if longest > cell:
-        size = (max(1, round(image.width * cell / longest)), max(1, round(image.height * cell / longest)))
-        return image.resize(size, Image.Resampling.LANCZOS)
     factor = cell // longest
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    if factor * longest >= 0.75 * cell:
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    size = (max(1, round(image.width * cell / longest)), max(1, round(image.height * cell / longest)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def shrunk(frames: np.ndarray, cell: int) -> np.ndarray:
