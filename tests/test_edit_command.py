@@ -32,6 +32,7 @@ from lamp_lightning.toyworld import Scene, render_clip
 from lamp_lightning.video import write_mp4
 
 PLACE = Path("videos") / "a_red_bird_flies_seed0"
+REAL_CLIPS = Path(__file__).parents[2] / "shared" / "real_clips" / "single"
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,28 @@ def test_without_a_source_prompt_the_file_name_is_it(words, tmp_path, monkeypatc
     assert facts(tmp_path / "here")["source_prompt"] == "clip 3"
     (run,) = Path("edits/clip_3").iterdir()  # where edits are by default
     assert (run / "adapter.safetensors").is_file()
+
+
+@pytest.mark.skipif(not REAL_CLIPS.is_dir(), reason="no real footage at ../shared/real_clips")
+@pytest.mark.parametrize(("clip", "change"), [("car-turn", "a red car"), ("man-skiing", "a man in red skis")])
+def test_real_footage_is_edited_with_the_tiny_model(tmp_path, monkeypatch, clip, change):
+    monkeypatch.chdir(tmp_path)
+    video = REAL_CLIPS / f"{clip}.mp4"
+    few = [
+        "trainer.max_steps=2",
+        "sampler.num_inference_steps=2",
+        "sampler.paint_steps=2",
+        "data.num_frames=8",
+    ]
+    place = ["data.cache_dir=cache", "hydra.run.dir=run", "out=here", "logger=none", "threads=1"]
+    assert main([f"video={video}", f"prompt={change}", *few, *place]) == 0
+    made, source = decode_clip("here/edit.mp4"), decode_clip(video)
+    assert made.frames.shape == (8, 256, 256, 3)
+    assert made.fps == pytest.approx(source.fps, rel=0.01)
+    found = facts(Path("here"))
+    assert (found["prompt"], found["source_prompt"]) == (change, clip)
+    assert -1 <= found["edit"]["flow_correlation"] <= 1
+    assert found["source"]["motion_amount"] > 0
 
 
 # Once more

@@ -31,7 +31,7 @@ def to_noise(
 ) -> Tensor:
     """The way from a video's unscaled latents, `f c h w`, to noise: those of each step, `steps c f h w`.
 
-    Frame 0 stays clean.
+    Frame 0 stays clean where the model was tuned with a first frame.
     """
     scheduler = sampler.make_scheduler(pipeline.scheduler.config)
     scaled = pipeline.base.scale(latents.to(pipeline.unet.device)).transpose(0, 1).unsqueeze(0)
@@ -43,7 +43,7 @@ def to_noise(
         **pipeline._conditions([prompt], None, 1, _pixels(pipeline, latents)),
         num_inference_steps=sampler.num_inference_steps,
         prediction_type=scheduler.config.prediction_type,
-        keep_first=True,
+        keep_first=pipeline.unet.variant.first_frame,
         callback=keep,
     )
     return torch.stack(way)
