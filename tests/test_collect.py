@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from lamp_lightning.collect import main
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.video import write_mp4
+from wandb_files import read_finished
 
 SWEEP = [(noise, motion, seed) for noise in (0.0, 0.2) for motion in ("rain", "birds_fly") for seed in (0, 1)]
 
@@ -139,6 +140,32 @@ def test_a_benchmark_measures_its_runs_itself(tmp_path: Path) -> None:
     assert rows["0.2", "rain"]["motion_fidelity"] == "0.75"
     assert rows["0.2", "rain"]["seconds_per_video"] == "1.5"
     assert rows["0", "rain"]["motion_fidelity"] == ""
+
+
+def test_what_the_evaluate_command_measured_counts(tmp_path: Path) -> None:
+    for noise in (0.0, 0.2):
+        folder = make_run(tmp_path / f"noise{noise}", noise=noise)
+        (folder / "evaluation").mkdir()
+        found = {"clip_score": 70 + noise, "motion_fidelity": 0.5, "count": 3, "videos": []}
+        (folder / "evaluation" / "metrics.json").write_text(json.dumps(found))
+    assert main([f"runs={tmp_path}"]) == 0
+    row = table(tmp_path / "collected")["0.2", "rain"]
+    assert (row["clip_score"], row["motion_fidelity"]) == ("70.2", "0.5")
+    assert "count" not in row
+
+
+def test_the_table_plots_and_page_go_to_wandb(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"runs={sweep}", "logger=wandb", "logger.mode=offline"]) == 0
+    assert "wandb sync" in capsys.readouterr().out
+    (records,) = (sweep / "collected").rglob("*.wandb")
+    assert {"comparison", "plots/clip_score", "page"} <= {
+        name.partition(".")[0] for name in read_finished(records).summary
+    }
+    (file,) = (sweep / "collected" / "wandb").rglob("comparison*.table.json")
+    logged = json.loads(file.read_text())
+    assert logged["columns"][:5] == ["entry", "label", "kind", "motion", "seeds"]
+    (mean,) = [row for row in logged["data"] if row[0] == "shared_noise=0.2" and row[3] == "all"]
+    assert mean[logged["columns"].index("clip_score")] == 54.5
 
 
 @pytest.mark.parametrize(

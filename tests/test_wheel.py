@@ -34,6 +34,10 @@ def test_wheel_holds_configs_weights_and_licence(unpacked: Path) -> None:
     for name in (
         "conf/train.yaml",
         "conf/convert.yaml",
+        "conf/collect.yaml",
+        "compare/page.html",
+        "compare/page.css",
+        "compare/page.js",
         "conf/model/shared/any.yaml",
         "conf/model/tiny.yaml",
         "conf/experiment/paper.yaml",

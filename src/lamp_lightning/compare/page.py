@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lamp_lightning.compare.model import FROZEN, TRUTH, Comparison, Entry, Scene, VideoFile
-from lamp_lightning.compare.plots import COLOURS, Plot, svg
+from lamp_lightning.compare.plots import COLOURS, Plot, how_to_read, svg
 from lamp_lightning.compare.strips import Strip, make_strips
 from lamp_lightning.compare.tables import main_table, motion_table, notes, shown_by_motion
 from lamp_lightning.compare.verdict import verdict
@@ -64,6 +64,7 @@ def render(c: Comparison, plots: Sequence[Plot], video_bytes: int = VIDEO_BYTES)
         "helps": [(head, text) for head, text in zip(main.headings, main.helps, strict=True) if text],
         "by_motion": [motion_table(c, c.measure(m)) for m in shown_by_motion(c) if len(c.motions) > 1],
         "plots": [(plot, Markup(svg(plot, inline=True))) for plot in plots],
+        "how_to_read": how_to_read(c),
         "groups": groups(c, strips),
         "same_start": any(scene.truth or scene.first_frame for scene in c.scenes),
         "shrunk": " ".join(filter(None, (said, shrunk))),

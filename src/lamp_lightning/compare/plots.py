@@ -18,7 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lamp_lightning.compare.model import TRUTH, Comparison, Entry, Measure
-from lamp_lightning.compare.statistics import MOVES, score, summary
+from lamp_lightning.compare.statistics import MOVES, hardly_moves, score, summary
+from lamp_lightning.compare.tables import STILL
 from lamp_lightning.runs import write_atomic, write_text
 
 if TYPE_CHECKING:
@@ -117,16 +118,26 @@ def dots(c: Comparison, measure: Measure) -> Plot:
         text = measure.number(value.mean)
         text += "" if value.spread is None else f" ± {measure.number(value.spread)}"
         axes.text(high, row - 0.22, text, ha="right", color=light("soft"), **words)
-        axes.text(low, row - 0.22, _short(entry.label, LETTERS - len(text)), color=light("ink"), **words)
+        mark = f" {STILL}" if measure.only_moving and hardly_moves(c, entry) else ""
+        label = _short(entry.label, LETTERS - len(text + mark)) + mark
+        axes.text(low, row - 0.22, label, color=light("ink"), **words)
     _reference_lines(axes, references, low, high)
     _clean(axes)
     axes.tick_params(axis="y", left=False, labelleft=False)
-    said = [f"Best on top ({measure.arrow})." if measure.better != "none" else "Largest on top."]
-    said += ["Bar: standard deviation over seeds."] * any(v.spread is not None for _, v in found)
-    said += ["Faint dots: each motion."] * (len(c.motions) > 1)
     listed = "; ".join(f"{entry.label} {measure.number(value.mean)}" for entry, value in found)
     alt = f"{measure.title}, {'best' if measure.better != 'none' else 'largest'} first: {listed}."
-    return Plot(measure.name, measure.heading, " ".join([measure.meaning, *said]).strip(), alt, figure)
+    return Plot(measure.name, measure.heading, measure.meaning, alt, figure)
+
+
+def how_to_read(c: Comparison) -> str:
+    """What the dots and bars of ``dots`` are."""
+    said = ["The best is on top, where there is a best."]
+    said += ["Bars: standard deviation over seeds."] * (len(c.seeds) > 1)
+    said += ["Faint dots: each motion."] * (len(c.motions) > 1)
+    said += [f"{STILL} hardly moves, so that its value says little."] * any(
+        hardly_moves(c, e) for e in c.methods
+    )
+    return " ".join(said)
 
 
 def _short(text: str, letters: int) -> str:
@@ -216,7 +227,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 def _name_points(axes: Axes, points: Sequence[tuple[Entry, float, float]], line: float = 13) -> None:
     """Labels beside the points: each where it covers neither a point nor another label, if there is room."""
     at = axes.transData.transform([(x, y) for _, x, y in points]) / (axes.figure.dpi / 72)
-    edge = axes.bbox.x1 / (axes.figure.dpi / 72)
+    left, right = (edge / (axes.figure.dpi / 72) for edge in (axes.bbox.x0, axes.bbox.x1))
     taken = [(px - 6, px + 6, py) for px, py in at]  # left, right and height of what must not be covered
     for (entry, x, y), (px, py) in zip(points, at, strict=True):
         width = 6.4 * len(entry.label)
@@ -228,16 +239,16 @@ def _name_points(axes: Axes, points: Sequence[tuple[Entry, float, float]], line:
                     over = sum(
                         a < start + width and start < b and abs(height - h) < line for a, b, h in taken
                     )
-                    places.append((over + 3 * (start < 0 or start + width > edge + 20), start, height))
+                    places.append((over + 3 * (start < left or start + width > right + 10), start, height))
         _, start, height = min(places, key=lambda place: place[0])
         taken.append((start, start + width, height))
-        right = start > px
+        after = start > px
         axes.annotate(
             entry.label,
             (x, y),
-            (9 if right else -9, height - py),
+            (9 if after else -9, height - py),
             textcoords="offset points",
-            ha="left" if right else "right",
+            ha="left" if after else "right",
             va="center",
             color=light("soft") if entry.kind == "reference" else light("ink"),
             fontsize=10.5,
@@ -280,8 +291,9 @@ def over_frames(c: Comparison, measure: Measure) -> Plot:
     _clean(axes, left=True)
     listed = "; ".join(f"{entry.label} {measure.number(y)}" for entry, y, _ in ends)
     alt = f"{measure.title} at the last frame: {listed}."
+    band = "Band: standard deviation over seeds." if len(c.seeds) > 1 else ""
     title = f"{measure.heading} over the frames"
-    return Plot(f"{measure.name}_over_frames", title, "Band: standard deviation over seeds.", alt, figure)
+    return Plot(f"{measure.name}_over_frames", title, band, alt, figure)
 
 
 def _frame_lines(c: Comparison, entry: Entry, measure: Measure) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from pathlib import Path
+from typing import Any
 
 from lamp_lightning.compare.model import Comparison
 from lamp_lightning.compare.page import render
 from lamp_lightning.compare.plots import plots, write_plots
-from lamp_lightning.compare.tables import write_tables
+from lamp_lightning.compare.tables import wide_csv, write_tables
 from lamp_lightning.runs import write_text
 from lamp_lightning.video import writable_folder
 
@@ -31,3 +33,18 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         warnings.warn(f"Left out of the page: {problem}", stacklevel=2)
     write_text(folder / "index.html", page)
     return folder / "index.html"
+
+
+def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
+    """Log what ``write_report`` wrote to W&B: the wide table, plots and page. Other loggers get none."""
+    if not hasattr(logger, "log_table"):
+        return
+    import wandb
+
+    heads, *rows = csv.reader(wide_csv(comparison).splitlines())
+    first = heads.index(comparison.measures[0].name)  # numbers from here on
+    data = [[*row[:first], *(float(text) if text else None for text in row[first:])] for row in rows]
+    logger.log_table("comparison", columns=heads, data=data)
+    media: dict[str, Any] = {f"plots/{f.stem}": wandb.Image(str(f)) for f in (folder / "plots").glob("*.png")}
+    media["page"] = wandb.Html((folder / "index.html").read_text(encoding="utf-8"), inject=False)
+    logger.experiment.log(media)

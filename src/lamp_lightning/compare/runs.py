@@ -16,6 +16,7 @@ from lamp_lightning.compare.measures import measures
 from lamp_lightning.compare.model import Comparison, Entry, Measure, Result, Scene, SceneVideo, VideoFile
 from lamp_lightning.console import short
 from lamp_lightning.errors import UserError
+from lamp_lightning.metrics import MEASURES
 from lamp_lightning.runs import RunFolder
 
 DECIDING = ("motion_fidelity", "moving_error_ratio")  # where they were measured
@@ -138,6 +139,10 @@ def _read(folder: Path, videos: int) -> Run | str:
             raise ValueError("metrics.json holds no names")
         settings = _flat(OmegaConf.to_container(cfg, resolve=True))
         made = _videos(run, metrics)
+        evaluated = folder / "evaluation" / "metrics.json"
+        if evaluated.is_file():  # lamp_lightning.evaluate measures more, and anew
+            found = json.loads(evaluated.read_text(encoding="utf-8"))
+            metrics |= {name: found[name] for name in MEASURES if name in found}
         of_suite = folder.parents[2] / "results" / folder.parent.name / f"{folder.name}.json"
         if of_suite.is_file():  # a benchmark measures its runs itself
             judged = json.loads(of_suite.read_text(encoding="utf-8"))

@@ -70,7 +70,9 @@ def main_table(c: Comparison) -> Table:
     columns = [_column(c, measure, None) for measure in measures]
     helps = tuple(measure.meaning for measure in measures)
     headings = tuple(measure.heading for measure in measures)
-    return _table(c, MAIN, f"{over}. The best value of each column is bold.", headings, columns, helps)
+    bold = any(cell is not None and cell.best for column in columns for cell in column)
+    caption = f"{over}. The best value of each column is bold." if bold else f"{over}."
+    return _table(c, MAIN, caption, headings, columns, helps)
 
 
 def motion_table(c: Comparison, measure: Measure) -> Table:
