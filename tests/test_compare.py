@@ -131,6 +131,9 @@ def test_markdown_and_csv(known: Comparison, report: Path) -> None:
     assert "| sleepy | 0.96 ± 0.00 | 0.999 ± 0.000† |" in text
     assert "| *truth* | 0.00 | 0.980 |" in text
     assert "† has less than half" in text
+    written = (report / "table.md").read_text()
+    assert written.startswith("**LAMP\\_1 & co is best")
+    assert "- does not hold: The rival is nearer to the truth. Error to truth 0.80" in written
     with open(report / "table.csv") as file:
         rows = {(row["entry"], row["motion"]): row for row in csv.DictReader(file)}
     assert rows["ours", "all"]["error"] == "0.45"
@@ -177,6 +180,8 @@ def test_the_conclusion_says_what_the_numbers_say(known: Comparison) -> None:
         "No method is best at everything: LAMP_1 & co leads on error to truth and sleepy leads on "
         "frame consistency."
     )
+    rain = tuple(r for r in known.results if r.seed != 1 and r.motion == "rain")
+    assert "not a clear lead" in verdict(replace(known, results=rain)).headline  # one seed, one motion
     alone = replace(known, results=tuple(r for r in known.results if r.seed != 1))
     assert any("one seed" in text for text in verdict(alone).limits)
 

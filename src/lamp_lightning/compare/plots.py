@@ -131,7 +131,12 @@ def dots(c: Comparison, measure: Measure) -> Plot:
 
 def how_to_read(c: Comparison) -> str:
     """What the dots and bars of ``dots`` are."""
-    said = ["The best is on top, where there is a best."]
+    largest = any(measure.better == "none" for measure in c.measures)
+    said = [
+        "The best is on top; where nothing says what is better, the largest."
+        if largest
+        else "The best is on top."
+    ]
     said += ["Bars: standard deviation over seeds."] * (len(c.seeds) > 1)
     said += ["Faint dots: each motion."] * (len(c.motions) > 1)
     said += [f"{STILL} hardly moves, so that its value says little."] * any(

@@ -37,7 +37,7 @@ class Difference:
 
     ``spread``: standard deviation over the ``seeds`` that both have, None with less than two; ``won`` of
     ``motions``: where it is the better one. ``clear``: every seed says the same, and the mean is above the
-    spread; with one seed: every motion says the same.
+    spread; with one seed: all motions, at least two, say the same.
     """
 
     mean: float
@@ -167,7 +167,7 @@ def difference(c: Comparison, measure: Measure, a: Entry, b: Entry) -> Differenc
     spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None
     votes = by_motion if spread is None else by_seed
     agreed = all(vote > 0 for vote in votes) or all(vote < 0 for vote in votes)
-    clear = agreed and abs(mean) > (spread or 0.0)
+    clear = agreed and len(votes) > 1 and abs(mean) > (spread or 0.0)
     return Difference(mean, spread, len(seeds), sum(x > 0 for x in by_motion), len(motions), clear)
 
 

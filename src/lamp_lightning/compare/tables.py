@@ -12,6 +12,7 @@ from typing import Any
 
 from lamp_lightning.compare.model import COLUMNS, COSTS, Comparison, Entry, Measure
 from lamp_lightning.compare.statistics import Value, best, hardly_moves, summary
+from lamp_lightning.compare.verdict import verdict
 from lamp_lightning.runs import write_text
 
 MAIN = "table"
@@ -260,14 +261,18 @@ def _marked(
 
 
 def write_tables(c: Comparison, folder: Path) -> list[Path]:
-    """Write ``table.csv``, ``long.csv``, ``table.md`` and ``table.tex``."""
+    """Write ``table.csv``, ``long.csv``, ``table.tex`` and, with headline and claims, ``table.md``."""
     tables = [main_table(c)]
     if len(c.motions) > 1:
         tables += [motion_table(c, c.measure(name)) for name in shown_by_motion(c)]
+    found = verdict(c)
+    written = [markdown(table, notes(c, table)) for table in tables]
+    claims = [f"- {each.outcome}: {_plain(each.text)} {_plain(each.evidence)}" for each in found.claims]
+    claims += [""] * bool(claims)
     texts = {
         "table.csv": wide_csv(c),
         "long.csv": long_csv(c),
-        "table.md": "\n".join(markdown(table, notes(c, table)) for table in tables),
+        "table.md": "\n".join([f"**{_plain(found.headline)}**\n", *written, *claims]),
         "table.tex": "\n".join(latex(table, notes(c, table)) for table in tables),
     }
     for name, text in texts.items():

@@ -59,7 +59,7 @@ def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
         by = _joined([measure.words for measure in measures])
         if all(_ahead_of_all(c, measure, winner) for measure in measures):
             return f"{winner.label} is best: ahead of every other method on {by}."
-        return f"{winner.label} has the best values on {by}, but its lead is not clear everywhere."
+        return f"{winner.label} has the best values on {by}, but not a clear lead over every other method."
     led: dict[str, list[str]] = {}
     for measure in measures:
         led.setdefault(leaders[measure.name].label, []).append(measure.words)
