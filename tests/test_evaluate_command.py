@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import av
@@ -110,7 +111,8 @@ def test_table_prompts_and_means(horse, capsys) -> None:
 
 def test_evaluating_twice_gives_the_same_numbers(horse) -> None:
     write_mp4("videos/horse.mp4", horse)
-    write_mp4("clips/1.mp4", horse)
+    Path("clips").mkdir()
+    shutil.copy("videos/horse.mp4", "clips/1.mp4")  # a second encoding may differ by a rounding
     words = ["folder=videos", "reference=clips", "first_frames=pictures", "truth=clips_true", "fid=clip"]
     write_mp4("clips_true/horse.mp4", horse)
     write_frames("pictures", horse[:1])

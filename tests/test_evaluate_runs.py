@@ -151,6 +151,21 @@ def test_mirrored_motion_counts_where_the_run_was_tuned_with_flips(rain) -> None
     assert runs["rain/flipped"]["motion_fidelity"] > runs["rain/plain"]["motion_fidelity"] + 0.05
 
 
+def test_the_folder_of_a_runs_videos_is_measured_as_the_run_is(rain) -> None:
+    write_run(Path("run"), rain, Path("clips"))
+    run("run=run")
+    for k, video in enumerate(rain):
+        write_mp4(f"truth/v_seed{k}.mp4", video)
+    run("folder=run/videos", "truth=truth")
+    own, folder = (
+        json.loads(Path(f"{at}/evaluation/metrics.json").read_text()) for at in ("run", "run/videos")
+    )
+    assert folder["clip"] == "tiny"
+    assert [v["prompt"] for v in folder["videos"]] == [v["prompt"] for v in own["videos"]]
+    assert folder["motion_fidelity"] == pytest.approx(own["motion_fidelity"], abs=0.03)
+    assert folder["moving_error_ratio"] < 0.1
+
+
 def test_samples_of_a_run_without_final_videos_are_measured_by_their_records(rain) -> None:
     write_run(Path("run"), rain, Path("clips"))
     Path("run/videos").rename("run/samples")

@@ -180,6 +180,8 @@ def test_videos_are_measured_together_and_each(clip, horse) -> None:
     assert set(evaluate_videos([horse], ["x"])) == {"motion_amount", "warping_error", "videos"}
     with pytest.raises(ValueError, match="one for each"):
         evaluate_videos([horse], [])
+    with pytest.raises(ValueError, match="no videos to measure"):
+        evaluate_videos([])
 
 
 def test_single_frame_and_wrong_shapes_are_refused(clip, horse) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from lamp_lightning.footage import (
     footage_of,
     key_of,
     list_videos,
+    listed_prompts,
     pictures_by_name,
 )
 from lamp_lightning.metrics import evaluate_videos, load_clip, load_extractor
@@ -64,6 +64,10 @@ def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
     with VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
         reference = _given_reference(cfg, reader)
         clip = ANY_CLIP if cfg.clip == "auto" else cfg.clip
+        if (around := _run_around(folder)) is not None:
+            run, settings = around
+            clip = settings.model.clip if cfg.clip == "auto" else cfg.clip
+            reference = _training_clips(run, settings) if reference is None else reference
         result = _measure(folder.name, {"folder": str(folder)}, videos, reference, clip, cfg, reader)
     return publish([result], [], out, cfg)
 
@@ -94,6 +98,14 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
     return publish(results, left_out, out, cfg)
 
 
+def _run_around(folder: Path) -> tuple[RunFolder, DictConfig] | None:
+    """The run that the folder is part of, such as its ``videos`` or ``samples``; None where there is none."""
+    try:
+        return RunFolder.open(folder)
+    except UserError:
+        return None
+
+
 def _measure_run(folder: Path, reference: Reference | None, cfg: DictConfig, reader: VideoReader) -> Result:
     run, settings = RunFolder.open(folder)
     videos = _videos_of(run, settings)
@@ -106,7 +118,7 @@ def _measure_run(folder: Path, reference: Reference | None, cfg: DictConfig, rea
 
 def _videos_of(run: RunFolder, settings: DictConfig) -> list[Footage]:
     """A run's final videos, with the prompts that its metrics.json knows, else its samples."""
-    if run.videos.is_dir() and (known := _prompts_of(run)):
+    if run.videos.is_dir() and (known := listed_prompts(run.metrics)):
         size = (int(settings.data.size[0]), int(settings.data.size[1]))
         paths = {key_of(path): path for path in list_videos(run.videos, "run")}
         # A file that is gone is read all the same, so that it is named among those left out.
@@ -120,15 +132,6 @@ def _videos_of(run: RunFolder, settings: DictConfig) -> list[Footage]:
         f"python -m lamp_lightning.sample run={short(run.path)}, or go on with it by "
         f"python -m lamp_lightning.train resume={short(run.path)}"
     )
-
-
-def _prompts_of(run: RunFolder) -> dict[str, str]:
-    """The prompt of each final video by its file, as metrics.json has them."""
-    try:
-        videos = json.loads(run.metrics.read_text(encoding="utf-8"))["videos"]
-        return {str(each["file"]): str(each["prompt"]) for each in videos}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 # -- what videos are compared with ---------------------------------------------------------------------------

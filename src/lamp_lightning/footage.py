@@ -114,13 +114,20 @@ def footage_of(folder: Path, prompts: Path | None = None) -> tuple[list[Footage]
     """The videos of a folder with prompts, and the names of files that were passed over.
 
     Prompts come from the file ``prompts``, else from the records that lie beside videos of the sample
-    command, else from ``<name>.txt``, else from the names themselves (``a_red_horse.mp4``); a video whose
-    name is only a number has none. Where there are records, files without one are walls of all videos.
+    command, else from the metrics.json of the run that the folder is in, else from ``<name>.txt``, else from
+    the names themselves (``a_red_horse.mp4``); a video whose name is only a number has none. Where there are
+    records, files without one are walls of all videos.
     """
     paths = list_videos(folder)
     around = folder if folder.is_dir() and paths != [folder] else folder.parent
+    listed = {
+        key_of(Path(file)): prompt for file, prompt in listed_prompts(around.parent / "metrics.json").items()
+    }
     known = {path: found for path in paths if (found := _recorded(path, around)) is not None}
-    videos = [known.get(path, Footage(path, _own_prompt(path, around))) for path in paths]
+    videos = [
+        known.get(path, Footage(path, listed.get(key_of(path)) or _own_prompt(path, around)))
+        for path in paths
+    ]
     passed_over = []
     if known and len(paths) > 1:
         passed_over = [path.name for path in paths if path not in known]
@@ -156,6 +163,15 @@ def _own_prompt(path: Path, around: Path) -> str | None:
     if beside.is_file():
         return " ".join(_read(beside).split()) or None
     return prompt_of(Path(SEED.sub("", key_of(path)) + ".mp4"))
+
+
+def listed_prompts(metrics: Path) -> dict[str, str]:
+    """The prompt of each of a run's final videos by its file, as its metrics.json has them."""
+    try:
+        videos = json.loads(metrics.read_text(encoding="utf-8"))["videos"]
+        return {str(each["file"]): str(each["prompt"]) for each in videos}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:

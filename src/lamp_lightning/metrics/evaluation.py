@@ -58,10 +58,11 @@ def evaluate_videos(
         too short for, or cannot have, is left out.
     """
     count = len(videos)
+    if not count:
+        raise ValueError("There are no videos to measure.")
     for what, given in (("prompts", prompts), ("true videos", truth), ("first frames", first_frames)):
-        if not count or (given is not None and len(given) != count):
-            found = "none" if given is None else len(given)
-            raise ValueError(f"{count} videos do not go with {found} {what}: give one for each.")
+        if given is not None and len(given) != count:
+            raise ValueError(f"{count} videos do not go with {len(given)} {what}: give one for each.")
     frames = [as_frames(video) for video in videos]
     truths = [None if t is None else as_frames(t) for t in truth or [None] * count]
     training = None if training_clips is None else motion_signatures(training_clips)
