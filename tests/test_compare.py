@@ -255,3 +255,17 @@ def test_one_method_without_videos_makes_a_page_too(tmp_path: Path) -> None:
     text = write_report(alone, tmp_path).read_text()
     assert "no two methods" in text
     assert "<script>" not in text
+
+
+def test_values_over_frames_are_drawn(known: Comparison, tmp_path: Path) -> None:
+    curves = {"ours": 0.1, "truth": 0.0}
+    results = [
+        replace(r, over_frames={"error": tuple(curves[r.entry] * f for f in range(8))})
+        if r.entry in curves
+        else r
+        for r in known.results
+    ]
+    write_report(replace(known, results=tuple(results)), tmp_path)
+    assert (tmp_path / "plots" / "error_over_frames.png").is_file()
+    page = (tmp_path / "index.html").read_text()
+    assert "Error to truth at the last frame: LAMP_1 &amp; co 0.70; truth 0.00." in page

@@ -22,6 +22,11 @@ COLUMNS = ("entry", "label", "kind", "motion", "seeds")  # of the wide table, be
 _STRICT = ConfigDict(extra="forbid")
 
 
+def capital(text: str) -> str:
+    """As a sentence begins."""
+    return text[0].upper() + text[1:]
+
+
 @dataclass(frozen=True)
 class Measure:
     """A metric, as people read it.
@@ -48,7 +53,7 @@ class Measure:
     def heading(self) -> str:
         """For a column or plot: the name, unit and arrow, which stays on the line of the word before it."""
         words = f"{self.title} ({self.unit})" if self.unit else self.title
-        return words[0].upper() + words[1:] + ("\N{NO-BREAK SPACE}" + self.arrow if self.arrow else "")
+        return capital(words) + ("\N{NO-BREAK SPACE}" + self.arrow if self.arrow else "")
 
     @property
     def words(self) -> str:
@@ -59,7 +64,7 @@ class Measure:
     def meaning(self) -> str:
         """``help`` as a sentence, or nothing."""
         text = self.help.strip()
-        return text and text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")
+        return text and capital(text) + ("" if text.endswith(".") else ".")
 
     def number(self, value: float) -> str:
         """A value in the measure's digits; nothing is minus zero."""

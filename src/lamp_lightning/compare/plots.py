@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lamp_lightning.compare.model import TRUTH, Comparison, Entry, Measure
+from lamp_lightning.compare.model import TRUTH, Comparison, Entry, Measure, capital
 from lamp_lightning.compare.statistics import MOVES, hardly_moves, score, summary
 from lamp_lightning.compare.tables import STILL
 from lamp_lightning.runs import write_atomic, write_text
@@ -125,7 +125,7 @@ def dots(c: Comparison, measure: Measure) -> Plot:
     _clean(axes)
     axes.tick_params(axis="y", left=False, labelleft=False)
     listed = "; ".join(f"{entry.label} {measure.number(value.mean)}" for entry, value in found)
-    alt = f"{measure.title}, {'best' if measure.better != 'none' else 'largest'} first: {listed}."
+    alt = f"{capital(measure.title)}, {'best' if measure.better != 'none' else 'largest'} first: {listed}."
     return Plot(measure.name, measure.heading, measure.meaning, alt, figure)
 
 
@@ -210,16 +210,14 @@ def scatter(c: Comparison, motion: Measure, other: Measure) -> list[Plot]:
         axes.plot(x, y, "o", ms=9, color=shade, mec=light("card"), mew=1.4, zorder=4)
     _name_points(axes, [(entry, across.mean, up.mean) for entry, across, up in points])
     _clean(axes, left=True)
-    caption = (
-        f"{other.title[0].upper()}{other.title[1:]} alone rewards standing still: read it with the motion."
-    )
+    caption = f"{capital(other.title)} alone rewards standing still: read it with the motion."
     if true is not None:
         caption += " In the shaded part there is less than half of the true motion."
     listed = "; ".join(
         f"{entry.label} {motion.number(across.mean)} and {other.number(up.mean)}"
         for entry, across, up in points
     )
-    alt = f"{motion.title} and {other.title} of each: {listed}."
+    alt = f"{capital(motion.title)} and {other.words} of each: {listed}."
     title = f"{other.heading} against {motion.words}"
     return [Plot(f"{other.name}_against_motion", title, caption, alt, figure)]
 
@@ -271,13 +269,11 @@ def over_frames(c: Comparison, measure: Measure) -> Plot:
         lines = _frame_lines(c, entry, measure)
         if not len(lines):
             continue
-        mean, shade = lines.mean(axis=0), colour(entry)
+        mean, reference = lines.mean(axis=0), entry.kind == "reference"
         frames = np.arange(len(mean))
-        reference = entry.kind == "reference"
-        style: dict[str, Any] = (
-            {"color": light("soft"), "ls": (0, (1.2, 2.2))} if reference else {"color": shade}
-        )
-        axes.plot(frames, mean, lw=2.4 if entry.kind == "ours" else 1.5, **style)
+        shade = light("soft") if reference else colour(entry)
+        dashes: Any = (0, (1.2, 2.2)) if reference else "solid"
+        axes.plot(frames, mean, lw=2.4 if entry.kind == "ours" else 1.5, ls=dashes, color=shade)
         if len(lines) > 1:
             spread = lines.std(axis=0, ddof=1)
             axes.fill_between(frames, mean - spread, mean + spread, color=shade, alpha=0.15, lw=0)
@@ -295,7 +291,7 @@ def over_frames(c: Comparison, measure: Measure) -> Plot:
         )  # fmt: skip
     _clean(axes, left=True)
     listed = "; ".join(f"{entry.label} {measure.number(y)}" for entry, y, _ in ends)
-    alt = f"{measure.title} at the last frame: {listed}."
+    alt = f"{capital(measure.title)} at the last frame: {listed}."
     band = "Band: standard deviation over seeds." if len(c.seeds) > 1 else ""
     title = f"{measure.heading} over the frames"
     return Plot(f"{measure.name}_over_frames", title, band, alt, figure)

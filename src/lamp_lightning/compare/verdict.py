@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lamp_lightning.compare.model import FROZEN, TRUTH, Claim, Comparison, Entry, Measure
+from lamp_lightning.compare.model import FROZEN, TRUTH, Claim, Comparison, Entry, Measure, capital
 from lamp_lightning.compare.statistics import (
     Difference,
     best,
@@ -130,7 +130,7 @@ def _parts(c: Comparison, measures: Sequence[Measure]) -> list[str]:
         words = [f"{which}: {', '.join(labels)}" for which, labels in groups.items() if labels]
         if words:
             said.append(f"{measure.words} of each change, against {ours.label}. " + "; ".join(words) + ".")
-    return [_capital(text) for text in said]
+    return [capital(text) for text in said]
 
 
 def _limits(c: Comparison, measures: Sequence[Measure]) -> list[str]:
@@ -179,7 +179,7 @@ def check(c: Comparison, claim: Claim) -> CheckedClaim | None:
     outcome = next((each for each in (FAILS, OPEN) if each in outcomes), HOLDS)
     texts = [f"{', '.join(words)} ({sure})" for sure, words in evidence.items()]
     text = f"{measure.words} {_value(c, entry, measure)}: {'; '.join(texts)}."
-    return CheckedClaim(claim.text, outcome, _capital(text))
+    return CheckedClaim(claim.text, outcome, capital(text))
 
 
 def _outcome(found: Difference, claim: Claim) -> str:
@@ -203,11 +203,7 @@ def _how_sure(found: Difference) -> str:
 
 def _heading(measure: Measure) -> str:
     how = {"higher": "higher is better", "lower": "lower is better", "truth": "nearest to the truth is best"}
-    return f"{_capital(measure.title)} ({how[measure.better]})"
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
+    return f"{capital(measure.title)} ({how[measure.better]})"
 
 
 def _value(c: Comparison, entry: Entry, measure: Measure) -> str:
