@@ -28,7 +28,7 @@ def quiet_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities"):
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -68,7 +68,9 @@ def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
             run, settings = around
             clip = settings.model.clip if cfg.clip == "auto" else cfg.clip
             reference = _training_clips(run, settings) if reference is None else reference
-        result = _measure(folder.name, {"folder": str(folder)}, videos, reference, clip, cfg, reader)
+        result = _measure(
+            folder.resolve().name, {"folder": str(folder)}, videos, reference, clip, cfg, reader
+        )
     return publish([result], [], out, cfg)
 
 
