@@ -69,15 +69,13 @@ class AnimateDiffUNet(UNetMotionModel):
                 motion_norm_num_groups=config.norm_num_groups,
                 motion_max_seq_length=MOST_FRAMES,
                 motion_num_attention_heads=8,
-                use_motion_mid_block=False,  # as published since version 3
+                use_motion_mid_block=False,  # as published, but for version 2
             )
-            motion = UNetMotionModel.from_unet2d(unet, adapter)
+            inflated = cast(AnimateDiffUNet, cls.from_unet2d(unet, adapter))
             if getattr(unet, "add_embedding", None) is not None:  # of SDXL; diffusers does not copy it
-                motion.add_embedding.load_state_dict(unet.add_embedding.state_dict())
+                inflated.add_embedding.load_state_dict(unet.add_embedding.state_dict())
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise UserError(f"diffusers cannot put motion modules into this UNet: {error}") from error
-        motion.__class__ = cls
-        inflated = cast(AnimateDiffUNet, motion)
         for module in inflated._motion_modules():
             for parameter in module.proj_out.parameters():
                 nn.init.zeros_(parameter)
