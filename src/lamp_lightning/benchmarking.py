@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.compare import TRUTH, Claim, Comparison, Entry, Result, write_report
+from lamp_lightning.compare import TRUTH, Claim, Comparison, Entry, Result, report_to, write_report
 from lamp_lightning.compare import Measure as Column
+from lamp_lightning.compare.measures import measure
 from lamp_lightning.config import composed, options
 from lamp_lightning.console import quiet_libraries, short, threads
 from lamp_lightning.errors import UserError
@@ -38,11 +39,6 @@ SHOWN = (
     "moving_error_ratio", "motion_fidelity", "clip_score", "frame_consistency", "first_frame_fidelity",
     "motion_amount", "warping_error", "diversity",
 )  # fmt: skip
-ONLY_MOVING = (
-    "frame_consistency",
-    "first_frame_fidelity",
-    "warping_error",
-)  # a frozen video is perfect there
 
 
 @dataclass(frozen=True)
@@ -99,8 +95,12 @@ def run_suite(cfg: DictConfig) -> Path:
         references, scenes = judge_references(out, list(cfg.motions), cfg.scenes, stop.check)
     comparison = compare(cfg, methods, [*references, *results], scenes, problems)
     page = write_report(comparison, out)
+    logged = report_to(cfg.logger, comparison, out, job_type="benchmark")
     print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"  page    {short(page)}\n  tables  {short(out)}/table.md, .csv, .tex", flush=True)
+    print(f"  page    {short(page)}\n  tables  {short(out)}/table.md, .csv, .tex")
+    for what, where in logged:
+        print(f"  {what:<8}{where}")
+    sys.stdout.flush()
     return page
 
 
@@ -144,7 +144,7 @@ def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
     trained = composed("train", [*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
     words = [*method.words, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
     if cfg.steps is not None and trained:
-        words.append(f"trainer.max_steps={cfg.steps}")
+        words.append(f"model.recipe.max_steps={cfg.steps}")  # for lamp_paper as many clips, in more steps
     if cfg.launcher is not None:
         words.append(f"hydra/launcher={cfg.launcher}")
     if cfg.threads is not None:
@@ -227,11 +227,8 @@ def _kind(method: Method) -> Any:
 
 
 def _column(name: str, truth: bool) -> Column:
-    measure = MEASURES[name]
-    neither = "truth" if truth else "none"
-    better: Any = {True: "higher", False: "lower", None: neither}[measure.higher_is_better]
-    still = name in ONLY_MOVING
-    return Column(name, measure.title, better, measure.digits, measure.unit, measure.about, only_moving=still)
+    column = measure(name)
+    return column if truth or column.better != "truth" else replace(column, better="none")
 
 
 def _only(result: Result, names: Sequence[str]) -> Result:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.config import check_config, run_command
 from lamp_lightning.console import quiet, short
-
-if TYPE_CHECKING:
-    from lamp_lightning.compare import Comparison
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def collect(cfg: DictConfig) -> None:
     """Gather the finished runs, write the report and say what was left out."""
     check_config(cfg)
-    from lamp_lightning.compare import write_report
+    from lamp_lightning.compare import report_to, write_report
     from lamp_lightning.compare.runs import compare_runs, find_runs
 
     asked: list[Any] = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
@@ -40,25 +35,9 @@ def collect(cfg: DictConfig) -> None:
     print((out / "table.md").read_text(encoding="utf-8"))
     print(f"  tables        {short(out)}/table.csv, long.csv, table.md, table.tex")
     print(f"  plots         {short(out / 'plots')}\n  page          {short(page)}")
-    for what, where in log(cfg, comparison, out):
+    for what, where in report_to(cfg.logger, comparison, out, job_type="collect"):
         print(f"  {what:<14}{where}")
     sys.stdout.flush()
-
-
-def log(cfg: DictConfig, comparison: Comparison, out: Path) -> list[tuple[str, str]]:
-    """Report to the logger of the config; returns where to look."""
-    if cfg.logger._target_.endswith("no_logger"):
-        return []
-    from lamp_lightning.compare import log_report
-    from lamp_lightning.loggers import close, where_to_look
-    from lamp_lightning.runs import RunFolder
-
-    info = {"id": secrets.token_hex(4), "group": None, "job_type": "collect"}
-    logger = instantiate(cfg.logger, _partial_=True, _convert_="all")(RunFolder(out.absolute(), info))
-    log_report(logger, comparison, out)
-    lines = where_to_look(logger)
-    close(logger)
-    return lines
 
 
 def output(cfg: DictConfig, asked: Sequence[Any]) -> Path:

@@ -71,6 +71,7 @@ def write_mp4(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         codec = stream.codec_context
+        codec.thread_count = 1  # several threads do not always make the same file
         codec.colorspace = codec.color_primaries = codec.color_trc = SMPTE170M
         codec.color_range = int(ColorRange.MPEG)
         for frame in frames:

@@ -12,7 +12,7 @@ from lamp_lightning.compare.model import (
     SceneVideo,
     VideoFile,
 )
-from lamp_lightning.compare.report import log_report, write_report
+from lamp_lightning.compare.report import report_to, write_report
 
 __all__ = [
     "FROZEN",
@@ -25,6 +25,6 @@ __all__ = [
     "Scene",
     "SceneVideo",
     "VideoFile",
-    "log_report",
+    "report_to",
     "write_report",
 ]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
+import secrets
 import warnings
 from pathlib import Path
 from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
 from lamp_lightning.compare.model import Comparison
 from lamp_lightning.compare.page import render
 from lamp_lightning.compare.plots import plots, write_plots
 from lamp_lightning.compare.tables import wide_csv, write_tables
-from lamp_lightning.runs import write_text
+from lamp_lightning.loggers import close, where_to_look
+from lamp_lightning.runs import RunFolder, write_text
 from lamp_lightning.video import writable_folder
 
 
@@ -48,3 +53,17 @@ def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
     media: dict[str, Any] = {f"plots/{f.stem}": wandb.Image(str(f)) for f in (folder / "plots").glob("*.png")}
     media["page"] = wandb.Html((folder / "index.html").read_text(encoding="utf-8"), inject=False)
     logger.experiment.log(media)
+
+
+def report_to(
+    logger_cfg: DictConfig, comparison: Comparison, folder: Path, *, job_type: str
+) -> list[tuple[str, str]]:
+    """Log a written report to the logger that a command's config names; returns where to look."""
+    if logger_cfg._target_.endswith("no_logger"):
+        return []
+    info = {"id": secrets.token_hex(4), "group": None, "job_type": job_type}
+    logger = instantiate(logger_cfg, _partial_=True, _convert_="all")(RunFolder(folder.absolute(), info))
+    log_report(logger, comparison, folder)
+    lines = where_to_look(logger)
+    close(logger)
+    return lines
