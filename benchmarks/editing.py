@@ -32,10 +32,14 @@ CHOSEN_ON = 2  # the recipe was chosen on the first scenes of each motion: none 
 FRAMES, SIZE = 16, 64
 EDITS = {"colour": ("colour",), "place": ("place",), "both": ("colour", "place")}
 ASKED = ("motion", "colour", "place")
+FOLLOWING = ("follow", "paint_follow", "motion_strength")
 # What else is tried with both changes, and what it is called in the table.
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "given": ("first frame given: the true one of the edited scene", []),
-    "alone": ("no following (`follow=0 paint_follow=0`)", ["follow=0", "paint_follow=0"]),
+    "alone": (
+        "neither (`follow=0 paint_follow=0 motion_strength=1`)",
+        ["follow=0", "paint_follow=0", "motion_strength=1"],
+    ),
 }
 
 
@@ -93,7 +97,9 @@ def run_edits(scene: Scene, folder: Path) -> None:
         begun = (run / "config.yaml").exists()
         # A run remembers the settings of its last edit.
         how = [f"prompt={target.caption}", f"out={out}"]
-        how += [f"{key}=${{model.recipe.edit.{key}}}" for key in ("follow", "paint_follow")]
+        how += [
+            f"{key}=${{model.recipe.edit.{key}}}" for key in ("follow", "paint_follow", "motion_strength")
+        ]
         how = [*how, *words]
         if name == "given":
             how.append(f"first_frame={folder / 'given.png'}")

@@ -424,6 +424,21 @@ def test_an_edit_follows_as_much_as_asked(run):
     assert not np.array_equal(first, other)
 
 
+def test_the_motion_is_as_strong_as_asked_while_painting_and_stays_as_it_was_tuned(run):
+    tuned = (run / "adapter.safetensors").read_bytes()
+    videos = {}
+    for strength in ("1", "0.5", "0", "1"):
+        words = [f"motion_strength={strength}", "follow=0", "out=here", "overwrite=true"]
+        assert main(["run=run", *words]) == 0
+        assert facts(Path("here"))["motion_strength"] == float(strength)
+        made = frames(Path("here"))
+        assert np.array_equal(videos.setdefault(strength, made), made)  # the last as the first
+    assert (run / "adapter.safetensors").read_bytes() == tuned
+    whole, half, none = videos.values()
+    assert not np.array_equal(whole, half)
+    assert not np.array_equal(half, none)
+
+
 # What cannot be done
 
 
@@ -448,6 +463,7 @@ def prepared(folder: Path) -> None:
         ("prompt=null", "prompt must be one text"),
         ("strength=1.5", "strength must be a number from 0 to 1"),
         ("follow=2", "follow must be a number from 0 to 1"),
+        ("motion_strength=-1", "motion_strength must be a number from 0 to 2"),
         ("paint_follow=-1", "paint_follow must be a number from 0 to 1"),
         ("paint_from=nowhere", "paint_from must be one of inversion, noise"),
         ("sampler.scheduler=EulerDiscreteScheduler", "needs sampler.scheduler=DDIMScheduler"),

@@ -226,6 +226,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "strength": _number(0, 1),
     "follow": _number(0, 1),
     "paint_follow": _number(0, 1),
+    "motion_strength": _number(0, 2),
     "paint_from": _one_of("inversion", "noise"),
     "overwrite": _switch(),
     "num_frames": _whole(2, null=True),

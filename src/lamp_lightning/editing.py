@@ -20,7 +20,7 @@ from lamp_lightning.data.motion_set import MotionClip, MotionSet, load_clip
 from lamp_lightning.datamodule import MotionSetDataModule
 from lamp_lightning.errors import UserError
 from lamp_lightning.generate import Sampler, evaluation, mixed_precision, on_device
-from lamp_lightning.inverting import OnStep, from_noise, paint_over, to_noise, without_noise_tricks
+from lamp_lightning.inverting import OnStep, from_noise, paint_over, to_noise, weakened, without_noise_tricks
 from lamp_lightning.loggers import ShownVideo, close, log_adapter, log_media, where_to_look
 from lamp_lightning.metrics import flow_correlation
 from lamp_lightning.motions import motion_prompt
@@ -206,16 +206,17 @@ def make_edit(run: RunFolder, cfg: DictConfig, parts: Parts, stop: StopRequest) 
         else:
             first = pixels_from_image(cfg.first_frame, clip.frames.shape[1:3]) / 2 + 0.5
         print(f"Painting {len(clip.frames)} frames ...", flush=True)
-        frames = from_noise(
-            pipeline,
-            way,
-            first,
-            str(cfg.prompt),
-            sampler,
-            source_prompt=motion_prompt(cfg),
-            follow=cfg.follow,
-            on_step=on_step,
-        )
+        with weakened(pipeline, run.adapter, cfg.motion_strength):
+            frames = from_noise(
+                pipeline,
+                way,
+                first,
+                str(cfg.prompt),
+                sampler,
+                source_prompt=motion_prompt(cfg),
+                follow=cfg.follow,
+                on_step=on_step,
+            )
     first_frame = (first * 255).round().byte().permute(1, 2, 0).numpy()
     return Edited(clip, reconstruction, first_frame, frames)
 
@@ -244,7 +245,7 @@ def inversion(
     }
     file = cache.path("inversion", depends_on, ".safetensors")
     found = cache.load_tensors(file)
-    if found is None:
+    if found is None or "way" not in found:  # earlier versions kept the end of the way only
         print(f"Inverting the video in {sampler.num_inference_steps} steps ...", flush=True)
         way = to_noise(pipeline, data.latents, prompt, sampler, on_step)
         plain = replace(sampler, guidance_scale=1.0, adain=False, histogram_matching=False)
@@ -283,6 +284,7 @@ def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logge
             "first_frame": cfg.first_frame,
             **{key: None if cfg.first_frame else cfg[key] for key in ("strength", "paint_follow")},
             "follow": cfg.follow,
+            "motion_strength": cfg.motion_strength,
             "steps": cfg.trainer.max_steps,
             "sampler": OmegaConf.to_container(cfg.sampler, resolve=True),
         }

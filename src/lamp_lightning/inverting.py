@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,23 @@ def from_noise(
             noise=way[-1:],
             progress=on_step,
         )[0]
+
+
+@contextmanager
+def weakened(pipeline: LAMPPipeline, adapter: Path, strength: float) -> Iterator[None]:
+    """In this context the motion that was tuned has this strength; 1 leaves it as it is.
+
+    Layers that were tuned on a single clip know its look, too: the weaker they are, the less of it they bring
+    into the edited video, and the motion comes from following the source.
+    """
+    if strength == 1:
+        yield
+        return
+    pipeline.unet.set_motions({adapter: strength})
+    try:
+        yield
+    finally:
+        pipeline.unet.load_motion(adapter)
 
 
 def _kept(on_step: OnStep | None) -> tuple[list[Tensor], OnStep]:

@@ -84,12 +84,13 @@ _ALL = (
         "flicker: what motion does not explain of the change between frames; 0 for a frozen video",
     ),
     Measure(
-        "moving_error", "error to truth", "", 4, False, ("truth",),
+        "moving_error", "squared error to truth", "", 4, False, ("truth",),
         "mean squared error to the true continuation over the pixels that truly move",
     ),
     Measure(
-        "moving_error_ratio", "error to truth / frozen", "", 3, False, ("truth",),
-        "the same as a share of the error of a frozen first frame, which is 1",
+        "moving_error_ratio", "error to truth", "", 3, False, ("truth",),
+        "squared error to the true continuation over the pixels that truly move, as a share of what a frozen "
+        "first frame has: 1 is no better than standing still",
     ),
     Measure(
         "flow_angle", "flow angle", "degrees", 1, False, ("truth",),
