@@ -48,7 +48,7 @@ class Method:
     name: str
     label: str
     about: str = ""
-    kind: str = "baseline"
+    kind: Any = "baseline"
     words: tuple[str, ...] = ()
     of: str | None = None
     sampler: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +121,8 @@ def find_methods(cfg: DictConfig) -> list[Method]:
         if name not in known:
             raise UserError(f"The suite {cfg.suite.name} has no {name!r}; it has {', '.join(known)}.")
     methods = [
-        Method(name, **{**known[name], "words": tuple(known[name].get("words", ()))}) for name in wanted
+        Method(name, **{"kind": cfg.suite.kind, **known[name], "words": tuple(known[name].get("words", ()))})
+        for name in wanted
     ]
     for method in methods:
         if method.of is not None and method.of not in wanted:
@@ -185,7 +186,7 @@ def compare(
     found = {name for result in results for name in result.metrics}
     shown = [name for name in SHOWN if name in found]
     references = [entry for entry in _REFERENCES if any(r.entry == entry.name for r in results)]
-    entries = [Entry(m.name, m.label, m.about, _kind(m)) for m in methods]
+    entries = [Entry(m.name, m.label, m.about, m.kind) for m in methods]
     names = {entry.name for entry in (*entries, *references)}
     asked: Any = OmegaConf.to_container(cfg.suite.claims) if "claims" in cfg.suite else []
     claims = [Claim(**{**claim, "against": tuple(claim["against"])}) for claim in asked]
@@ -220,10 +221,6 @@ _REFERENCES = (
     Entry("frozen", "frozen first frame", "The first frame, standing still.", "reference"),
     Entry(TRUTH, "the truth", "How the scene truly goes on.", "reference"),
 )
-
-
-def _kind(method: Method) -> Any:
-    return "ablation" if method.of is not None and method.kind == "baseline" else method.kind
 
 
 def _column(name: str, truth: bool) -> Column:
