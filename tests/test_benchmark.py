@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lamp_lightning.benchmark import main
@@ -46,6 +47,11 @@ def test_a_suite_ends_in_tables_and_a_page_and_called_again_does_nothing_anew(wo
     assert by_name["frozen", "rain"].metrics["moving_error_ratio"] == pytest.approx(1)
     assert by_name["truth", "rain"].metrics["moving_error_ratio"] == 0
     assert by_name["frozen", "rain"].metrics["motion_fidelity"] == 0
+    for result in found.results:
+        curve = result.over_frames["moving_error_ratio"]
+        assert curve[0] == pytest.approx(0, abs=0.05)
+        assert np.mean(curve) == pytest.approx(result.metrics["moving_error_ratio"])
+    assert (folder / "plots" / "moving_error_ratio_over_frames.png").is_file()
     videos = {r.entry: r.videos[0].video.read() for r in found.results if r.motion == "rain"}
     assert (videos["lamp"][0] == videos["untuned"][0]).all()  # both were given the same first frame
     assert (videos["frozen"] == videos["truth"][:1]).all()

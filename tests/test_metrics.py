@@ -19,6 +19,7 @@ from lamp_lightning.metrics import (
     optical_flow,
 )
 from lamp_lightning.metrics.clip import consistency
+from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.toyworld import Scene, held_out_scenes, render_clip
 from lamp_lightning.toyworld.subjects import FALL
 
@@ -163,6 +164,22 @@ def test_moving_pixel_error_looks_only_where_the_truth_moves(horse) -> None:
     metric = MovingPixelError()
     metric.update(spoiled, horse)
     assert float(metric.compute()["moving_error"]) == 0
+
+
+def test_the_error_over_frames_takes_the_error_apart(horse) -> None:
+    videos = [horse[::-1].copy(), frozen(horse)]
+    metric = MovingPixelError()
+    for video in videos:
+        metric.update(video, horse)
+    curve = error_over_frames(videos, [horse, horse])
+    assert curve.shape == (len(horse),)
+    assert curve.mean() == pytest.approx(float(metric.compute()["moving_error_ratio"]))
+    assert (error_over_frames([horse], [horse]) == 0).all()
+    standing = error_over_frames([frozen(horse)], [horse])
+    assert standing[0] == 0
+    assert standing[1:4].mean() < standing.mean() < standing[-4:].mean()
+    with pytest.raises(ValueError, match="must be the same"):
+        error_over_frames([horse[:4]], [horse])
 
 
 def test_videos_are_measured_together_and_each(clip, horse) -> None:

@@ -231,11 +231,11 @@ def _column(name: str, truth: bool) -> Column:
 def _only(result: Result, names: Sequence[str]) -> Result:
     """A result with some of its measures."""
 
-    def some(values: dict[str, float]) -> dict[str, float]:
+    def some(values: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name in names}
 
     videos = tuple(replace(video, metrics=some(video.metrics)) for video in result.videos)
-    return replace(result, metrics=some(result.metrics), videos=videos)
+    return replace(result, metrics=some(result.metrics), videos=videos, over_frames=some(result.over_frames))
 
 
 def _say(method: Method, result: Result) -> None:

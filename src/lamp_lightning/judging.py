@@ -19,6 +19,7 @@ from lamp_lightning.data.motion_set import load_motion_set
 from lamp_lightning.errors import UserError
 from lamp_lightning.methods import load_method
 from lamp_lightning.metrics import evaluate_videos, load_clip, motion_signatures
+from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.motions import is_toy_motion, sample_prompts
 from lamp_lightning.runs import RunFolder, write_atomic, write_json
 
@@ -72,8 +73,8 @@ def judge_trial(trial: Trial, sampler: dict[str, Any], check: Callable[[], None]
     asked = {"scenes": trial.scenes, "sampler": sampler, "adapter": file_sha256(run.adapter)}
     videos_file = trial.result.with_suffix(".npz")
     kept = _kept(trial.result, asked)
+    held_out = find_held_out(cfg, trial)
     if kept is None:
-        held_out = find_held_out(cfg, trial)
         method = load_method(run.path).with_sampler(**sampler)
         seeds = [trial.seed * SEEDS + k for k in range(len(held_out.prompts))]
         begun = time.monotonic()
@@ -95,7 +96,7 @@ def judge_trial(trial: Trial, sampler: dict[str, Any], check: Callable[[], None]
             **measured,
         }
         write_json(trial.result, kept)
-    return _as_result(trial.entry, trial.motion, trial.seed, kept, videos_file)
+    return _as_result(trial.entry, trial.motion, trial.seed, kept, videos_file, held_out.truth)
 
 
 def measure(cfg: DictConfig, held_out: HeldOut, videos: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -125,7 +126,6 @@ def judge_references(
         if not runs:
             continue
         _, cfg = RunFolder.open(runs[0].parent)
-        file = held_out_file(out, motion, scenes)
         held_out = find_held_out(cfg, Trial(out, "", "", motion, 0, scenes))
         frames = cfg.data.num_frames
         made = {"frozen": np.repeat(held_out.first_frames[:, None], frames, axis=1)}
@@ -139,7 +139,9 @@ def judge_references(
                 kept = {"asked": asked, **measure(cfg, held_out, list(videos))}
                 write_arrays(target.with_suffix(".npz"), videos=videos)
                 write_json(target, kept)
-            results.append(_as_result(name, motion, None, kept, target.with_suffix(".npz")))
+            file = target.with_suffix(".npz")
+            results.append(_as_result(name, motion, None, kept, file, held_out.truth))
+        file = held_out_file(out, motion, scenes)
         for k, prompt in enumerate(held_out.prompts):
             true = None if held_out.truth is None else VideoFile(str(file), "truth", k)
             first = VideoFile(str(file), "first_frames", k)
@@ -210,13 +212,26 @@ def _kept(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return found if same and file.with_suffix(".npz").exists() else None
 
 
-def _as_result(entry: str, motion: str, seed: int | None, kept: dict[str, Any], videos: Path) -> Result:
-    each = tuple(
-        SceneVideo(str(k), VideoFile(str(videos), "videos", k), values)
-        for k, values in enumerate(kept["videos"])
-    )
+def _as_result(
+    entry: str, motion: str, seed: int | None, kept: dict[str, Any], file: Path, truth: np.ndarray | None
+) -> Result:
+    """What was measured of the videos in ``file``, with the error at each frame where the truth is known."""
+    curves = {}
+    if truth is not None:
+        with np.load(file) as arrays:
+            curves["moving_error_ratio"] = tuple(error_over_frames(arrays["videos"], truth).tolist())
     return Result(
-        entry, motion, seed, kept["metrics"], each, kept.get("minutes"), kept.get("seconds_per_video")
+        entry,
+        motion,
+        seed,
+        kept["metrics"],
+        tuple(
+            SceneVideo(str(k), VideoFile(str(file), "videos", k), values)
+            for k, values in enumerate(kept["videos"])
+        ),
+        kept.get("minutes"),
+        kept.get("seconds_per_video"),
+        curves,
     )
 
 

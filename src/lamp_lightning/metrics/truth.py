@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -75,6 +76,25 @@ class MovingPixelError(Metric):
             "moving_error": self.error / self.pixels,
             "moving_error_ratio": self.error / self.frozen,
         }
+
+
+def error_over_frames(videos: Sequence[Any], truth: Sequence[Any], threshold: float = 0.1) -> np.ndarray:
+    """The ``moving_error_ratio`` of ``MovingPixelError`` taken apart by frame: float ``(f,)``.
+
+    Its mean is that ratio: each frame's squared error is a share of what a frozen first frame has in the
+    mean of all frames. Thus frame 0, where nothing has moved yet, has 0, and a frozen video's curve rises.
+
+    Args:
+        videos, truth: as many videos uint8 ``(f, h, w, 3)``, all of one length.
+        threshold: from where on a pixel moves, of 0..1.
+    """
+    error, frozen = 0.0, 0.0
+    for video, true in zip(videos, truth, strict=True):
+        made, wanted = (x.astype(np.float64) / 255 for x in _pair(video, true))
+        moving = moving_pixels(as_frames(true), threshold)[..., None]
+        error = error + (moving * (made - wanted) ** 2).sum(axis=(1, 2, 3))
+        frozen = frozen + (moving * (wanted[:1] - wanted) ** 2).sum(axis=(1, 2, 3))
+    return np.asarray(error) / np.mean(frozen)
 
 
 class FlowAgreement(Metric):
