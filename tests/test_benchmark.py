@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 from lamp_lightning.benchmark import main
+from lamp_lightning.benchmarking import command_of
 from lamp_lightning.compare import Comparison
+from lamp_lightning.config import composed
 from test_train_resume import wait_for
 
 
@@ -112,13 +115,28 @@ def test_a_broken_run_is_named_and_the_rest_compared(words, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["suite=ablations", "entries=[full,noise_08]", "seeds=[3,4]", "quick=true"],
+        ["motions=[rain]", "steps=7", "scenes=2", 'words=["model=sd15","data.prompt=\'a, b\'"]'],
+    ],
+)
+def test_the_report_names_the_command_that_makes_it(words):
+    asked = composed("benchmark", words)
+    command = shlex.split(command_of(asked))
+    assert command[:3] == ["python", "-m", "lamp_lightning.benchmark"]
+    assert composed("benchmark", command[3:]) == asked
+
+
+@pytest.mark.parametrize(
     ("word", "told"),
     [
         ("motions=[walk]", "no motion 'walk'"),
         ("motions=[]", "motions must be a list"),
         ("seeds=null", "seeds=[0,1,2]"),
         ("entries=[lamb]", "no 'lamb'; it has lamp"),
-        ("words=[trainer.max_step=1]", "trainer.max_step"),
+        ('words=["trainer.max_step=1"]', "trainer.max_step"),
         ("suite=paper", "suite"),
         ("scenes=0", "scenes must be"),
     ],

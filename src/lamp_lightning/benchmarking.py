@@ -7,6 +7,8 @@ finished is not done again.
 
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
 import sys
 import time
@@ -63,6 +65,7 @@ def run_suite(cfg: DictConfig) -> Path:
     """
     quiet_libraries()
     torch.set_num_threads(threads(cfg.threads))
+    command = command_of(cfg)
     cfg = _quick(cfg) if cfg.quick else cfg
     methods = find_methods(cfg)
     out = Path(str(cfg.out)).expanduser().absolute()
@@ -94,6 +97,7 @@ def run_suite(cfg: DictConfig) -> Path:
             raise UserError(f"None of the suite's runs could be measured; the first: {problems[0]}")
         references, scenes = judge_references(out, list(cfg.motions), cfg.scenes, stop.check)
     comparison = compare(cfg, methods, [*references, *results], scenes, problems)
+    comparison = replace(comparison, settings={"command": command, **comparison.settings})
     page = write_report(comparison, out)
     logged = report_to(cfg.logger, comparison, out, job_type="benchmark")
     print((out / "table.md").read_text(encoding="utf-8"))
@@ -138,6 +142,24 @@ def _quick(cfg: DictConfig) -> DictConfig:
     small.scenes, small.steps = QUICK["scenes"], QUICK["steps"]
     small.out = f"{cfg.out}_quick"
     return small
+
+
+def command_of(cfg: DictConfig) -> str:
+    """The command that asks for this, with what differs from the suite."""
+    changed = [name for name in ("motions", "seeds", "scenes", "steps") if cfg[name] != cfg.suite[name]]
+    changed += [name for name in ("entries", "words") if cfg[name]]
+    words = [f"suite={cfg.suite.name}", *(f"{name}={_word(cfg[name])}" for name in changed)]
+    words += ["quick=true"] * cfg.quick
+    return shlex.join(["python", "-m", "lamp_lightning.benchmark", *words])
+
+
+def _word(value: Any) -> str:
+    """A setting in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return value if value.isidentifier() else json.dumps(value)
+    return str(value) if isinstance(value, int) else f"[{','.join(map(_word, value))}]"
 
 
 def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
@@ -190,8 +212,9 @@ def compare(
     names = {entry.name for entry in (*entries, *references)}
     asked: Any = OmegaConf.to_container(cfg.suite.claims) if "claims" in cfg.suite else []
     claims = [Claim(**{**claim, "against": tuple(claim["against"])}) for claim in asked]
-    minutes = sum(r.minutes or 0 for r in results)
-    words = [f"suite={cfg.suite.name}"] + (["quick=true"] if cfg.quick else [])
+    sampled_again = {m.name for m in methods if m.of is not None}
+    tuning = sum(r.minutes or 0 for r in results if r.entry not in sampled_again)
+    painting = sum((r.seconds_per_video or 0) * len(r.videos) / 60 for r in results)
     return Comparison(
         title=str(cfg.suite.title),
         question=str(cfg.suite.question),
@@ -201,10 +224,9 @@ def compare(
         results=tuple(r if set(r.metrics) <= set(shown) else _only(r, shown) for r in results),
         scenes=tuple(scenes),
         settings={
-            "command": f"python -m lamp_lightning.benchmark {' '.join(words)}",
             "steps of tuning": "each method's own" if cfg.steps is None else str(cfg.steps),
             "held-out scenes": f"{cfg.scenes} of each motion",
-            "minutes of tuning, in all": f"{minutes:.0f}",
+            "minutes of tuning and of painting, in all": f"{tuning:.0f} and {painting:.0f}",
             "processor threads": str(torch.get_num_threads()),
             **versions(),
         },

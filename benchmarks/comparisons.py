@@ -1,0 +1,87 @@
+"""LAMP beside its rivals and without each of its parts: the tables and pictures of docs/comparisons.md.
+
+    python benchmarks/comparisons.py             # both suites, an hour and two to three on two cores
+    python benchmarks/comparisons.py baselines   # one of them
+
+Calls `python -m lamp_lightning.benchmark` for each suite, which goes on where it was stopped and does nothing
+anew that is finished, and copies what it found into the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lamp_lightning import benchmark
+from lamp_lightning.compare import TRUTH, Comparison
+from lamp_lightning.config import composed
+from lamp_lightning.video import contact_sheet
+
+SUITES = ("baselines", "ablations")
+PLOTS = ("moving_error_ratio", "motion_fidelity", "moving_error_ratio_over_frames")
+NEVER_PAINTED = "frozen"  # needs no row in a contact sheet
+
+
+def section(found: Comparison, folder: Path, images: Path) -> str:
+    """A suite's part of the page: how it was measured, its tables, plots and contact sheets."""
+    name = folder.name
+    facts = "; ".join(f"{key}: {value}" for key, value in found.settings.items() if key != "command")
+    tables = (folder / "table.md").read_text(encoding="utf-8").strip()
+    pictures = []
+    for plot in PLOTS:
+        source = folder / "plots" / f"{plot}.png"
+        if source.exists():
+            target = images / f"{name}_{plot}.png"
+            shutil.copyfile(source, target)
+            pictures.append(f"![{plot.replace('_', ' ')}](images/{target.name})")
+    for motion in found.motions:
+        target = images / f"{name}_{motion}.png"
+        contact_sheet(rows(found, motion), target, title=motion.replace("_", " "))
+        pictures.append(f"![{motion.replace('_', ' ')}](images/{target.name})")
+    return "\n\n".join([f"`{found.settings['command']}`", tables, f"{facts}.", *pictures])
+
+
+def rows(found: Comparison, motion: str) -> list[tuple[str, Any]]:
+    """The first scene of a motion by every method with its first seed, below the truth."""
+    made = []
+    entries = sorted(found.entries, key=lambda entry: entry.name != TRUTH)
+    for entry in entries:
+        results = [r for r in found.results if (r.entry, r.motion) == (entry.name, motion)]
+        if not results or entry.name == NEVER_PAINTED:
+            continue
+        first = min(results, key=lambda r: r.seed or 0)
+        made.append((entry.label, first.videos[0].video.read()))
+    return made
+
+
+def write_section(name: str, text: str, file: Path) -> None:
+    """Replace a suite's part between its markers; what stands around it is kept."""
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    page = file.read_text(encoding="utf-8") if file.exists() else "# Comparisons\n"
+    if begin not in page:
+        page += f"\n{begin}\n{end}\n"
+    before, _, rest = page.partition(begin)
+    file.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suites", nargs="*", default=SUITES, help=f"of {', '.join(SUITES)}; both")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page and pictures go")
+    options = parser.parse_args()
+    images = options.docs / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for name in options.suites:
+        if status := benchmark.main([f"suite={name}"]):
+            raise SystemExit(status)
+        folder = Path(composed("benchmark", [f"suite={name}"]).out)
+        found = Comparison.load(folder / "comparison.json")
+        write_section(name, section(found, folder, images), options.docs / "comparisons.md")
+
+
+if __name__ == "__main__":
+    main()
