@@ -180,6 +180,7 @@ def test_the_conclusion_says_what_the_numbers_say(known: Comparison) -> None:
         "No method is best at everything: LAMP_1 & co leads on error to truth and sleepy leads on "
         "frame consistency."
     )
+    assert any("sleepy is last of all on error to truth" in text for text in verdict(split).reasons)
     rain = tuple(r for r in known.results if r.seed != 1 and r.motion == "rain")
     assert "not a clear lead" in verdict(replace(known, results=rain)).headline  # one seed, one motion
     alone = replace(known, results=tuple(r for r in known.results if r.seed != 1))

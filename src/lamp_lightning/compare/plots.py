@@ -42,6 +42,7 @@ _PATCH: Any = {
     "edgecolor": "none",
     "pad": 1.5,
 }  # words over lines stay legible
+REFERENCE_LETTER = 0.023  # a letter of a reference's name, as a share of the axis
 _KINDS = {"ours": "ours", "ablation": "change"}  # all else: other
 _RC: Any = {
     "svg.fonttype": "none",
@@ -163,18 +164,29 @@ def _limits(found: Sequence[tuple[Entry, Any]], references: Sequence[float]) -> 
 def _reference_lines(axes: Axes, references: Sequence[tuple[Entry, Any]], low: float, high: float) -> None:
     """Dotted lines of the references, with their names above; close ones share a name's place."""
     top = axes.get_ylim()[1]
-    places: list[tuple[float, list[str]]] = []
+    places: list[tuple[float, str]] = []  # where along the axis, of 0..1
     for entry, value in sorted(references, key=lambda each: each[1].mean):
         axes.axvline(value.mean, color=light("soft"), lw=1.1, ls=(0, (1.2, 2.2)), zorder=1)
-        if places and value.mean - places[-1][0] < 0.3 * (high - low):
-            places[-1][1].append(entry.label)
-        else:
-            places.append((value.mean, [entry.label]))
-    for x, labels in places:
-        share = (x - low) / (high - low)
-        side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
-        text = " · ".join(labels)
+        place = ((value.mean - low) / (high - low), entry.label)
+        while places and _label_span(*places[-1])[1] > _label_span(*place)[0]:
+            at, before = places.pop()
+            place = (at, f"{before} · {place[1]}")
+        places.append(place)
+    for at, text in places:
+        x = low + at * (high - low)
+        side = _label_side(at)
         axes.text(x, top - 0.05, text, ha=side, va="bottom", color=light("soft"), fontsize=10.5)
+
+
+def _label_side(at: float) -> str:
+    return "left" if at < 0.2 else "right" if at > 0.8 else "center"
+
+
+def _label_span(at: float, text: str) -> tuple[float, float]:
+    """From where to where a reference's name reaches, as a share of the axis, with some room."""
+    width = len(text) * REFERENCE_LETTER
+    start = at - {"left": 0, "center": width / 2, "right": width}[_label_side(at)]
+    return start - REFERENCE_LETTER, start + width + REFERENCE_LETTER
 
 
 def scatter(c: Comparison, motion: Measure, other: Measure) -> list[Plot]:

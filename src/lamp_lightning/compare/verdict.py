@@ -90,12 +90,20 @@ def _reason(c: Comparison, measure: Measure) -> str:
         text += f" ({_how_sure(found)})" if found is not None else ""
     text += f"{_references(c, measure)}."
     ours = c.ours
+    if ours != leader and (last := _last_on(c, leader)):
+        text += f" {leader.label} is last of all on {_joined(last)}."
     if ours is not None and ours != leader and ours in others:
         place = [entry for _, entry in ranking(c, measure)].index(ours) + 1
         found = difference(c, measure, ours, leader)
         text += f" {ours.label} is number {place} of {len(others) + 1}, with {_value(c, ours, measure)}"
         text += f" ({_how_sure(found)})." if found is not None else "."
     return text
+
+
+def _last_on(c: Comparison, entry: Entry) -> list[str]:
+    """Where a method that leads elsewhere is the worst of at least three: what its lead is paid with."""
+    ranked = [(measure, ranking(c, measure)) for measure in c.measures if measure.better != "none"]
+    return [measure.words for measure, order in ranked if len(order) > 2 and order[-1][1] == entry]
 
 
 def _guard(c: Comparison, measure: Measure) -> str:

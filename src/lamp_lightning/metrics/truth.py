@@ -78,7 +78,9 @@ class MovingPixelError(Metric):
         }
 
 
-def error_over_frames(videos: Sequence[Any], truth: Sequence[Any], threshold: float = 0.1) -> np.ndarray:
+def error_over_frames(
+    videos: Sequence[Any] | np.ndarray, truth: Sequence[Any] | np.ndarray, threshold: float = 0.1
+) -> np.ndarray:
     """The ``moving_error_ratio`` of ``MovingPixelError`` taken apart by frame: float ``(f,)``.
 
     Its mean is that ratio: each frame's squared error is a share of what a frozen first frame has in the
