@@ -129,6 +129,16 @@ def test_lists_and_patterns_of_runs(sweep: Path, tmp_path: Path, monkeypatch: py
     assert "<h1>Noise, shared</h1>" in (tmp_path / "collected" / "index.html").read_text()
 
 
+def test_methods_are_called_by_their_names(tmp_path: Path) -> None:
+    for noise, name in ((0.2, "lamp"), (0.0, "tune_a_video")):
+        config = OmegaConf.load(make_run(tmp_path / "runs" / name, noise=noise) / "config.yaml")
+        config.method = {"name": name}
+        OmegaConf.save(config, tmp_path / "runs" / name / "config.yaml")
+    assert main([f"runs={tmp_path / 'runs'}"]) == 0
+    with open(tmp_path / "runs" / "collected" / "table.csv") as file:
+        assert {row["label"] for row in csv.DictReader(file)} == {"lamp", "tune a video"}
+
+
 def test_a_benchmark_measures_its_runs_itself(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "lamp" / "rain_seed0")
     make_run(tmp_path / "runs" / "other" / "rain_seed0", noise=0.0)

@@ -97,6 +97,7 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
         results.append(_result(name, run))
         for prompt, _, _ in run.videos:
             scenes[run.motion, prompt] = Scene(run.motion, prompt, prompt)
+    entries = _named(entries)
     names = {key for result in results for key in result.metrics}
     motions = sorted({run.motion for run in chosen})
     facts = {"runs": str(len(chosen)), "motions": ", ".join(motions)}
@@ -110,7 +111,9 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
         title=title or f"{len(chosen)} run{'s' * (len(chosen) != 1)} of {', '.join(motions)}",
         question=f"What difference do {_listed(columns)} make?" if columns else "What do these runs show?",
         measures=tuple(_without_truth(measure) for measure in measures(names)),
-        entries=tuple(sorted(entries.values(), key=lambda e: [_sortable(v) for v in e.settings.values()])),
+        entries=tuple(
+            sorted(entries.values(), key=lambda e: [_sortable(v) for v in (*e.settings.values(), e.label)])
+        ),
         motions=tuple(motions),
         results=tuple(sorted(results, key=lambda r: (r.entry, r.motion, r.seed))),
         scenes=tuple(scenes[key] for key in sorted(scenes)),
@@ -245,6 +248,22 @@ def _newest(runs: Sequence[Run], columns: dict[str, str]) -> tuple[list[Run], li
 def _label(run: Run, columns: dict[str, str]) -> tuple[str, dict[str, str]]:
     settings = {heading: run.settings.get(key, "null") for heading, key in columns.items()}
     return ", ".join(f"{name}={value}" for name, value in settings.items()) or "all runs", settings
+
+
+def _named(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Entries that a name in the config (of a method, a model) tells apart are called by it alone."""
+    headings = next(iter(entries.values())).settings
+    for heading in (each for each in headings if each.endswith(".name")):
+        if len({entry.settings[heading] for entry in entries.values()}) == len(entries) > 1:
+            return {
+                key: replace(
+                    entry,
+                    label=entry.settings[heading].replace("_", " "),
+                    settings={name: value for name, value in entry.settings.items() if name != heading},
+                )
+                for key, entry in entries.items()
+            }
+    return entries
 
 
 def _result(name: str, run: Run) -> Result:
