@@ -193,8 +193,20 @@ def test_ablations_are_sorted_by_what_they_do(known: Comparison) -> None:
         *(replace(e, kind="ablation") for e in known.entries[1:3]),
         *known.entries[3:],
     )
-    (text,) = [r for r in verdict(replace(known, entries=entries)).reasons if "each change" in r]
-    assert "worse: rival <b> (by 0.35), sleepy (by 0.51)" in text
+    found = verdict(replace(known, entries=entries))
+    assert found.reasons[0] == (
+        "Error to truth, beside LAMP_1 & co: clearly worse with sleepy (by 0.51) and rival <b> (by 0.35)."
+    )
+    assert found.headline == (
+        "By error to truth, LAMP_1 & co is clearly worse with sleepy (by 0.51) and rival <b> (by 0.35)."
+    )
+    one = replace(known, entries=entries, results=tuple(r for r in known.results if r.seed != 1))
+    one = replace(one, results=tuple(r for r in one.results if r.motion == "rain"))
+    assert (
+        verdict(one).headline
+        == "None of the 2 changes to LAMP_1 & co makes a clear difference to error to truth."
+    )
+    assert "all 2 make no clear difference" in verdict(one).reasons[0]
 
 
 def test_the_same_comparison_makes_the_same_files(known: Comparison, report: Path, tmp_path: Path) -> None:

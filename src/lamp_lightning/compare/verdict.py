@@ -42,9 +42,8 @@ def verdict(c: Comparison) -> Verdict:
     """What the numbers say."""
     deciding = [c.measure(name) for name in c.deciding] or [m for m in c.measures if m.better != "none"]
     ranked = [measure for measure in deciding if ranking(c, measure)]
-    reasons = [_reason(c, measure) for measure in ranked]
+    reasons = [*_parts(c, ranked), *(_reason(c, measure) for measure in ranked)]
     reasons += [_guard(c, m) for m in c.measures if m.only_moving and m not in ranked and ranking(c, m)]
-    reasons += _parts(c, ranked)
     claims = tuple(checked for claim in c.claims if (checked := check(c, claim)) is not None)
     return Verdict(_headline(c, ranked), tuple(reasons), tuple(_limits(c, ranked)), claims)
 
@@ -52,6 +51,8 @@ def verdict(c: Comparison) -> Verdict:
 def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
     if len(c.methods) < 2 or not measures:
         return "There are no two methods here that could be compared."
+    if c.ours is not None and all(entry.kind == "ablation" for entry in c.methods if entry != c.ours):
+        return _headline_of_parts(c, measures[0])
     leaders = {measure.name: _leader(c, measure) for measure in measures}
     winners = {entry.name for entry in leaders.values()}
     if len(winners) == 1:
@@ -65,6 +66,23 @@ def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
         led.setdefault(leaders[measure.name].label, []).append(measure.words)
     parts = [f"{label} leads on {_joined(titles)}" for label, titles in led.items()]
     return "No method is best at everything: " + _joined(parts, ", ") + "."
+
+
+def _headline_of_parts(c: Comparison, measure: Measure) -> str:
+    """How many changes to ours make it worse and better, by the weightiest measure, and which most of all."""
+    assert c.ours is not None
+    worse, better, other = _changes(c, measure)
+    if not worse and not better:
+        return (
+            f"None of the {len(other)} changes to {c.ours.label} makes a clear difference to {measure.words}."
+        )
+    parts = [
+        f"{how} with {_joined(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for how, names in (("worse", worse), ("better", better))
+        if names
+    ]
+    rest = f"; {len(other)} changes make no clear difference" if other else ""
+    return f"By {measure.words}, {c.ours.label} is clearly {'; clearly '.join(parts)}{rest}."
 
 
 def _leader(c: Comparison, measure: Measure) -> Entry:
@@ -122,23 +140,39 @@ def _guard(c: Comparison, measure: Measure) -> str:
 
 def _parts(c: Comparison, measures: Sequence[Measure]) -> list[str]:
     """What each ablation does to ours."""
-    ours = c.ours
-    ablations = [entry for entry in c.entries if entry.kind == "ablation"]
-    if ours is None or not ablations:
-        return []
     said = []
     for measure in measures:
-        groups: dict[str, list[str]] = {"worse": [], "better": [], "not clearly different": []}
-        for entry in ablations:
-            found = difference(c, measure, ours, entry)
-            if found is not None:
-                which = ("worse" if found.mean > 0 else "better") if found.clear else "not clearly different"
-                amount = _amount(measure, found.mean)
-                groups[which].append(f"{entry.label} (by {amount})" if found.clear else entry.label)
-        words = [f"{which}: {', '.join(labels)}" for which, labels in groups.items() if labels]
-        if words:
-            said.append(f"{measure.words} of each change, against {ours.label}. " + "; ".join(words) + ".")
-    return [capital(text) for text in said]
+        worse, better, other = _changes(c, measure)
+        if c.ours is None or not (worse or better or other):
+            continue
+        words = [
+            f"clearly {how} with {_joined(names)}"
+            for how, names in (("worse", worse), ("better", better))
+            if names
+        ]
+        rest = "the other " if words else "all "
+        words += [f"{rest}{len(other)} make no clear difference"] * bool(other)
+        said.append(f"{capital(measure.words)}, beside {c.ours.label}: {'; '.join(words)}.")
+    return said
+
+
+def _changes(c: Comparison, measure: Measure) -> tuple[list[str], list[str], list[str]]:
+    """The ablations that are clearly worse than ours (the worst first), clearly better, and neither."""
+    ours = c.ours
+    worse: list[tuple[float, str]] = []
+    better: list[tuple[float, str]] = []
+    other: list[str] = []
+    for entry in c.entries:
+        if ours is None or entry.kind != "ablation":
+            continue
+        found = difference(c, measure, ours, entry)
+        if found is not None and not found.clear:
+            other.append(entry.label)
+        elif found is not None:
+            said = f"{entry.label} (by {_amount(measure, found.mean)})"
+            (worse if found.mean > 0 else better).append((abs(found.mean), said))
+    first = [[said for _, said in sorted(each, reverse=True)] for each in (worse, better)]
+    return first[0], first[1], other
 
 
 def _limits(c: Comparison, measures: Sequence[Measure]) -> list[str]:
