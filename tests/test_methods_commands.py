@@ -93,7 +93,7 @@ def test_a_resumed_run_stays_the_variant_that_it_is(plain, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model.layers.gate=false", "model.layers.temporal_conv=false"], "give one of them"),
+        (["model.layers.gate=false", "model.layers.temporal_conv=false"], "give model.layers.gate=true"),
         (["tuner.tuned=[]"], "There is nothing to tune"),
         (["tuner.tuned=[conv2d]"], "'conv2d', which cannot be tuned"),
         (["model.layers.self_attention=last"], "one of first_frame, own, first_and_former"),

@@ -59,7 +59,8 @@ class Variant:
         if off and not self.temporal_conv:
             raise UserError(
                 f"model.layers.{off[0]}=false is about the temporal convolution, which "
-                "model.layers.temporal_conv=false leaves out: give one of them."
+                "model.layers.temporal_conv=false leaves out: give "
+                f"{' and '.join(f'model.layers.{name}=true' for name in off)} with it."
             )
         default = Variant.__dataclass_fields__
         switches = ("gate", "temporal_conv", "causal", "self_attention", "temporal_attention")
@@ -67,7 +68,7 @@ class Variant:
         if other and self.kind != "lamp":
             raise UserError(
                 f"model.layers.{other[0]} is about LAMP's layers, which model.layers.kind={self.kind} does "
-                "not have: leave it as it is."
+                f"not have: give model.layers.{other[0]}={str(default[other[0]].default).lower()}."
             )
 
     def _ordered(self, tuned: Any) -> tuple[str, ...]:
