@@ -60,6 +60,8 @@ def test_the_authors_recipe_on_any_model_is_theirs_but_for_size_and_length():
     assert (cfg.data.batch_size, cfg.data.flip, cfg.data.use_captions) == (1, True, False)
     for key in ("num_inference_steps", "guidance_scale", "shared_noise", "adain", "histogram_matching"):
         assert cfg.sampler[key] == paper.sampler[key], key
+    small = composed("train", ["experiment=paper", "model=tiny"])
+    assert variant_from(cfg) == variant_from(paper) == variant_from(small) == Variant()  # with all parts
     ours = composed("train")
     assert cfg.trainer.max_steps == ours.trainer.max_steps * ours.data.batch_size  # as many clips are seen
 
