@@ -24,6 +24,7 @@ from lamp_lightning.compare import (
 )
 from lamp_lightning.compare.measures import measures
 from lamp_lightning.compare.page import fewer_scenes, wanted_videos
+from lamp_lightning.compare.plots import over_frames
 from lamp_lightning.compare.statistics import best, difference, summary
 from lamp_lightning.compare.strips import make_strips
 from lamp_lightning.compare.tables import escape, latex, main_table, markdown, notes
@@ -281,4 +282,27 @@ def test_values_over_frames_are_drawn(known: Comparison, tmp_path: Path) -> None
     write_report(replace(known, results=tuple(results)), tmp_path)
     assert (tmp_path / "plots" / "error_over_frames.png").is_file()
     page = (tmp_path / "index.html").read_text()
-    assert "Error to truth at the last frame: LAMP_1 &amp; co 0.70; truth 0.00." in page
+    assert "Error to truth at the last frame: truth 0.00; LAMP_1 &amp; co 0.70." in page
+
+
+def test_of_very_many_lines_those_are_named_that_there_is_room_for() -> None:
+    measure = Measure("error", "error", "lower")
+    entries = [Entry(f"m{k}", f"method {k}", "", "ablation") for k in range(20)]
+    entries.insert(7, Entry("ours", "ours", "", "ours"))
+    results = tuple(
+        Result(e.name, "rain", 0, {"error": 0.9}, over_frames={"error": (0.0, 0.9 + k / 1000)})
+        for k, e in enumerate(entries)
+    )
+    crowded = Comparison("Many", "Which?", (measure,), tuple(entries), ("rain",), results, ())
+    plot = over_frames(crowded, measure)
+    axes = plot.figure.axes[0]
+    names = {text.get_text(): text.xy[1] for text in axes.texts}
+    low, high = axes.get_ylim()
+    assert {"ours", "method 0", "method 19"} < set(names)
+    assert "method 10" not in names
+    assert "Thin lines: 10 methods" in plot.caption
+    heights = sorted(names.values())
+    assert low <= heights[0]
+    assert heights[-1] <= high + 1e-9
+    assert np.diff(heights).min() > (high - low) / 18  # a line of text
+    assert "method 10 0.91" in plot.alt

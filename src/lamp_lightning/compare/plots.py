@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LETTERS = 42  # of a label and a value that fit beside each other
+NAMED = 11  # lines of a plot that can be named beside it
 WIDTH, ROW = 4.3, 0.52  # inches; a page shows them about as wide as a phone
 # Name of the CSS variable: colour in light, colour in dark.
 COLOURS = {
@@ -273,40 +274,68 @@ def _name_points(axes: Axes, points: Sequence[tuple[Entry, float, float]], line:
 
 
 def over_frames(c: Comparison, measure: Measure) -> Plot:
-    """A measure at each frame: the mean over motions and seeds, with the spread over seeds as a band."""
+    """A measure at each frame: the mean over motions and seeds, with the spread over seeds as a band.
+
+    Of very many methods only ours and those that end best and worst are named; the others are thin lines.
+    """
     figure = Figure(figsize=(WIDTH, 3.3))
     axes = figure.add_axes((0.15, 0.16, 0.5, 0.8))
-    ends = []
-    for entry in c.entries:
-        lines = _frame_lines(c, entry, measure)
-        if not len(lines):
-            continue
-        mean, reference = lines.mean(axis=0), entry.kind == "reference"
+    found = [(entry, lines) for entry in c.entries if len(lines := _frame_lines(c, entry, measure))]
+    found.sort(key=lambda each: float(each[1].mean(axis=0)[-1]))
+    named = _named([entry for entry, _ in found])
+    for entry, lines in found:
+        mean, ours, reference = lines.mean(axis=0), entry.kind == "ours", entry.kind == "reference"
         frames = np.arange(len(mean))
         shade = light("soft") if reference else colour(entry)
         dashes: Any = (0, (1.2, 2.2)) if reference else "solid"
-        axes.plot(frames, mean, lw=2.4 if entry.kind == "ours" else 1.5, ls=dashes, color=shade)
+        if entry not in named:
+            axes.plot(frames, mean, lw=0.6, color=shade, alpha=0.6, zorder=1)
+            continue
+        axes.plot(frames, mean, lw=2.4 if ours else 1.5, ls=dashes, color=shade, zorder=4 if ours else 3)
         if len(lines) > 1:
             spread = lines.std(axis=0, ddof=1)
-            axes.fill_between(frames, mean - spread, mean + spread, color=shade, alpha=0.15, lw=0)
-        ends.append((entry, float(mean[-1]), shade))
+            axes.fill_between(frames, mean - spread, mean + spread, color=shade, alpha=0.15, lw=0, zorder=2)
     axes.set(xlabel="frame", ylabel=measure.heading)
     axes.margins(x=0)
-    low, high = axes.get_ylim()
-    gap, at = (high - low) / 17, -np.inf
-    for entry, y, shade in sorted(ends, key=lambda end: end[1]):
-        at = max(y, at + gap)
-        weight = "bold" if entry.kind == "ours" else "normal"
+    ends = [(entry, float(lines.mean(axis=0)[-1])) for entry, lines in found]
+    shown = [(entry, y) for entry, y in ends if entry in named]
+    for (entry, _), at in zip(shown, _apart([y for _, y in shown], *axes.get_ylim()), strict=True):
         axes.annotate(
-            _short(entry.label, 19), (1.02, at), xycoords=("axes fraction", "data"), va="center", color=shade,
-            fontsize=10.5, fontweight=weight, annotation_clip=False,
+            _short(entry.label, 19), (1.02, at), xycoords=("axes fraction", "data"), va="center",
+            color=light("soft") if entry.kind == "reference" else colour(entry), fontsize=10.5,
+            fontweight="bold" if entry.kind == "ours" else "normal", annotation_clip=False,
         )  # fmt: skip
     _clean(axes, left=True)
-    listed = "; ".join(f"{entry.label} {measure.number(y)}" for entry, y, _ in ends)
+    listed = "; ".join(f"{entry.label} {measure.number(y)}" for entry, y in ends)
     alt = f"{capital(measure.title)} at the last frame: {listed}."
-    band = "Band: standard deviation over seeds." if len(c.seeds) > 1 else ""
+    said = ["Band: standard deviation over seeds."] * (len(c.seeds) > 1)
+    said += [f"Thin lines: {len(found) - len(named)} methods that end between those named."] * (
+        len(named) < len(found)
+    )
     title = f"{measure.heading} over the frames"
-    return Plot(f"{measure.name}_over_frames", title, band, alt, figure)
+    return Plot(f"{measure.name}_over_frames", title, " ".join(said), alt, figure)
+
+
+def _named(entries: Sequence[Entry]) -> list[Entry]:
+    """Of methods in order those whose lines can be named: all, or ours, references and both ends."""
+    if len(entries) <= NAMED:
+        return list(entries)
+    others = [entry for entry in entries if entry.kind not in ("ours", "reference")]
+    room = max(2, NAMED - (len(entries) - len(others)))
+    between = others[(room + 1) // 2 : len(others) - room // 2]
+    return [entry for entry in entries if entry not in between]
+
+
+def _apart(heights: Sequence[float], low: float, high: float) -> list[float]:
+    """Rising heights, moved so far that labels there do not overlap and stay within the axis."""
+    gap, at, found = (high - low) / 17, -np.inf, []
+    for height in heights:
+        at = max(height, at + gap)
+        found.append(at)
+    at = high + gap
+    for k in reversed(range(len(found))):
+        at = found[k] = min(found[k], at - gap)
+    return found
 
 
 def _frame_lines(c: Comparison, entry: Entry, measure: Measure) -> np.ndarray:
