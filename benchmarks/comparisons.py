@@ -1,7 +1,7 @@
 """LAMP beside its rivals and without each of its parts: the tables and pictures of docs/comparisons.md.
 
-    python benchmarks/comparisons.py             # both suites: over three hours on two cores
-    python benchmarks/comparisons.py baselines   # one of them: 65 minutes
+    python benchmarks/comparisons.py             # both suites: about four hours on two cores
+    python benchmarks/comparisons.py baselines   # one of them: 77 minutes
 
 Calls `python -m lamp_lightning.benchmark` for each suite, which goes on where it was stopped and does nothing
 anew that is finished, and copies what it found into the page.
