@@ -25,11 +25,13 @@ from lamp_lightning.compare import (
 from lamp_lightning.compare.measures import measures
 from lamp_lightning.compare.page import fewer_scenes, wanted_videos
 from lamp_lightning.compare.plots import over_frames
+from lamp_lightning.compare.report import videos_side_by_side
 from lamp_lightning.compare.statistics import best, difference, summary
 from lamp_lightning.compare.strips import make_strips
 from lamp_lightning.compare.tables import escape, latex, main_table, markdown, notes
 from lamp_lightning.compare.verdict import verdict
 from lamp_lightning.errors import UserError
+from lamp_lightning.video import read_video
 
 
 @pytest.fixture(scope="module")
@@ -306,3 +308,16 @@ def test_of_very_many_lines_those_are_named_that_there_is_room_for() -> None:
     assert heights[-1] <= high + 1e-9
     assert np.diff(heights).min() > (high - low) / 18  # a line of text
     assert "method 10 0.91" in plot.alt
+
+
+def test_wandb_gets_the_videos_side_by_side(known: Comparison, tmp_path: Path) -> None:
+    heads, rows = videos_side_by_side(known, tmp_path)
+    assert heads[:3] == ["motion", "prompt", "seed"]
+    assert set(heads[3:]) == {entry.label for entry in known.entries}
+    assert [(row[0], row[2]) for row in rows[:4]] == [("rain", 0), ("rain", 1), ("rain", 0), ("rain", 1)]
+    assert len(rows) == len(known.scenes) * len(known.seeds)
+    ours, truth = heads.index("LAMP_1 & co"), heads.index("truth")
+    larger = frames(0).repeat(4, axis=1).repeat(4, axis=2).astype(int)
+    assert np.abs(read_video(rows[0][ours]._path) - larger).mean() < 4  # H.264 loses a little
+    assert np.abs(read_video(rows[0][truth]._path) - larger).mean() > 8
+    assert rows[0][truth]._path == rows[1][truth]._path  # the truth has no seed

@@ -101,9 +101,9 @@ def run_suite(cfg: DictConfig) -> Path:
     page = write_report(comparison, out)
     logged = report_to(cfg.logger, comparison, out, job_type="benchmark")
     print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"  page    {short(page)}\n  tables  {short(out)}/table.md, .csv, .tex")
+    print(f"  page          {short(page)}\n  tables        {short(out)}/table.md, .csv, .tex")
     for what, where in logged:
-        print(f"  {what:<8}{where}")
+        print(f"  {what:<14}{where}")
     sys.stdout.flush()
     return page
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import secrets
+import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lamp_lightning.compare.model import Comparison
-from lamp_lightning.compare.page import render
+from lamp_lightning.compare.page import fewer_scenes, render, wanted_videos
 from lamp_lightning.compare.plots import plots, write_plots
 from lamp_lightning.compare.tables import wide_csv, write_tables
+from lamp_lightning.errors import UserError
 from lamp_lightning.loggers import close, where_to_look
 from lamp_lightning.runs import RunFolder, write_text
-from lamp_lightning.video import writable_folder
+from lamp_lightning.video import writable_folder, write_mp4
+
+SHOWN = 128  # pixels of the shorter side, at least, of the videos in a W&B table
 
 
 def write_report(comparison: Comparison, folder: Path) -> Path:
@@ -41,7 +46,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
 
 
 def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
-    """Log what ``write_report`` wrote to W&B: the wide table, plots and page. Other loggers get none."""
+    """Log what ``write_report`` wrote to W&B: wide table, videos, plots and page. Other loggers get none."""
     if not hasattr(logger, "log_table"):
         return
     import wandb
@@ -52,7 +57,47 @@ def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
     logger.log_table("comparison", columns=heads, data=data)
     media: dict[str, Any] = {f"plots/{f.stem}": wandb.Image(str(f)) for f in (folder / "plots").glob("*.png")}
     media["page"] = wandb.Html((folder / "index.html").read_text(encoding="utf-8"), inject=False)
-    logger.experiment.log(media)
+    with tempfile.TemporaryDirectory() as written:  # W&B copies what it logs
+        heads, data = videos_side_by_side(comparison, Path(written))
+        if data:
+            logger.log_table("videos", columns=heads, data=data)
+        logger.experiment.log(media)
+
+
+def videos_side_by_side(c: Comparison, folder: Path) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of a W&B table: a scene and seed in each row, each method's video in a column.
+
+    As many scenes as on the page; the videos are written to ``folder``. A place without a video is None.
+    """
+    import wandb
+
+    wanted, _ = fewer_scenes(c, wanted_videos(c))
+    ordered = sorted(wanted, key=lambda each: each.entry.kind != "reference")
+    labels = {each.entry.name: each.entry.label for each in ordered}
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for each in wanted:
+        if each.seed is not None:
+            seeds.setdefault((each.scene.motion, each.scene.name), set()).add(each.seed)
+    rows: dict[tuple[str, str, int | None], dict[str, Any]] = {}
+    for number, (each, file) in enumerate(wanted.items()):
+        try:
+            frames = file.read()
+        except UserError:
+            continue  # the page has named it
+        target = write_mp4(folder / f"{number}.mp4", frames, c.fps, min_size=SHOWN)
+        place = (each.scene.motion, each.scene.name)
+        own: Sequence[int | None] = [each.seed]
+        if each.seed is None:  # of a reference, beside each seed's
+            own = sorted(seeds.get(place, ())) or [None]
+        for seed in own:
+            row = rows.setdefault((*place, seed), {"prompt": each.scene.prompt})
+            row[each.entry.name] = wandb.Video(str(target), format="mp4")
+    heads = ["motion", "prompt", "seed", *labels.values()]
+    data = [
+        [motion, row["prompt"], seed, *(row.get(name) for name in labels)]
+        for (motion, _, seed), row in rows.items()
+    ]
+    return heads, data
 
 
 def report_to(
