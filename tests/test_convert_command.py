@@ -223,7 +223,7 @@ def test_mixed_precision_comes_back_in_the_widest(official, bases, tmp_path, cap
 
 def test_a_run_becomes_a_checkpoint_and_an_adapter_again(random_base, random_clip, clips, tmp_path):
     words = ["motion=rain", "model.norm=joint", "logger=none", "data.size=[32,32]", "data.num_frames=4"]
-    words += ["trainer.max_steps=2"]
+    words += ["trainer.max_steps=2", "model.layers.gate=true"]
     words += ["samples.every=null", "samples.final=0", "threads=1", "tuner.learning_rate=0.01"]
     words += [f"model.path={random_base}", f"model.clip={random_clip}", f"data.root={clips}"]
     assert train_main([*words, f"data.cache_dir={clips / 'cache'}", "hydra.run.dir=run"]) == 0

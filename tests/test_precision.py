@@ -304,6 +304,7 @@ def test_8_bit_moments_learn_are_small_and_resume_to_the_same_bits(plain, wide, 
         "bitsandbytes", reason="bitsandbytes is not installed: pip install lamp-lightning[8bit]"
     )
     words = [*plain, f"model.path={wide}", "trainer.precision=32-true", "samples.final=0"]
+    words.append("model.layers.gate=true")  # all that LAMP tunes
     eight = [*words, "tuner.optimizer=adamw8bit"]
     assert train.main([*eight, "hydra.run.dir=whole", "trainer.max_steps=4"]) == 0
     assert train.main([*eight, "hydra.run.dir=parts", "trainer.max_steps=2"]) == 0
