@@ -1,4 +1,5 @@
-"""LAMP beside its rivals and without each of its parts: the tables and pictures of docs/comparisons.md.
+"""LAMP beside its rivals and without each of its parts: the tables and pictures of docs/comparisons.md,
+and its main columns in docs/results.md.
 
     python benchmarks/comparisons.py             # both suites: about four hours on two cores
     python benchmarks/comparisons.py baselines   # one of them: 77 minutes
@@ -16,11 +17,13 @@ from typing import Any
 
 from lamp_lightning import benchmark
 from lamp_lightning.compare import TRUTH, Comparison
+from lamp_lightning.compare.statistics import summary
 from lamp_lightning.config import composed
 from lamp_lightning.video import contact_sheet
 
 SUITES = ("baselines", "ablations")
 PLOTS = ("moving_error_ratio", "motion_fidelity", "moving_error_ratio_over_frames")
+SHORT = ("moving_error_ratio", "motion_fidelity", "frame_consistency", "clip_score")
 NEVER_PAINTED = "frozen"  # needs no row in a contact sheet
 
 
@@ -41,6 +44,22 @@ def section(found: Comparison, folder: Path, images: Path) -> str:
         contact_sheet(rows(found, motion), target, title=motion.replace("_", " "))
         pictures.append(f"![{motion.replace('_', ' ')}](images/{target.name})")
     return "\n\n".join([f"`{found.settings['command']}`", tables, f"{facts}.", *pictures])
+
+
+def in_short(found: Comparison) -> str:
+    """The means that decide, for docs/results.md."""
+    measures = [found.measure(name) for name in SHORT]
+    lines = [
+        f"`{found.settings['command']}`",
+        "",
+        "| method | " + " | ".join(m.heading for m in measures) + " |",
+    ]
+    lines.append("|---|" + "---:|" * len(measures))
+    for entry in found.entries:
+        values = [summary(found, entry, measure) for measure in measures]
+        numbers = ["" if v is None else m.number(v.mean) for m, v in zip(measures, values, strict=True)]
+        lines.append(f"| {entry.label} | " + " | ".join(numbers) + " |")
+    return "\n".join(lines)
 
 
 def rows(found: Comparison, motion: str) -> list[tuple[str, Any]]:
@@ -81,6 +100,7 @@ def main() -> None:
         folder = Path(composed("benchmark", [f"suite={name}"]).out)
         found = Comparison.load(folder / "comparison.json")
         write_section(name, section(found, folder, images), options.docs / "comparisons.md")
+        write_section(f"{name} in short", in_short(found), options.docs / "results.md")
 
 
 if __name__ == "__main__":
