@@ -186,6 +186,15 @@ def test_the_conclusion_says_what_the_numbers_say(known: Comparison) -> None:
     assert any("sleepy is last of all on error to truth" in text for text in verdict(split).reasons)
     rain = tuple(r for r in known.results if r.seed != 1 and r.motion == "rain")
     assert "not a clear lead" in verdict(replace(known, results=rain)).headline  # one seed, one motion
+    close = tuple(  # the rival is ahead on one motion of two
+        replace(r, metrics={**r.metrics, "error": 0.2}) if (r.entry, r.motion) == ("rival", "rain") else r
+        for r in known.results
+        if r.seed != 1
+    )
+    assert verdict(replace(known, results=close)).headline == (
+        "LAMP_1 & co has the best values on error to truth, but not a clear lead over rival <b> on error to "
+        "truth."
+    )
     alone = replace(known, results=tuple(r for r in known.results if r.seed != 1))
     assert any("one seed" in text for text in verdict(alone).limits)
 

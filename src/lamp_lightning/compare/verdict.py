@@ -58,9 +58,13 @@ def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
     if len(winners) == 1:
         winner = leaders[measures[0].name]
         by = _joined([measure.words for measure in measures])
-        if all(_ahead_of_all(c, measure, winner) for measure in measures):
+        close = [(measure, names) for measure in measures if (names := _not_beaten(c, measure, winner))]
+        if not close:
             return f"{winner.label} is best: ahead of every other method on {by}."
-        return f"{winner.label} has the best values on {by}, but not a clear lead over every other method."
+        over = "every other method"
+        if len({name for _, names in close for name in names}) <= 2:
+            over = _joined([f"{_joined(names)} on {measure.words}" for measure, names in close])
+        return f"{winner.label} has the best values on {by}, but not a clear lead over {over}."
     led: dict[str, list[str]] = {}
     for measure in measures:
         led.setdefault(leaders[measure.name].label, []).append(measure.words)
@@ -91,10 +95,11 @@ def _leader(c: Comparison, measure: Measure) -> Entry:
     return ours if ours is not None and ours.name in leaders else ranking(c, measure)[0][1]
 
 
-def _ahead_of_all(c: Comparison, measure: Measure, winner: Entry) -> bool:
+def _not_beaten(c: Comparison, measure: Measure, winner: Entry) -> list[str]:
+    """Labels of the methods over which its lead is not clear."""
     others = [entry for _, entry in ranking(c, measure) if entry != winner]
-    found = [difference(c, measure, winner, other) for other in others]
-    return all(each is not None and each.clear and each.mean > 0 for each in found)
+    found = [(entry, difference(c, measure, winner, entry)) for entry in others]
+    return [entry.label for entry, each in found if each is None or not (each.clear and each.mean > 0)]
 
 
 def _reason(c: Comparison, measure: Measure) -> str:
