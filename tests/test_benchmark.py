@@ -132,6 +132,7 @@ def test_the_report_names_the_command_that_makes_it(words):
 @pytest.mark.parametrize(
     ("word", "told"),
     [
+        ("words=[model=sd15]", "stands in quotes of its own"),
         ("motions=[walk]", "no motion 'walk'"),
         ("motions=[]", "motions must be a list"),
         ("seeds=null", "seeds=[0,1,2]"),
