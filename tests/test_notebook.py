@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from lamp_lightning import LAMPPipeline
+from lamp_lightning.config import composed
 from lamp_lightning.weights import load_base_model, read_metadata
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quickstart.ipynb"
@@ -143,6 +144,10 @@ def test_saved_adapter_holds_the_motion(run: Run) -> None:
         "prompt": "birds fly",
         "num_frames": "4",
     }
+    recipe = composed("train", ["model=tiny"]).model  # the command's layers and norm
+    assert metadata["norm"] == recipe.norm
+    layers = json.loads(metadata["variant"])
+    assert {name: layers[name] for name in recipe.layers} == dict(recipe.layers)
     pipeline = LAMPPipeline.from_base(load_base_model("tiny"))
     pipeline.set_progress_bar_config(disable=True)
     pipeline.load_motion(adapter)

@@ -440,8 +440,8 @@ def _config_message(error: BaseException) -> str:
         return str(cause)
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override!r} cannot be read as <setting>=<value>: {str(error).splitlines()[0]}. Text that "
-            "holds = , quotes or brackets stands in quotes of its own, inside the shell's: "
+            f"{error.override!r} cannot be read as <setting>=<value>: {str(error).splitlines()[0]}. Text "
+            "that holds = , quotes or brackets stands in quotes of its own, inside the shell's: "
             "'prompt=\"rain, at night\"', 'words=[\"model=sd15\"]'."
         )
     missing = re.search(r"Missing mandatory value: ([\w.]+)", str(error))
