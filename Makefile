@@ -36,7 +36,7 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: setup ## tune and measure all eight toy motions: docs/results.md (35 minutes on two cores)
+results: setup ## tune and measure all eight toy motions: docs/results.md (half an hour on two cores)
 	$(BIN)/python benchmarks/toy_motions.py
 
 memory: setup ## calculate what fits which card, write docs/models.md (ten minutes)
