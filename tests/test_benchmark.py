@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lamp_lightning.benchmark import main
-from lamp_lightning.benchmarking import command_of
+from lamp_lightning.benchmarking import QUICK, command_of
 from lamp_lightning.compare import Comparison
 from lamp_lightning.config import composed
 from test_train_resume import wait_for
@@ -68,6 +68,27 @@ def test_a_suite_ends_in_tables_and_a_page_and_called_again_does_nothing_anew(wo
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (folder / "table.csv").read_bytes() == tables
     assert "lamp_lightning.train" not in capsys.readouterr().out
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("entries", [None, "full,no_first_frame,noise_05,clips_1"])
+def test_quick_goes_once_through_a_suite(entries, words, tmp_path):
+    asked = ["suite=baselines"] if entries is None else ["suite=ablations", f"entries=[{entries}]"]
+    words = [word.replace("num_inference_steps=2", "num_inference_steps=3") for word in words]
+    assert main([*asked, "quick=true", *words]) == 0
+    folder = tmp_path / "b_quick"  # a folder of its own: its figures never mix with the suite's
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    suite = composed("benchmark", asked).suite
+    names = {*(suite.entries if entries is None else entries.split(",")), "frozen", "truth"}
+    found = Comparison.load(folder / "comparison.json")
+    assert found.left_out == ()
+    assert {entry.name for entry in found.entries} == {result.entry for result in found.results} == names
+    assert (found.motions, found.seeds) == ((suite.motions[0],), (suite.seeds[0],))
+    assert all(len(result.videos) == QUICK["scenes"] for result in found.results)
+    steps = [json.loads(path.read_text())["steps"] for path in folder.rglob("runs/*/*/metrics.json")]
+    once = QUICK["steps"]
+    assert set(steps) <= {0, once, 2 * once}  # untuned; of two clips; of one clip, as the authors tune
+    assert (folder / "index.html").is_file()
 
 
 def test_other_sampling_takes_the_runs_that_are_there(words, tmp_path):
