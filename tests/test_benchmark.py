@@ -100,6 +100,24 @@ def test_other_sampling_takes_the_runs_that_are_there(words, tmp_path):
     assert (full.videos[0].video.read() != shared.videos[0].video.read()).any()
 
 
+def test_figures_never_stand_under_words_that_did_not_make_them(words, tmp_path, capsys):
+    asked = ["entries=[lamp]", "motions=[rain]", "seeds=[0]", "steps=1", *words]
+    assert main(asked) == 0
+    page = tmp_path / "b" / "index.html"
+    assert "1 of 2 clips" in page.read_text(encoding="utf-8")  # the budget
+    before = page.read_bytes()
+    other = [word.replace("words=[", "words=['tuner.learning_rate=0.5',") for word in asked]
+    for changed, named in ((other, "tuner.learning_rate"), ([*asked, "steps=2"], "max_steps")):
+        assert main(changed) == 1
+        message = capsys.readouterr().err
+        assert "rain_seed0 holds a run with another" in message
+        assert named in message
+        assert "out=<folder>" in message
+        assert page.read_bytes() == before
+    assert main([*other, "entries=[untuned]"]) == 1  # the scenes would be those of the other words
+    assert main([*asked, "threads=2"]) == 0  # changes no figure
+
+
 def test_a_stopped_suite_goes_on(words, tmp_path):
     suite = ["entries=[lamp,untuned]", "motions=[rain]", "seeds=[0,1]", "steps=40", *words]
     command = [sys.executable, "-m", "lamp_lightning.benchmark", *suite]
@@ -161,6 +179,17 @@ def test_the_report_names_the_command_that_makes_it(words):
         ('words=["trainer.max_step=1"]', "trainer.max_step"),
         ("suite=paper", "suite"),
         ("scenes=0", "scenes must be"),
+        ("entries=[]", "entries must be"),
+        ("entries=[lamp,untuned,lamp]", "entries has lamp more than once"),
+        ("motions=[rain,rain]", "motions has rain more than once"),
+        ("motions=[custom]", "motion.name has no value"),
+        ("seeds=[1,1]", "seeds has 1 more than once"),
+        ("seeds=5", "seeds=[0,1,2]"),
+        ("seeds=[null]", "seeds=[0,1,2]"),
+        ("words=null", "words must be a list"),
+        ("words=model", '\'words=["model=sd15","trainer=gpu"]\''),
+        ("out=", "out must be a text"),
+        ("out=null", "out=<folder>"),
     ],
 )
 def test_what_cannot_be_run_is_said_at_once(word, told, tmp_path, monkeypatch, capsys):

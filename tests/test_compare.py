@@ -13,6 +13,7 @@ import pytest
 
 from comparisons import comparison, frames
 from lamp_lightning.compare import (
+    Claim,
     Comparison,
     Entry,
     Measure,
@@ -178,7 +179,8 @@ def test_the_conclusion_says_what_the_numbers_say(known: Comparison) -> None:
                                     replace(known.entries[1], kind="ours"), *known.entries[2:]))  # fmt: skip
     assert verdict(worse).headline.startswith("LAMP_1 & co is best")
     assert "rival <b> is number 2 of 3, with 0.80" in verdict(worse).reasons[0]
-    split = replace(known, deciding=("error", "consistency"), moves_by=None)
+    free = tuple(replace(measure, only_moving=False) for measure in known.measures)
+    split = replace(known, measures=free, deciding=("error", "consistency"))
     assert verdict(split).headline == (
         "No method is best at everything: LAMP_1 & co leads on error to truth and sleepy leads on "
         "frame consistency."
@@ -197,6 +199,31 @@ def test_the_conclusion_says_what_the_numbers_say(known: Comparison) -> None:
     )
     alone = replace(known, results=tuple(r for r in known.results if r.seed != 1))
     assert any("one seed" in text for text in verdict(alone).limits)
+
+
+def test_no_worse_needs_more_than_a_lack_of_proof(known: Comparison) -> None:
+    """With one seed and one motion no difference is clear: being behind is undecided then."""
+    claim = Claim("No worse.", "error", "rival", ("ours",), "no_worse")
+    rain = tuple(r for r in known.results if r.seed != 1 and r.motion == "rain")
+    alone = replace(known, results=rain, claims=(claim, replace(claim, entry="ours", against=("rival",))))
+    assert [checked.outcome for checked in verdict(alone).claims] == ["undecided", "holds"]
+    both = replace(known, claims=(replace(claim, against=("rival",)),))
+    (itself,) = verdict(both).claims
+    assert itself.outcome == "holds"
+    assert "the same as rival <b>" in itself.evidence
+
+
+def test_nothing_wins_by_standing_still_where_no_truth_is_known(known: Comparison) -> None:
+    entries = tuple(entry for entry in known.entries if entry.name != "truth")
+    results = tuple(result for result in known.results if result.entry != "truth")
+    blind = replace(known, entries=entries, results=results, moves_by="amount", claims=())
+    assert best(blind, known.measure("consistency")) == set()
+    assert best(blind, known.measure("error")) == {"ours"}
+    assert not any("truly move" in text for text in verdict(blind).reasons)
+    assert any(
+        "Nothing is called best on frame consistency" in note for note in notes(blind, main_table(blind))
+    )
+    assert not any("Nothing is called best" in note for note in notes(known, main_table(known)))
 
 
 def test_ablations_are_sorted_by_what_they_do(known: Comparison) -> None:

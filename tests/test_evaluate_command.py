@@ -155,7 +155,7 @@ def test_a_folder_without_videos_or_with_none_that_can_be_read(tmp_path, capsys)
     Path("empty/a_horse.mp4").write_bytes(b"")
     message = fails(capsys, "folder=empty")
     assert "None of the 1 videos of empty can be read" in message
-    assert "empty file (0 bytes)" in message
+    assert "a_horse.mp4: not a video, found an empty file (0 bytes)" in message
 
 
 def test_videos_whose_names_are_numbers_have_no_clip_score_and_the_command_says_so(horse, capsys) -> None:
@@ -187,6 +187,13 @@ def test_prompts_come_from_a_file(name: str, text: str) -> None:
     assert read_prompts(Path(name), paths) == ["first prompt", "second: with colon"]
 
 
+def test_videos_are_in_natural_order_whatever_digits_their_names_have() -> None:
+    Path("videos").mkdir()
+    for name in ("10.mp4", "2.mp4", "\N{SUPERSCRIPT TWO}1.mp4"):
+        Path("videos", name).write_bytes(b"")
+    assert [path.name for path in list_videos(Path("videos"))][:2] == ["2.mp4", "10.mp4"]
+
+
 def test_one_prompt_for_all_and_files_that_do_not_fit(horse, capsys) -> None:
     write_mp4("videos/1.mp4", horse)
     write_mp4("videos/2.mp4", horse)
@@ -198,6 +205,8 @@ def test_one_prompt_for_all_and_files_that_do_not_fit(horse, capsys) -> None:
         ("", "p.txt", "p.txt is empty"),
         ('{"1": 2, "2": "b"}', "p.json", "write a text, a list of texts, or an object"),
         ('{"1": ', "p.json", "not valid JSON"),
+        ('["a", ""]', "p.json", "none of them empty"),
+        ("1.mp4: a\nb\n", "p.txt", "some lines begin with a video's name, but not 'b'"),
         ("1.mp4\n", "p.csv", "each row needs two columns"),
     ):
         Path(name).write_text(text)

@@ -182,3 +182,14 @@ def test_samples_of_a_run_without_final_videos_are_measured_by_their_records(rai
     found = json.loads(Path("run/evaluation/metrics.json").read_text())
     assert [video["prompt"] for video in found["videos"]] == [s.caption for s in held_out_scenes("rain", 2)]
     assert found["clip_score"] > 40
+
+
+def test_runs_of_one_name_are_told_apart_and_each_is_measured_once(rain) -> None:
+    for suite in ("first", "second"):
+        write_run(Path(suite, "lamp", "rain_seed0"), rain[:1], Path("clips"))
+    write_run(Path("first", "untuned", "rain_seed0"), rain[:1], Path("clips"))
+    run("runs=[first,second]", "run=null", "out=all")
+    found = json.loads(Path("all/metrics.json").read_text())
+    assert set(found["runs"]) == {"first/lamp/rain_seed0", "second/lamp/rain_seed0", "untuned/rain_seed0"}
+    run("run=[first/lamp/rain_seed0,./first/lamp/rain_seed0]", "out=one")
+    assert json.loads(Path("one/metrics.json").read_text())["count"] == 1

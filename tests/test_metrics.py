@@ -19,6 +19,7 @@ from lamp_lightning.metrics import (
     optical_flow,
 )
 from lamp_lightning.metrics.clip import consistency
+from lamp_lightning.metrics.flow import FollowedVideo
 from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.toyworld import Scene, held_out_scenes, render_clip
 from lamp_lightning.toyworld.subjects import FALL
@@ -109,6 +110,14 @@ def test_optical_flow_finds_a_known_shift() -> None:
     video = np.stack([np.roll(texture, 2 * k, axis=1) for k in range(4)])
     flow = np.median(optical_flow(video)[:, 16:-16, 24:-24], axis=(0, 1, 2))
     assert flow == pytest.approx([2, 0], abs=0.3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 200), (60, 512), (1, 200), (12, 512), (1, 1), (512, 9)])
+def test_flow_of_videos_of_any_shape_is_finite(height: int, width: int) -> None:
+    """OpenCV's flow crashes, with all of Python, on pictures of few rows."""
+    video = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    assert np.isfinite(optical_flow(video)).all()
+    assert np.isfinite(FollowedVideo.of(video).backward).all()
 
 
 def test_motion_amount_ranks_frozen_slow_fast(horse) -> None:

@@ -23,13 +23,15 @@ from omegaconf import DictConfig, OmegaConf
 from lamp_lightning.compare import TRUTH, Claim, Comparison, Entry, Result, report_to, write_report
 from lamp_lightning.compare import Measure as Column
 from lamp_lightning.compare.measures import measure
-from lamp_lightning.config import composed, options
+from lamp_lightning.config import check_config, composed, options
 from lamp_lightning.console import quiet_libraries, short, threads
 from lamp_lightning.errors import UserError
-from lamp_lightning.judging import Trial, judge_references, judge_trial
+from lamp_lightning.judging import Trial, judge_references, judge_trial, run_folder
 from lamp_lightning.metrics import MEASURES
-from lamp_lightning.runs import versions
+from lamp_lightning.runs import RunFolder, versions
 from lamp_lightning.stopping import StopRequest
+from lamp_lightning.sweeps import changed_settings
+from lamp_lightning.train import PATHS, settle_paths
 from lamp_lightning.video import writable_folder
 
 QUICK = {"scenes": 2, "steps": 3}
@@ -69,6 +71,7 @@ def run_suite(cfg: DictConfig) -> Path:
     cfg = _quick(cfg) if cfg.quick else cfg
     methods = find_methods(cfg)
     out = Path(str(cfg.out)).expanduser().absolute()
+    check_runs(cfg, out)
     writable_folder(out)
     print(
         f"{cfg.suite.title}: {len(methods)} methods on {_count(cfg.motions, 'motion')} with "
@@ -77,6 +80,7 @@ def run_suite(cfg: DictConfig) -> Path:
     )
     results: list[Result] = []
     problems: list[str] = []
+    trials: list[Trial] = []
     with StopRequest() as stop:
         for method in methods:
             if method.of is None:
@@ -92,10 +96,11 @@ def run_suite(cfg: DictConfig) -> Path:
                         print(f"Left out: {problems[-1]}", file=sys.stderr, flush=True)
                         continue
                     results.append(found)
+                    trials.append(trial)
                     _say(method, found)
         if not results:
             raise UserError(f"None of the suite's runs could be measured; the first: {problems[0]}")
-        references, scenes = judge_references(out, list(cfg.motions), cfg.scenes, stop.check)
+        references, scenes = judge_references(trials, stop.check)
     comparison = compare(cfg, methods, [*references, *results], scenes, problems)
     comparison = replace(comparison, settings={"command": command, **comparison.settings})
     page = write_report(comparison, out)
@@ -114,8 +119,15 @@ def find_methods(cfg: DictConfig) -> list[Method]:
     Raises:
         UserError: an unknown motion or entry, or words that the train command does not take.
     """
-    if not cfg.seeds:
-        raise UserError("The benchmark needs seeds, like seeds=[0,1,2].")
+    if not OmegaConf.is_list(cfg.seeds) or None in cfg.seeds:
+        raise UserError("The benchmark needs a list of seeds, like seeds=[0,1,2].")
+    if cfg.out is None:
+        raise UserError("The benchmark needs a folder to write to: give out=<folder>.")
+    for name in ("motions", "seeds", "entries"):
+        values = list(cfg[name] or [])
+        twice = [str(value) for k, value in enumerate(values) if value in values[:k]]
+        if twice:
+            raise UserError(f"{name} has {twice[0]} more than once: give each once.")
     for motion in cfg.motions:
         if motion not in options("motion"):
             raise UserError(f"There is no motion {motion!r}; there are {', '.join(options('motion'))}.")
@@ -124,15 +136,62 @@ def find_methods(cfg: DictConfig) -> list[Method]:
     for name in wanted:
         if name not in known:
             raise UserError(f"The suite {cfg.suite.name} has no {name!r}; it has {', '.join(known)}.")
-    methods = [
-        Method(name, **{"kind": cfg.suite.kind, **known[name], "words": tuple(known[name].get("words", ()))})
-        for name in wanted
-    ]
+    methods = [_method(cfg, name) for name in wanted]
     for method in methods:
         if method.of is not None and method.of not in wanted:
             raise UserError(f"{method.name} is {method.of} sampled in another way: ask for {method.of}, too.")
-        composed("train", [*method.words, *cfg.words, f"motion={cfg.motions[0]}"])  # a typo is said now
+        for motion in cfg.motions:  # a typo is said now
+            check_config(composed("train", [*method.words, *cfg.words, f"motion={motion}"]))
     return methods
+
+
+def _method(cfg: DictConfig, name: str) -> Method:
+    """An entry of the suite."""
+    entry: Any = OmegaConf.to_container(cfg.suite.entries[name], resolve=True)
+    return Method(name, **{"kind": cfg.suite.kind, **entry, "words": tuple(entry.get("words", ()))})
+
+
+def check_runs(cfg: DictConfig, out: Path) -> None:
+    """Refuse a folder with runs of other settings: their figures and scenes would stand under these words.
+
+    Raises:
+        UserError: names the run and what differs.
+    """
+    for method in (_method(cfg, name) for name in cfg.suite.entries):
+        for motion in cfg.motions:
+            folders = {seed: run_folder(out, method.name, motion, seed) for seed in cfg.seeds}
+            there = {s: folder for s, folder in folders.items() if RunFolder(folder).config_file.exists()}
+            if not there:
+                continue
+            asked = composed("train", [*_own_words(cfg, method), f"motion={motion}"])
+            settle_paths(asked)
+            for seed, folder in there.items():
+                asked.seed = seed
+                before = RunFolder.open(folder)[1]
+                changed = [name for name in changed_settings(before, asked) if not _moved(before, name)]
+                if changed:
+                    raise UserError(
+                        f"{short(folder)} holds a run with another {', '.join(changed[:3])}. Give another "
+                        "out=<folder>, or the words that it was tuned with."
+                    )
+
+
+def _moved(cfg: DictConfig, name: str) -> bool:
+    """Whether a setting is a path that is no more: with its project a suite may move to another place."""
+    value = OmegaConf.select(cfg, name)
+    return name in PATHS and value is not None and not Path(str(value)).exists()
+
+
+def _budgets(cfg: DictConfig, methods: Sequence[Method]) -> str:
+    """Steps and clips of each as text, those of most methods first; what is not tuned is left out."""
+    labels: dict[str, list[str]] = {}
+    for method in (method for method in methods if method.of is None):
+        tuned = composed("train", [*_own_words(cfg, method), f"motion={cfg.motions[0]}"])
+        if tuned.trainer.max_steps:
+            clips = _count(range(tuned.data.batch_size * tuned.trainer.accumulate_grad_batches), "clip")
+            labels.setdefault(f"{tuned.trainer.max_steps} of {clips}", []).append(method.label)
+    usual, *others = sorted(labels, key=lambda each: -len(labels[each])) or ["none"]
+    return "; ".join([usual, *(f"{', '.join(labels[each])}: {each}" for each in others)])
 
 
 def _quick(cfg: DictConfig) -> DictConfig:
@@ -164,10 +223,7 @@ def _word(value: Any) -> str:
 
 def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
     """What the train command is called with for all runs of a method."""
-    trained = composed("train", [*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
-    words = [*method.words, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
-    if cfg.steps is not None and trained:
-        words.append(f"model.recipe.max_steps={cfg.steps}")  # for lamp_paper as many clips, in more steps
+    words = _own_words(cfg, method)
     if cfg.launcher is not None:
         words.append(f"hydra/launcher={cfg.launcher}")
     if cfg.threads is not None:
@@ -179,9 +235,18 @@ def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
+def _own_words(cfg: DictConfig, method: Method) -> list[str]:
+    """Those that say what a method's runs are, whatever makes them."""
+    trained = composed("train", [*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
+    words = [*method.words, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
+    if cfg.steps is not None and trained:
+        words.append(f"model.recipe.max_steps={cfg.steps}")  # for lamp_paper as many clips, in more steps
+    return words
+
+
 def tune(cfg: DictConfig, method: Method, out: Path, stop: StopRequest) -> None:
     """Make a method's runs that are not finished yet, in a process of its own."""
-    folders = [out / "runs" / method.name / f"{m}_seed{s}" for m in cfg.motions for s in cfg.seeds]
+    folders = [run_folder(out, method.name, m, s) for m in cfg.motions for s in cfg.seeds]
     if all((folder / "metrics.json").exists() for folder in folders):
         return
     words = train_words(cfg, method, out)
@@ -224,7 +289,7 @@ def compare(
         results=tuple(r if set(r.metrics) <= set(shown) else _only(r, shown) for r in results),
         scenes=tuple(scenes),
         settings={
-            "steps of tuning": "each method's own" if cfg.steps is None else str(cfg.steps),
+            "steps of tuning": _budgets(cfg, methods),
             "held-out scenes": f"{cfg.scenes} of each motion",
             "minutes of tuning and of painting, in all": f"{tuning:.0f} and {painting:.0f}",
             "processor threads": str(torch.get_num_threads()),

@@ -299,9 +299,16 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "motions": (lambda value: _is_texts(value) and bool(value), "a list of motions, like [waterfall,rain]"),
     "scenes": _whole(1),
     "steps": _whole(1, null=True),
-    "entries": (_is_texts, "a list of the suite's methods, like [lamp,untuned], or null"),
-    "words": (_is_texts, "a list of words of the train command, like [model=sd15,trainer=gpu]"),
+    "entries": (
+        lambda value: value is None or (_is_texts(value) and bool(value)),
+        "a list of the suite's methods, like [lamp,untuned], or null",
+    ),
+    "words": (
+        lambda value: value is not None and _is_texts(value),
+        'a list of words of the train command, like \'words=["model=sd15","trainer=gpu"]\'',
+    ),
     "quick": _switch(),
+    "out": _text(),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,7 +86,7 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
     left_out: list[dict[str, str]] = []
     with StopRequest() as stop, VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
         given = _given_reference(cfg, reader)
-        for folder in folders:
+        for folder in {folder.expanduser().absolute(): folder for folder in folders}.values():  # each once
             stop.check()
             try:
                 results.append(_measure_run(folder, given, cfg, reader))
@@ -96,8 +97,19 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
     if not results:
         reasons = "\n".join(each["reason"] for each in left_out[:5])
         raise UserError(f"None of the {len(folders)} runs could be measured:\n{reasons}")
+    _tell_apart(results)
     writable_folder(out)
     return publish(results, left_out, out, cfg)
+
+
+def _tell_apart(results: Sequence[Result]) -> None:
+    """Runs of one name, of two benchmarks say, get as much of their folders before it as tells them apart."""
+    parts = {id(result): Path(str(result.facts["run"])).resolve().parts for result in results}
+    for depth in range(3, 1 + max(map(len, parts.values()))):
+        names = Counter(result.name for result in results)
+        for result in results:
+            if names[result.name] > 1:
+                result.name = "/".join(parts[id(result)][-depth:])
 
 
 def _run_around(folder: Path) -> tuple[RunFolder, DictConfig] | None:
@@ -192,7 +204,7 @@ def _clip(name: str) -> ClipJudge | None:
     try:
         return load_clip(name)
     except UserError as error:
-        warnings.warn(f"{error} What CLIP judges is left out (clip=null says so).", stacklevel=2)
+        warnings.warn(str(error), stacklevel=2)
         return None
 
 
@@ -218,7 +230,7 @@ def _measure(
             reason = str(error).removeprefix(f"{video.path}: ")
             result.left_out.append({"file": video.path.name, "reason": reason})
     if not read:
-        reasons = "\n".join(each["reason"] for each in result.left_out[:5])
+        reasons = "\n".join(f"{each['file']}: {each['reason']}" for each in result.left_out[:5])
         raise UserError(f"None of the {len(videos)} videos of {name} can be read:\n{reasons}")
     clip = None if clip_name is None else _clip(str(clip_name))
     extractors = {kind: _extractor(kind, clip, cfg) for kind in KINDS}

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, decode_into
+from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, decode_into, natural_order
 from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame
 from lamp_lightning.errors import UserError
@@ -78,7 +78,7 @@ def list_videos(folder: Path, what: str = "folder") -> list[Path]:
             key = key_of(entry)
             best[key] = min(best.get(key, (rank, entry)), (rank, entry))
     if best:
-        return sorted((path for _, path in best.values()), key=_natural)
+        return sorted((path for _, path in best.values()), key=natural_order)
     if _stills(folder):
         return [folder]
     found = ", ".join(sorted(entry.name for entry in entries)[:3])
@@ -99,12 +99,7 @@ def _rank(entry: Path) -> int | None:
 def _stills(folder: Path) -> list[Path]:
     """The pictures of a folder that are numbered, in natural order: the frames of a video."""
     numbered = [f for f in folder.iterdir() if f.suffix.lower() in STILLS and re.search(r"\d", f.stem)]
-    return sorted((f for f in numbered if not f.name.startswith(".")), key=_natural)
-
-
-def _natural(path: Path) -> tuple:
-    parts = re.split(r"(\d+)", path.name.casefold())
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts), path.name
+    return sorted((f for f in numbered if not f.name.startswith(".")), key=natural_order)
 
 
 # -- what a folder says about its videos ---------------------------------------------------------------------
@@ -195,7 +190,7 @@ def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
         given = {row[0].strip(): row[1].strip() for row in rows}
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        given = _named_lines(lines, paths) or lines
+        given = _named_lines(file, lines, paths) or lines
     if isinstance(given, str) or (isinstance(given, list) and len(given) == 1):
         given = [given if isinstance(given, str) else given[0]] * len(paths)
     if isinstance(given, list):
@@ -215,12 +210,27 @@ def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
     return [str(prompt) for prompt in found]
 
 
-def _named_lines(lines: Sequence[str], paths: Iterable[Path]) -> dict[str, str]:
-    """Lines ``name: prompt`` as a mapping; empty where a line is not of this form."""
+def _named_lines(file: Path, lines: Sequence[str], paths: Iterable[Path]) -> dict[str, str]:
+    """Lines ``name: prompt`` as a mapping; empty where no line is of this form.
+
+    Raises:
+        UserError: some lines begin with a video's name and others do not.
+    """
     names = {name for path in paths for name in (path.name, key_of(path))}
     pairs = [re.split(r"\s*[:\t]\s*", line, maxsplit=1) for line in lines]
-    named = all(len(pair) == 2 and (pair[0] in names or Path(pair[0]).suffix) for pair in pairs)
-    return {pair[0]: pair[1] for pair in pairs} if named else {}
+    other = [line for line, pair in zip(lines, pairs, strict=True) if not _is_named(pair, names)]
+    if not other:
+        return {pair[0]: pair[1] for pair in pairs}
+    if any(len(pair) == 2 and pair[0] in names for pair in pairs):
+        raise UserError(
+            f"prompts={file}: some lines begin with a video's name, but not {other[0]!r}. Write "
+            "name: prompt in each line, or only prompts."
+        )
+    return {}
+
+
+def _is_named(pair: Sequence[str], names: Collection[str]) -> bool:
+    return len(pair) == 2 and (pair[0] in names or bool(Path(pair[0]).suffix))
 
 
 def _json_prompts(file: Path, text: str) -> str | list[str] | dict[str, str]:
@@ -229,9 +239,10 @@ def _json_prompts(file: Path, text: str) -> str | list[str] | dict[str, str]:
     except json.JSONDecodeError as error:
         raise UserError(f"prompts={file}: not valid JSON: {error.msg} at line {error.lineno}.") from error
     values = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
-    if not all(isinstance(value, str) for value in values):
+    if not all(isinstance(value, str) and value.strip() for value in values):
         raise UserError(
-            f'prompts={file}: write a text, a list of texts, or an object like {{"1.mp4": "a prompt"}}.'
+            f"prompts={file}: write a text, a list of texts, or an object like "
+            '{"1.mp4": "a prompt"}; none of them empty.'
         )
     return given
 

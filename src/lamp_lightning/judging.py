@@ -27,6 +27,11 @@ SEEDS = 1000  # so that the scenes of two seeds never share their noise
 AT_ONCE = 4  # videos
 
 
+def run_folder(out: Path, method: str, motion: str, seed: int) -> Path:
+    """Where a suite keeps a run."""
+    return out / "runs" / method / f"{motion}_seed{seed}"
+
+
 @dataclass(frozen=True)
 class Trial:
     """A run (of one method, motion and seed) and the entry that it is judged as."""
@@ -40,7 +45,7 @@ class Trial:
 
     @property
     def run(self) -> Path:
-        return self.out / "runs" / self.method / f"{self.motion}_seed{self.seed}"
+        return run_folder(self.out, self.method, self.motion, self.seed)
 
     @property
     def result(self) -> Path:
@@ -115,18 +120,18 @@ def measure(cfg: DictConfig, held_out: HeldOut, videos: Sequence[np.ndarray]) ->
     return {"metrics": {k: v for k, v in values.items() if k != "videos"}, "videos": values["videos"]}
 
 
-def judge_references(
-    out: Path, motions: Sequence[str], scenes: int, check: Callable[[], None]
-) -> tuple[list[Result], list[Scene]]:
-    """The truth and a frozen first frame, measured as the methods are; and the scenes, for the page."""
+def judge_references(trials: Sequence[Trial], check: Callable[[], None]) -> tuple[list[Result], list[Scene]]:
+    """The truth and a frozen first frame, measured as the methods are; and the scenes, for the page.
+
+    ``trials``: what was judged.
+    """
     results, shown = [], []
-    for motion in motions:
+    for motion in dict.fromkeys(trial.motion for trial in trials):
         check()
-        runs = sorted((out / "runs").glob(f"*/{motion}_seed*/metrics.json"))
-        if not runs:
-            continue
-        _, cfg = RunFolder.open(runs[0].parent)
-        held_out = find_held_out(cfg, Trial(out, "", "", motion, 0, scenes))
+        trial = next(trial for trial in trials if trial.motion == motion)
+        out, scenes = trial.out, trial.scenes
+        _, cfg = RunFolder.open(trial.run)
+        held_out = find_held_out(cfg, trial)
         frames = cfg.data.num_frames
         made = {"frozen": np.repeat(held_out.first_frames[:, None], frames, axis=1)}
         if held_out.truth is not None:

@@ -23,13 +23,18 @@ def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] |
     if not RunFolder(folder).config_file.exists():
         return None
     run, before = RunFolder.open(folder)
-    changed = differing(_settings(before), _settings(cfg))
+    changed = changed_settings(before, cfg)
     if changed:
         raise UserError(
             f"{folder} holds a run of an earlier sweep with another {', '.join(changed[:3])}. Begin the "
             "sweep in another folder (hydra.sweep.dir=<folder>), or with the words of the earlier one."
         )
     return run, before
+
+
+def changed_settings(before: DictConfig, after: DictConfig) -> list[str]:
+    """Dotted names of the settings in which two configs of train differ, of those that change a result."""
+    return differing(_settings(before), _settings(after))
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:

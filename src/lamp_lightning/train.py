@@ -15,6 +15,8 @@ from lamp_lightning.runs import RunFolder
 from lamp_lightning.stopping import Stopped
 from lamp_lightning.sweeps import earlier_run, is_sweep, words_of
 
+PATHS = ("data.root", "data.folder", "data.cache_dir", "data.captions")  # the data's, in a config
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
@@ -108,9 +110,8 @@ def with_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def settle_paths(cfg: DictConfig) -> None:
     """Make the config's paths absolute, so that a run can be resumed from anywhere."""
-    paths = ("data.root", "data.folder", "data.cache_dir", "data.captions")
     models = ("model.path", "model.config", "model.painter", "model.painter_config", "model.clip")
-    for key in (*paths, *models):
+    for key in (*PATHS, *models):
         value = OmegaConf.select(cfg, key)
         if value is None or (key.startswith("model.") and not Path(str(value)).expanduser().exists()):
             continue  # a name ("tiny") or hub id

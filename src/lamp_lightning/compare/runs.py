@@ -146,7 +146,7 @@ def _read(folder: Path, videos: int) -> Run | str:
         if evaluated.is_file():  # lamp_lightning.evaluate measures more, and anew
             found = json.loads(evaluated.read_text(encoding="utf-8"))
             metrics |= {name: found[name] for name in MEASURES if name in found}
-        of_suite = folder.parents[2] / "results" / folder.parent.name / f"{folder.name}.json"
+        of_suite = folder.parent.parent.parent / "results" / folder.parent.name / f"{folder.name}.json"
         if of_suite.is_file():  # a benchmark measures its runs itself
             judged = json.loads(of_suite.read_text(encoding="utf-8"))
             metrics = {**metrics, **judged["metrics"], "seconds_per_video": judged.get("seconds_per_video")}

@@ -98,13 +98,16 @@ def score(c: Comparison, entry: Entry, measure: Measure) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(good) else None
 
 
+def true_motion(c: Comparison) -> Summary | None:
+    """How much truly moves, by the measure ``moves_by``; None where that is not known."""
+    truth = c.entry(TRUTH)
+    return None if truth is None or c.moves_by is None else summary(c, truth, c.measure(c.moves_by))
+
+
 def hardly_moves(c: Comparison, entry: Entry) -> bool:
     """Whether an entry has less than half of the true motion; False where that is not known."""
-    if c.moves_by is None:
-        return False
-    truth, measure = c.entry(TRUTH), c.measure(c.moves_by)
-    true = None if truth is None else summary(c, truth, measure)
-    found = summary(c, entry, measure)
+    true = true_motion(c)
+    found = None if c.moves_by is None else summary(c, entry, c.measure(c.moves_by))
     if true is None or found is None:
         return False
     common = set(true.motions) & set(found.motions)
@@ -115,8 +118,11 @@ def hardly_moves(c: Comparison, entry: Entry) -> bool:
 def ranking(c: Comparison, measure: Measure, motion: str | None = None) -> list[tuple[float, Entry]]:
     """The methods from best to worst, over all motions or on one, with their mean goodness.
 
-    Only those with all motions are ranked and, where standing still pays, those that truly move.
+    Only those with all motions are ranked and, where standing still pays, those that truly move: none where
+    that is not known.
     """
+    if measure.only_moving and true_motion(c) is None:
+        return []
     ranked = []
     for entry in c.methods:
         found = summary(c, entry, measure)

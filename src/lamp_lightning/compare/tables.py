@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lamp_lightning.compare.model import COLUMNS, COSTS, Comparison, Entry, Measure
-from lamp_lightning.compare.statistics import Value, best, hardly_moves, summary
+from lamp_lightning.compare.statistics import Value, best, hardly_moves, summary, true_motion
 from lamp_lightning.compare.verdict import verdict
 from lamp_lightning.runs import write_text
 
@@ -139,6 +139,12 @@ def notes(c: Comparison, table: Table) -> list[str]:
         said.append(
             f"{STILL} has less than half of the truth's {c.measure(c.moves_by).words} and is not ranked in "
             "this column: a video that stands still is perfectly consistent."
+        )
+    unranked = [m.words for m in c.columns if m.only_moving and true_motion(c) is None]
+    if unranked and table.name == MAIN:
+        said.append(
+            f"Nothing is called best on {' and '.join(unranked)}: a video that stands still would be, and "
+            "how much truly moves is not known here."
         )
     if table.has(PARTIAL):
         said.append(f"{PARTIAL} lacks motions that others have, and is not ranked.")

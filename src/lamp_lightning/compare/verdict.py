@@ -139,7 +139,7 @@ def _guard(c: Comparison, measure: Measure) -> str:
     if hardly_moves(c, ours):
         return f"{text} {ours.label} hardly moves."
     found = difference(c, measure, ours, leader)
-    worse = "is worse" if found is not None and found.clear else "is no clearly different"
+    worse = "is worse" if found is not None and found.clear else "is not clearly different"
     return f"{text} {ours.label} {worse}, with {_value(c, ours, measure)}."
 
 
@@ -219,7 +219,8 @@ def check(c: Comparison, claim: Claim) -> CheckedClaim | None:
             continue
         outcomes.append(_outcome(found, claim))
         better = "better" if found.mean > 0 else "worse"
-        words = f"{better} than {other.label} by {_amount(measure, found.mean)}"
+        by = f"{better} than {other.label} by {_amount(measure, found.mean)}"
+        words = by if found.mean else f"the same as {other.label}"
         evidence.setdefault(_how_sure(found), []).append(words)
     if entry is None or not outcomes:
         return None
@@ -230,8 +231,8 @@ def check(c: Comparison, claim: Claim) -> CheckedClaim | None:
 
 
 def _outcome(found: Difference, claim: Claim) -> str:
-    if claim.relation == "no_worse":
-        return FAILS if found.clear and found.mean < 0 else HOLDS
+    if claim.relation == "no_worse" and found.mean >= 0:
+        return HOLDS
     if not found.clear:
         return OPEN
     return HOLDS if found.mean > 0 else FAILS

@@ -46,7 +46,7 @@ def list_clips(folder: str | Path) -> list[Path]:
             f"it ({kinds}), or correct the path."
         )
     try:
-        files = sorted((f for f in folder.iterdir() if f.is_file()), key=_natural)
+        files = sorted((f for f in folder.iterdir() if f.is_file()), key=natural_order)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot read this folder ({error.strerror}). Check its permissions."
@@ -112,9 +112,10 @@ def decode_clip(path: str | Path, *, timeout_s: float = 60.0) -> Clip:
     return Clip(path, frames, decoded.fps)
 
 
-def _natural(path: Path) -> tuple:
+def natural_order(path: Path) -> tuple:
+    """Key to sort files by, numbers in their names by their size: 2 before 10."""
     parts = re.split(r"(\d+)", path.name.casefold())
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in parts), path.name
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts), path.name
 
 
 def _some(names: list[str], limit: int = 3) -> str:

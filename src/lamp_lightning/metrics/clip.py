@@ -92,8 +92,8 @@ def load_clip(path_or_id: str | Path) -> ClipJudge:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"The CLIP model {str(path_or_id)!r} cannot be loaded: {reason} Give a folder with a transformers"
-            " CLIPModel, its tokenizer and image processor, or the id of one on the hub; model.clip=null"
-            " measures without it."
+            " CLIPModel, its tokenizer and image processor, or the id of one on the hub; without one,"
+            " what CLIP judges is not measured (model.clip=null in train, clip=null in evaluate)."
         ) from error
     return ClipJudge(model.float().eval(), tokenizer, processor)
 

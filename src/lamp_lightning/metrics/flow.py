@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from lamp_lightning.video import as_frames
 
 FLOW_SIZE = 256  # small videos are enlarged to this width for the flow: its patches are 8 pixels
+FLOW_ROWS = 32  # and to this height: with fewer rows OpenCV's flow crashes
 SLACK = 0.004  # shares of the longest side: flow that comes back as near as this has come back
 SEEN_SIZE = 128  # larger videos are reduced to this longest side where flow is compared or followed
 
@@ -20,7 +22,8 @@ SEEN_SIZE = 128  # larger videos are reduced to this longest side where flow is 
 def optical_flow(video: Any) -> np.ndarray:
     """Dense optical flow between neighbouring frames, in pixels: ``(f - 1, h, w, 2)``, x then y.
 
-    OpenCV's DIS flow, on frames enlarged to at least ``FLOW_SIZE`` pixels of width.
+    OpenCV's DIS flow, on frames enlarged to about ``FLOW_SIZE`` pixels of width and at least ``FLOW_ROWS`` of
+    height.
     """
     frames = as_frames(video, min_frames=2)
     return _dis_flow([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in frames])
@@ -47,7 +50,7 @@ def colour_flow(frames: np.ndarray, *, fast: bool = False) -> np.ndarray:
 def _dis_flow(pictures: Sequence[np.ndarray], fast: bool = False) -> np.ndarray:
     """The flow of pictures of one channel."""
     height, width = pictures[0].shape
-    factor = max(1, round(FLOW_SIZE / width))
+    factor = max(1, round(FLOW_SIZE / width), ceil(FLOW_ROWS / height))
     if factor > 1:
         size = (width * factor, height * factor)
         pictures = [cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC) for picture in pictures]
