@@ -37,7 +37,7 @@ METHODS = {  # frames, window, overlap
     "at once, 32": (32, 128, 8),
     "at once, 16": (16, 128, 8),
 }
-SHOWN = ("at once, 128", "windows of 16, 4 known")
+SHOWN = ("at once, 128", "windows of 16, 8 known")
 BETWEEN = ("helicopter", "horse_run", "play_the_guitar", "birds_fly")
 BETWEEN_FRAMES = 8  # known ones
 FADED_FROM = 0.2  # share of the noise levels through which a cross-fade is painted over

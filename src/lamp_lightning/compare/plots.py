@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lamp_lightning.compare.model import TRUTH, Comparison, Entry, Measure, capital
-from lamp_lightning.compare.statistics import MOVES, hardly_moves, score, summary
+from lamp_lightning.compare.statistics import MOVES, Value, hardly_moves, score, summary
 from lamp_lightning.compare.tables import STILL
 from lamp_lightning.runs import write_atomic, write_text
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 LETTERS = 42  # of a label and a value that fit beside each other
 NAMED = 11  # lines of a plot that can be named beside it
+POINTS = 40  # of a scatter plot that are named at most
+LINE = 13.0  # points from one line of text to the next
+DOT = 6.0  # points from the middle of a dot that are kept free
+BESIDE = 9.5  # points from the middle of a dot to a name that needs no line to it
+BAR = [np.array(step) for k in np.linspace(-1, 1, 9) for step in ((k, 0), (0, k))]  # along bars of a spread
 WIDTH, ROW = 4.3, 0.52  # inches; a page shows them about as wide as a phone
 # Name of the CSS variable: colour in light, colour in dark.
 COLOURS = {
@@ -37,6 +43,16 @@ COLOURS = {
     "ours": ("#c2450d", "#ff9a4d"),
     "other": ("#4b6078", "#9db4cd"),
     "change": ("#2c7a70", "#6cc5b8"),
+    "plum": ("#8a4a86", "#d9a0d4"),
+    "ochre": ("#8a6a0f", "#d6b656"),
+}
+# Lines that follow one another differ in both, and no two of the NAMED are alike.
+HUES = ("other", "plum", "change", "ochre")
+DASHES: tuple[Any, ...] = ("solid", (0, (4.5, 1.6)), (0, (6, 1.6, 1.2, 1.6)))
+# What the values of a measure at each frame are, where it is not plain.
+BY_FRAME = {
+    "moving_error_ratio": "Each frame's error is a share of the frozen first frame's mean over all frames: "
+    "the frozen one is 1 on average, below that early on and above it later."
 }
 _PATCH: Any = {
     "facecolor": COLOURS["card"][0],
@@ -88,7 +104,10 @@ def plots(c: Comparison) -> list[Plot]:
 
 
 def dots(c: Comparison, measure: Measure) -> Plot:
-    """Each method's mean as a dot, its spread over seeds as a bar, its motions as faint dots; best on top."""
+    """Each method's mean as a dot, its spread over seeds as a bar, its motions as faint dots; best on top.
+
+    A motion beyond the axis is an arrow at that edge.
+    """
     found = [(entry, value) for entry in c.methods if (value := summary(c, entry, measure)) is not None]
     if measure.better == "none":
         found.sort(key=lambda each: -each[1].mean)
@@ -102,12 +121,19 @@ def dots(c: Comparison, measure: Measure) -> Plot:
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.03, 0.36 / height, 0.94, (ROW * len(found)) / height))
     axes.set(xlim=(low, high), ylim=(len(found) - 0.35, -0.65))
+    beyond = 0
     for row, (entry, value) in enumerate(found):
         shade = colour(entry)
         axes.plot([low, high], [row + 0.18] * 2, color=light("line"), lw=0.8, zorder=1)
-        each = np.clip([v.mean for v in value.motions.values()], low, high)
+        each = np.array([v.mean for v in value.motions.values()])
+        faint: Any = {"color": shade, "alpha": 0.35, "mew": 0, "zorder": 2}
         if len(each) > 1:
-            axes.plot(each, [row + 0.18] * len(each), "o", ms=4, color=shade, alpha=0.35, mew=0, zorder=2)
+            inside = each[(each >= low) & (each <= high)]
+            axes.plot(inside, [row + 0.18] * len(inside), "o", ms=4, **faint)
+            for edge, sign, outside in ((low, "<", each < low), (high, ">", each > high)):
+                if outside.any():
+                    axes.plot(edge, row + 0.18, sign, ms=6, clip_on=False, **faint)
+            beyond += len(each) - len(inside)
         if value.spread is not None:
             ends = [value.mean - value.spread, value.mean + value.spread]
             axes.plot(ends, [row + 0.18] * 2, color=shade, lw=3.2, solid_capstyle="round", zorder=3)
@@ -128,7 +154,9 @@ def dots(c: Comparison, measure: Measure) -> Plot:
     axes.tick_params(axis="y", left=False, labelleft=False)
     listed = "; ".join(f"{entry.label} {measure.number(value.mean)}" for entry, value in found)
     alt = f"{capital(measure.title)}, {'best' if measure.better != 'none' else 'largest'} first: {listed}."
-    return Plot(measure.name, measure.heading, measure.meaning, alt, figure)
+    said = [measure.meaning] * bool(measure.meaning)
+    said += ["An arrow at the edge: a motion beyond it."] * bool(beyond)
+    return Plot(measure.name, measure.heading, " ".join(said), alt, figure)
 
 
 def how_to_read(c: Comparison) -> str:
@@ -157,8 +185,8 @@ def _limits(found: Sequence[tuple[Entry, Any]], references: Sequence[float]) -> 
     low, high = min(ends), max(ends)
     room = _span(ends)[1]
     each = [value.mean for _, v in found for value in v.motions.values()]
-    low = max(min([low, *each]), low - room / 2)
-    high = min(max([high, *each]), high + room / 2)
+    low = max(min([low, *each]), low - room)
+    high = min(max([high, *each]), high + room)
     return low - 0.05 * (high - low or room), high + 0.05 * (high - low or room)
 
 
@@ -199,8 +227,9 @@ def scatter(c: Comparison, motion: Measure, other: Measure) -> list[Plot]:
             points.append((entry, across, up))
     if len(points) < 3:
         return []
-    figure = Figure(figsize=(WIDTH, 3.7))
-    axes = figure.add_axes((0.16, 0.15, 0.82, 0.82))
+    tall = 3.7 + 0.1 * min(max(0, len(points) - NAMED), 20)  # many names need room
+    figure = Figure(figsize=(WIDTH, tall))
+    axes = figure.add_axes((0.16, 0.56 / tall, 0.82, 1 - 0.67 / tall))
     left, width = _span([across.mean for _, across, _ in points])
     bottom, height = _span([up.mean for _, _, up in points])
     axes.set(
@@ -220,12 +249,15 @@ def scatter(c: Comparison, motion: Measure, other: Measure) -> list[Plot]:
             continue
         bars: Any = {"xerr": across.spread, "yerr": up.spread}
         axes.errorbar(x, y, **bars, fmt="none", ecolor=shade, elinewidth=1.6, alpha=0.5, zorder=2)
-        axes.plot(x, y, "o", ms=9, color=shade, mec=light("card"), mew=1.4, zorder=4)
-    _name_points(axes, [(entry, across.mean, up.mean) for entry, across, up in points])
+        above = 4.5 if entry.kind == "ours" else 4
+        axes.plot(x, y, "o", ms=9, color=shade, mec=light("card"), mew=1.4, zorder=above)
+    unnamed = _name_points(axes, points)
     _clean(axes, left=True)
     caption = f"{capital(other.title)} alone rewards standing still: read it with the motion."
     if true is not None:
         caption += " In the shaded part there is less than half of the true motion."
+    if unnamed:
+        caption += f" Too close to others for a name: {unnamed} of the dots."
     listed = "; ".join(
         f"{entry.label} {motion.number(across.mean)} and {other.number(up.mean)}"
         for entry, across, up in points
@@ -240,37 +272,150 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return min(values), (max(values) - min(values)) or abs(max(values)) or 1.0
 
 
-def _name_points(axes: Axes, points: Sequence[tuple[Entry, float, float]], line: float = 13) -> None:
-    """Labels beside the points: each where it covers neither a point nor another label, if there is room."""
-    at = axes.transData.transform([(x, y) for _, x, y in points]) / (axes.figure.dpi / 72)
-    left, right = (edge / (axes.figure.dpi / 72) for edge in (axes.bbox.x0, axes.bbox.x1))
-    taken = [(px - 6, px + 6, py) for px, py in at]  # left, right and height of what must not be covered
-    for (entry, x, y), (px, py) in zip(points, at, strict=True):
-        width = 6.4 * len(entry.label)
-        places = []
-        for step in range(12):
-            for sign in (1, -1):
-                for start in (px + 9, px - 9 - width):
-                    height = py + sign * step * line / 2
-                    over = sum(
-                        a < start + width and start < b and abs(height - h) < line for a, b, h in taken
-                    )
-                    places.append((over + 3 * (start < left or start + width > right + 10), start, height))
-        _, start, height = min(places, key=lambda place: place[0])
-        taken.append((start, start + width, height))
-        after = start > px
+def _name_points(axes: Axes, points: Sequence[tuple[Entry, Value, Value]]) -> int:
+    """Names beside the points, or with a line to them; how many points have no room for theirs."""
+    dot = 72 / axes.figure.dpi  # all places are in points of the page
+    at = axes.transData.transform([(x.mean, y.mean) for _, x, y in points]) * dot
+    ends = [(x.mean + (x.spread or 0), y.mean + (y.spread or 0)) for _, x, y in points]
+    reach = axes.transData.transform(ends) * dot - at
+    bars = [p + step * r for p, r in zip(at, reach, strict=True) for step in BAR]
+    apart = np.linalg.norm(at[:, None] - at, axis=-1) + np.diag(np.full(len(at), np.inf))
+    first = [entry.kind in ("ours", "reference") for entry, _, _ in points]
+    seen = [k for k in range(len(at)) if first[k] or apart[k].min() > DOT - 1.5]  # others are all but covered
+    order = sorted(seen, key=lambda k: (not first[k], -apart[k].min()))[:POINTS]
+    names = {k: _short(points[k][0].label, 32) for k in order}
+    styles = {k: _name_style(points[k][0]) for k in order}
+    sizes = {k: np.array([_width(axes.figure, names[k], styles[k]), LINE]) for k in order}
+    edges = axes.bbox.get_points() * dot
+    options = {
+        k: _options(at, k, sizes[k], edges, np.array(bars), points[k][0].kind == "ours") for k in order
+    }
+    found = _choose(at, sizes, options, {k: 99.0 if first[k] else 9 + apart[k].min() for k in order})
+    for k, corner in found.items():
+        near, far = _near(at[k], corner, sizes[k])
+        share = 0.0 if corner[0] >= at[k][0] else 1.0 if near[0] < at[k][0] else 0.5
         axes.annotate(
-            entry.label,
-            (x, y),
-            (9 if after else -9, height - py),
-            textcoords="offset points",
-            ha="left" if after else "right",
-            va="center",
-            color=light("soft") if entry.kind == "reference" else light("ink"),
-            fontsize=10.5,
-            fontweight="bold" if entry.kind == "ours" else "normal",
-            zorder=5,
-        )
+            names[k], (points[k][1].mean, points[k][2].mean), corner + sizes[k] * (share, 0.5) - at[k],
+            textcoords="offset points", ha={0.0: "left", 0.5: "center", 1.0: "right"}[share], va="center",
+            zorder=5, **styles[k], arrowprops=None if far <= BESIDE else {
+                "arrowstyle": "-", "lw": 0.8, "shrinkA": 0, "shrinkB": DOT - 1,
+                "relpos": (near - corner) / sizes[k],
+                "color": light("ours" if points[k][0].kind == "ours" else "soft"),
+            },
+        )  # fmt: skip
+    return len(points) - len(found)
+
+
+def _name_style(entry: Entry) -> dict[str, Any]:
+    weight = "bold" if entry.kind == "ours" else "normal"
+    return {
+        "color": light("soft" if entry.kind == "reference" else "ink"),
+        "fontsize": 10.5,
+        "fontweight": weight,
+    }
+
+
+def _width(figure: Any, text: str, style: dict[str, Any]) -> float:
+    """Of a text, in points."""
+    made = figure.text(0, 0, text, **style)
+    width = made.get_window_extent().width * 72 / figure.dpi
+    made.remove()
+    return float(width)
+
+
+def _options(
+    at: np.ndarray, k: int, size: np.ndarray, edges: np.ndarray, bars: np.ndarray, ours: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower left corners where the name of a dot could stand, clear of edges and dots, and how bad each is.
+
+    Only the line to ours, which is drawn above the others and in its own colour, may cross dots.
+    """
+    w, h = size
+    places = [(9, -h / 2, 0.0), (-9 - w, -h / 2, 0.1)]  # beside, then above and below, then all around
+    places += [(x, y, 0.4) for y in (7, -7 - h) for x in (-w / 2, -4, 4 - w)]
+    places += [(x, y, 1) for x in np.arange(-w - 100, 101, 10) for y in np.arange(-100 - h, 101, h / 2)]
+    offsets = np.array(places)
+    corners, cost = at[k] + offsets[:, :2], offsets[:, 2]
+    near, far = _near(at[k], corners, size)
+    leads = far > BESIDE
+    others = np.delete(at, k, axis=0)
+    rival = _near(others, corners[:, None], size)[1].min(axis=1)
+    crossed = leads & _lines_touch(_discs(others, DOT if ours else 1.25 * DOT), at[k], near)
+    wrong = (corners < edges[0] + 3).any(axis=1) | (corners + size > edges[1] - 1).any(axis=1)
+    wrong |= (far <= DOT) | (leads & (far <= LINE))  # so short a line would hardly be seen
+    wrong |= (rival <= DOT) | (~leads & (rival < 1.3 * far)) | (crossed & (not ours))
+    cost = cost + far / LINE + 1.5 * leads + 3 * (~leads & (rival < 2 * far)) + 20 * crossed
+    cost += _boxes_touch(_discs(bars, 1), corners, size)
+    return corners[~wrong], cost[~wrong]
+
+
+def _choose(
+    at: np.ndarray,
+    sizes: dict[int, np.ndarray],
+    options: dict[int, tuple[np.ndarray, np.ndarray]],
+    worth: dict[int, float],
+) -> dict[int, np.ndarray]:
+    """Of the places and their costs those where names and leaders are clear of each other.
+
+    One name after the other takes its best place; those that find none come first in the next round. Of some
+    rounds the one is taken that costs least, with what the names are worth that have no place in it.
+    """
+    order = list(sizes)
+    rounds: list[tuple[float, int, dict[int, np.ndarray]]] = []
+    for _ in range(8):
+        found: dict[int, np.ndarray] = {}
+        taken: dict[int, np.ndarray] = {}
+        paid = dict(worth)
+        for k in 2 * order:  # the second time there may be a better place
+            corners, size = options[k][0], sizes[k]
+            discs = np.concatenate([np.empty((0, 3)), *(those for j, those in taken.items() if j != k)])
+            near, far = _near(at[k], corners, size)
+            touch = _boxes_touch(discs, corners, size) | ((far > BESIDE) & _lines_touch(discs, at[k], near))
+            cost = np.where(touch, np.inf, options[k][1])
+            if np.isfinite(cost).any():
+                best = int(cost.argmin())
+                found[k], paid[k] = corners[best], float(cost[best])
+                taken[k] = _covered(at[k], corners[best], size)
+        rounds.append((sum(paid.values()), len(rounds), found))
+        if len(found) == len(order):
+            break
+        order.sort(key=lambda k: k in found)
+    return min(rounds)[-1]
+
+
+def _near(points: np.ndarray, corner: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Of boxes ``(..., 2)`` the places that are nearest to points, and how far these are."""
+    near = np.clip(points, corner, corner + size)
+    return near, np.linalg.norm(near - points, axis=-1)
+
+
+def _discs(points: np.ndarray, radius: float) -> np.ndarray:
+    """``(n, 3)``: x, y and radius of what is kept free."""
+    return np.column_stack([points, np.full(len(points), radius)])
+
+
+def _covered(point: np.ndarray, corner: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """A name, and its leader if it has one, as discs."""
+    half = size[1] / 2
+    along = np.linspace(half / 2, size[0] - half / 2, 2 + int(size[0] / 8))
+    name = _discs(corner + np.column_stack([along, np.full(len(along), half)]), half)
+    near, far = _near(point, corner, size)
+    lead = np.linspace(near, point, 2 + int(far / 3)) if far > BESIDE else np.empty((0, 2))
+    return np.concatenate([name, _discs(lead, 2.5)])
+
+
+def _boxes_touch(discs: np.ndarray, corners: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Which boxes touch any of the discs."""
+    return np.asarray((_near(discs[:, :2], corners[:, None], size)[1] < discs[:, 2]).any(axis=1))
+
+
+def _lines_touch(discs: np.ndarray, start: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Which lines from the edge of a dot touch any of the discs."""
+    along = ends - start
+    length = np.maximum(np.linalg.norm(along, axis=1, keepdims=True), DOT)
+    share = along @ (discs[:, :2] - start).T / length**2
+    near = start + np.clip(share, DOT / length, 1)[..., None] * along[:, None]
+    return np.asarray((np.linalg.norm(near - discs[:, :2], axis=-1) < discs[:, 2]).any(axis=1))
 
 
 def over_frames(c: Comparison, measure: Measure) -> Plot:
@@ -278,37 +423,52 @@ def over_frames(c: Comparison, measure: Measure) -> Plot:
 
     Of very many methods only ours and those that end best and worst are named; the others are thin lines.
     """
-    figure = Figure(figsize=(WIDTH, 3.3))
-    axes = figure.add_axes((0.15, 0.16, 0.5, 0.8))
     found = [(entry, lines) for entry in c.entries if len(lines := _frame_lines(c, entry, measure))]
     found.sort(key=lambda each: float(each[1].mean(axis=0)[-1]))
-    named = _named([entry for entry, _ in found])
+    figure = Figure(figsize=(WIDTH, 3.3))
+    left, width, label = 0.15, 0.42, 1.24  # shares of the figure; of the axes, where names begin
+    room = 72 * WIDTH * (0.99 - left - label * width)
+    named = {e.name: _two_lines(figure, e, room) for e in _named([entry for entry, _ in found])}
+    heights = [1.0 + 0.9 * name.count("\n") for name in named.values()]  # in lines
+    tall = max(3.3, 0.67 + (sum(heights) + 1) * LINE / 72)
+    figure.set_size_inches(WIDTH, tall)
+    axes = figure.add_axes((left, 0.53 / tall, width, 1 - 0.67 / tall))
+    styles = _line_styles([entry for entry, _ in found if entry.name in named])
     for entry, lines in found:
-        mean, ours, reference = lines.mean(axis=0), entry.kind == "ours", entry.kind == "reference"
+        mean, ours = lines.mean(axis=0), entry.kind == "ours"
         frames = np.arange(len(mean))
-        shade = light("soft") if reference else colour(entry)
-        dashes: Any = (0, (1.2, 2.2)) if reference else "solid"
-        if entry not in named:
-            axes.plot(frames, mean, lw=0.6, color=shade, alpha=0.6, zorder=1)
+        if entry.name not in named:
+            axes.plot(frames, mean, lw=0.6, color=colour(entry), alpha=0.6, zorder=1)
             continue
-        axes.plot(frames, mean, lw=2.4 if ours else 1.5, ls=dashes, color=shade, zorder=4 if ours else 3)
+        style = styles[entry.name]
+        axes.plot(frames, mean, **style, zorder=4 if ours else 3)
         if len(lines) > 1:
             spread = lines.std(axis=0, ddof=1)
-            axes.fill_between(frames, mean - spread, mean + spread, color=shade, alpha=0.15, lw=0, zorder=2)
+            band = {"color": style["color"], "alpha": 0.15, "lw": 0}
+            axes.fill_between(frames, mean - spread, mean + spread, **band, zorder=2)
     axes.set(xlabel="frame", ylabel=measure.heading)
     axes.margins(x=0)
     ends = [(entry, float(lines.mean(axis=0)[-1])) for entry, lines in found]
-    shown = [(entry, y) for entry, y in ends if entry in named]
-    for (entry, _), at in zip(shown, _apart([y for _, y in shown], *axes.get_ylim()), strict=True):
+    shown = [(entry, y) for entry, y in ends if entry.name in named]
+    low, high = axes.get_ylim()
+    line = (high - low) * LINE / 72 / (tall - 0.67)
+    places = _apart([y for _, y in shown], [height * line for height in heights], low, high)
+    across: Any = axes.get_yaxis_transform()  # from the line's end to a piece of it, and its name
+    for (entry, y), at in zip(shown, places, strict=True):
+        free: Any = {"transform": across, "clip_on": False}
+        axes.plot((1.01, 1.07), (y, at), color=light("soft"), lw=0.6, alpha=0.7, **free)
+        axes.plot((1.07, 1.2), (at, at), **styles[entry.name], **free)
         axes.annotate(
-            _short(entry.label, 19), (1.02, at), xycoords=("axes fraction", "data"), va="center",
-            color=light("soft") if entry.kind == "reference" else colour(entry), fontsize=10.5,
+            named[entry.name], (label, at), xycoords=("axes fraction", "data"), va="center",
+            color=styles[entry.name]["color"], fontsize=10.5, linespacing=1.0,
             fontweight="bold" if entry.kind == "ours" else "normal", annotation_clip=False,
         )  # fmt: skip
+    axes.set_ylim(low, high)
     _clean(axes, left=True)
     listed = "; ".join(f"{entry.label} {measure.number(y)}" for entry, y in ends)
     alt = f"{capital(measure.title)} at the last frame: {listed}."
-    said = ["Band: standard deviation over seeds."] * (len(c.seeds) > 1)
+    said = [BY_FRAME[measure.name]] if measure.name in BY_FRAME else []
+    said += ["Band: standard deviation over seeds."] * (len(c.seeds) > 1)
     said += [f"Thin lines: {len(found) - len(named)} methods that end between those named."] * (
         len(named) < len(found)
     )
@@ -326,15 +486,42 @@ def _named(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry not in between]
 
 
-def _apart(heights: Sequence[float], low: float, high: float) -> list[float]:
-    """Rising heights, moved so far that labels there do not overlap and stay within the axis."""
-    gap, at, found = (high - low) / 17, -np.inf, []
-    for height in heights:
-        at = max(height, at + gap)
-        found.append(at)
-    at = high + gap
+def _line_styles(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+    """Of each line by name: ours is thick, references are dotted, the others differ in hue and dashes."""
+    styles: dict[str, dict[str, Any]] = {}
+    others = 0
+    for entry in entries:
+        if entry.kind == "ours":
+            styles[entry.name] = {"color": colour(entry), "lw": 2.8, "ls": "solid"}
+        elif entry.kind == "reference":
+            styles[entry.name] = {"color": light("soft"), "lw": 1.5, "ls": (0, (1.2, 2.2))}
+        else:
+            hue, dash = HUES[others % len(HUES)], DASHES[others % len(DASHES)]
+            styles[entry.name] = {"color": light(hue), "lw": 1.4, "ls": dash}
+            others += 1
+    return styles
+
+
+def _two_lines(figure: Figure, entry: Entry, room: float) -> str:
+    """A name on one line or two, within so many points; what is longer is cut."""
+    text = entry.label
+    for letters in range(len(text), 3, -1):
+        lines = textwrap.wrap(text, letters, break_on_hyphens=False, max_lines=2, placeholder="…")
+        if max(_width(figure, line, _name_style(entry)) for line in lines) <= room:
+            return "\n".join(lines)
+    return text
+
+
+def _apart(at: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
+    """Rising places, moved so far that labels of these sizes do not overlap and stay within the axis."""
+    edge, found = -np.inf, []
+    for place, size in zip(at, sizes, strict=True):
+        found.append(max(place, edge + size / 2))
+        edge = found[-1] + size / 2
+    edge = high
     for k in reversed(range(len(found))):
-        at = found[k] = min(found[k], at - gap)
+        found[k] = min(found[k], edge - sizes[k] / 2)
+        edge = found[k] - sizes[k] / 2
     return found
 
 

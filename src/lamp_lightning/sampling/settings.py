@@ -39,7 +39,7 @@ class Sampler:
     fps: float = 8
     num_frames: int = 16
     window: int = 128  # frames that are sampled at once; longer videos go on in windows
-    overlap: int = 4  # known frames at the beginning of each further window
+    overlap: int = 8  # known frames at the beginning of each further window
     size: tuple[int, int] | None = None  # height, width
 
     @classmethod
