@@ -151,6 +151,9 @@ def test_a_broken_run_is_named_and_the_rest_compared(words, tmp_path, capsys):
         "frozen",
         "truth",
     }
+    (run / "config.yaml").write_bytes(b"{damaged")
+    assert main(suite) == 0
+    assert "lamp/rain_seed0/config.yaml is damaged" in capsys.readouterr().err.replace("\\", "/")
 
 
 @pytest.mark.parametrize(

@@ -154,20 +154,27 @@ def _method(cfg: DictConfig, name: str) -> Method:
 def check_runs(cfg: DictConfig, out: Path) -> None:
     """Refuse a folder with runs of other settings: their figures and scenes would stand under these words.
 
+    A run that cannot be opened is passed over: it is named and left out when its turn comes.
+
     Raises:
         UserError: names the run and what differs.
     """
     for method in (_method(cfg, name) for name in cfg.suite.entries):
+        words = None  # found where a run is there
         for motion in cfg.motions:
             folders = {seed: run_folder(out, method.name, motion, seed) for seed in cfg.seeds}
             there = {s: folder for s, folder in folders.items() if RunFolder(folder).config_file.exists()}
             if not there:
                 continue
-            asked = composed("train", [*_own_words(cfg, method), f"motion={motion}"])
+            words = words or _own_words(cfg, method)
+            asked = composed("train", [*words, f"motion={motion}"])
             settle_paths(asked)
             for seed, folder in there.items():
                 asked.seed = seed
-                before = RunFolder.open(folder)[1]
+                try:
+                    _, before = RunFolder.open(folder)
+                except UserError:
+                    continue
                 changed = [name for name in changed_settings(before, asked) if not _moved(before, name)]
                 if changed:
                     raise UserError(
