@@ -237,7 +237,7 @@ def allocate(model: nn.Module) -> None:
 @contextmanager
 def fused_attention() -> Iterator[None]:
     """Attention as on a GPU, where no layer writes its scores down."""
-    with mock.patch("lamp_lightning.unet.attention.PLAIN_ATTENTION_SCORES", 0):
+    with mock.patch("lamp_lightning.runtime.hardware.PLAIN_ATTENTION_SCORES", 0):
         yield
 
 

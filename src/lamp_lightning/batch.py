@@ -18,6 +18,7 @@ import torch
 from lamp_lightning.data.fit import fit_frame, inner_box, pad_frame
 from lamp_lightning.errors import UserError
 from lamp_lightning.generate import generate_batch, mixed_precision
+from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.sampling.images import read_image
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from lamp_lightning.painter import Painter
     from lamp_lightning.pipeline import LAMPPipeline
 
-MOST = {"cpu": 4}  # videos at once; more bring no speed on a processor, and a stop loses them
-MOST_ELSEWHERE = 16
 LIVE = 28  # numbers that a UNet keeps alive per latent pixel and channel of its first level (SD 1.4: 26)
 USABLE = 0.8  # share of free memory
 
@@ -166,7 +165,7 @@ def how_many(wanted: Any, pipeline: LAMPPipeline, jobs: Sequence[Job], precision
     if wanted != "auto":
         return int(wanted)
     device = pipeline.unet.device
-    most = MOST.get(device.type, MOST_ELSEWHERE)
+    most = hardware(device.type).videos_at_once
     need = max(bytes_of_video(pipeline, job, precision) for job in jobs)
     return max(1, min(most, int(USABLE * min(free_memory(device), sys.maxsize) / need)))
 

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.precision import PRECISIONS
+from lamp_lightning.runtime import hardware
 from lamp_lightning.stopping import Stopped
 
 GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "experiment")
@@ -71,24 +72,9 @@ def folder_name(text: Any, max_length: int = 60) -> str:
     return name[:max_length].rstrip("._-") or "untitled"
 
 
-def fast_precision(device: str = "auto") -> str:
-    """``bf16-mixed`` where the device multiplies bfloat16 in hardware, else ``32-true``.
-
-    ``device``: ``cpu``, or ``auto`` for a GPU where there is one. Processors with AMX do (about twice as fast
-    a training step of the tiny model); others would emulate it, slowly.
-    """
-    import torch
-
-    from lamp_lightning.toyworld.training import fast_cpu_dtype
-
-    if device != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if fast_cpu_dtype() == torch.bfloat16 else "32-true"
-
-
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("file_stem", lambda path: Path(str(path)).stem, replace=True)
-OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
+OmegaConf.register_new_resolver("hardware", hardware.resolver, replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 
 

@@ -31,12 +31,13 @@ import numpy as np
 import torch
 
 from lamp_lightning.adapters import find_adapter, load
-from lamp_lightning.config import check_config, composed, fast_precision, options
+from lamp_lightning.config import check_config, composed, options
 from lamp_lightning.errors import UserError
 from lamp_lightning.generate import evaluation, generate_batch, mixed_precision, spare_memory
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.precision import sampling_dtype
 from lamp_lightning.runs import RunFolder
+from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.tuning import variant_from
 from lamp_lightning.unet import inflated
@@ -122,7 +123,7 @@ def load_method(run: str | Path, device: str = "auto", precision: str | None = N
     device = _device(device)
     if precision is None:
         cfg = None if adapter.run is None else RunFolder.open(adapter.run.path)[1]
-        precision = fast_precision(device) if cfg is None else str(cfg.trainer.precision)
+        precision = hardware(device).precision if cfg is None else str(cfg.trainer.precision)
     pipeline = load(adapter, device, sampling_dtype(adapter.dtype, precision))
     return Method(name, pipeline, adapter.sampler, precision)
 
@@ -160,4 +161,4 @@ def training_free(name: str, overrides: Sequence[str] = (), device: str = "auto"
 
 
 def _device(device: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    return hardware().device if device == "auto" else device

@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 
 from lamp_lightning.adapters import Adapter, load, load_painter, size_unit
 from lamp_lightning.batch import Batch, how_many, in_batches, paint
-from lamp_lightning.config import fast_precision
 from lamp_lightning.console import quiet_libraries, short, threads
 from lamp_lightning.gallery import Gallery, Output
 from lamp_lightning.generate import evaluation
@@ -22,6 +21,7 @@ from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.precision import fast_float32, sampling_dtype
 from lamp_lightning.progress import PaintingProgress
 from lamp_lightning.record import Place, Record, differences, find_places, motions_of, settings_of
+from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.video import writable_folder
 
@@ -42,8 +42,9 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
     """
     quiet_libraries()
     torch.set_num_threads(threads(cfg.threads))
-    device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    precision = cfg.precision or fast_precision(device)
+    found = hardware(cfg.device)
+    device = found.device if cfg.device == "auto" else cfg.device
+    precision = cfg.precision or found.precision
     dtype = sampling_dtype(adapter.dtype, precision)
     fast_float32(device.partition(":")[0])
     model: Callable[[], LAMPPipeline] = cache(lambda: load(adapter, device, dtype))

@@ -1,15 +1,15 @@
 """Precisions: which of the trainer and the weights go together, and what a GPU multiplies float32 in.
 
-The tuned weights are always float32, as steps of 3e-5 vanish in half precision. ``trainer.precision`` is what
+What suits a machine stands in `runtime.hardware`. The tuned weights are always float32, as steps of 3e-5 vanish in half precision. ``trainer.precision`` is what
 layers compute in, ``model.dtype`` what the frozen weights are kept in.
 """
 
 from __future__ import annotations
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.hardware import HALF, hardware
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-_HALF = {"bf16-mixed": "bfloat16", "16-mixed": "float16"}
+PRECISIONS = ("32-true", *HALF)
 
 
 def check_precision(precision: str, dtype: str, accelerator: str) -> None:
@@ -34,27 +34,23 @@ def check_precision(precision: str, dtype: str, accelerator: str) -> None:
         raise UserError(
             "trainer.precision=16-mixed needs a GPU. On a CPU take trainer.precision=bf16-mixed or 32-true."
         )
-    if dtype in ("float32", _HALF.get(precision)):
+    if dtype in ("float32", HALF.get(precision)):
         return
     no_float16 = cpu and dtype == "float16"
-    ways = [] if no_float16 else [f"trainer.precision={p}" for p, half in _HALF.items() if half == dtype]
-    ways += [f"model.dtype={half}" for half in (_HALF.get(precision), "float32") if half]
+    ways = [] if no_float16 else [f"trainer.precision={p}" for p, half in HALF.items() if half == dtype]
+    ways += [f"model.dtype={half}" for half in (HALF.get(precision), "float32") if half]
     what = f"trainer.precision={precision}{' on a CPU' if no_float16 else ''}"
     raise UserError(f"model.dtype={dtype} does not go with {what}: take {' or '.join(ways)}.")
 
 
 def is_cpu(accelerator: str) -> bool:
     """Whether a trainer with ``trainer.accelerator``, or a device of this type, computes on the CPU."""
-    if accelerator != "auto":
-        return accelerator == "cpu"
-    import torch
-
-    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    return accelerator == "cpu" or (accelerator == "auto" and hardware().device == "cpu")
 
 
 def sampling_dtype(dtype: str, precision: str) -> str:
     """What to load a model of ``model.dtype`` in, to paint with it in any of the precisions."""
-    return "float32" if dtype == "float32" else _HALF.get(precision, "float32")
+    return "float32" if dtype == "float32" else HALF.get(precision, "float32")
 
 
 def fast_float32(device: str) -> None:

@@ -12,10 +12,10 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from lamp_lightning.runtime.hardware import plain_attention
 from lamp_lightning.unet.fixed import FixedAttention
 from lamp_lightning.unet.layers import ClipShape, Mixture
 
-PLAIN_ATTENTION_SCORES = 1 << 25  # 128 MiB of float32 in each attention layer
 MAX_HEADS = 65535  # CUDA's attention kernels take no more at once
 
 
@@ -137,11 +137,11 @@ class MotionTransformerBlock(BasicTransformerBlock):
 def attend(query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False) -> Tensor:
     """Scaled dot-product attention, `b heads n d`.
 
-    torch's fused kernel, except for small training steps on a CPU: its backward pass there takes several
-    times as long as the plain products that it saves the memory of. A slice is never worth that memory.
+    torch's fused kernel, except where plain products are faster (`plain_attention`). A slice is never worth
+    their memory.
     """
     scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-    plain = query.device.type == "cpu" and torch.is_grad_enabled() and scores <= PLAIN_ATTENTION_SCORES
+    plain = torch.is_grad_enabled() and plain_attention(query.device.type, scores)
     if sliced or not plain:
         return F.scaled_dot_product_attention(query, key, value)
     weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)

@@ -1,0 +1,152 @@
+"""Files as data: read whole and within limits, checked against a schema before anything is done with them.
+
+A file may come from somebody else. Nothing in it is executed, interpolated or used as a place to write to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lamp_lightning.errors import UserError
+
+LARGEST_TEXT = 16 * 2**20  # bytes of a text file that is read: configs, records and captions are far smaller
+DEEPEST = 40  # levels of nesting; what we write has at most 8
+
+
+class Schema(BaseModel):
+    """What may stand in a file: types are exact, unknown keys and numbers that are not finite are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def read_bytes(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> bytes:
+    """The bytes of a regular file of at most ``limit`` bytes.
+
+    Args:
+        file: the path.
+        what: what the file is to be, for the message: "the record of a video".
+        limit: in bytes.
+
+    Raises:
+        UserError: it is missing, no regular file (a pipe would never end), too large, or cannot be read.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as opened:
+            about = os.fstat(opened.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise UserError(f"{file} cannot be read as {what}: it is no regular file. Give a file.")
+            if about.st_size > limit:
+                raise UserError(
+                    f"{file} cannot be read as {what}: it has {about.st_size:,} bytes, and {limit:,} is the "
+                    "most. Give the right file."
+                )
+            return opened.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{file} cannot be read as {what} ({reason}). Check the path.") from error
+
+
+def read_text(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> str:
+    """The text of a regular file in UTF-8, with or without a byte order mark; arguments as `read_bytes`.
+
+    Raises:
+        UserError: as `read_bytes`, or the bytes are no UTF-8.
+    """
+    try:
+        return read_bytes(file, what=what, limit=limit).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file} cannot be read as {what}: byte {error.start} is no UTF-8. Save it as UTF-8."
+        ) from error
+
+
+def parse_json(text: str, *, file: Path, what: str, deepest: int = DEEPEST) -> Any:
+    """A text as JSON of at most ``deepest`` levels.
+
+    Args:
+        text: the JSON.
+        file: where it stands, for the message.
+        what: which part of the file it is, for the message.
+        deepest: levels of lists and objects.
+
+    Raises:
+        UserError: it is no JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise _too_deep(file, what, deepest) from None
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read as {what}: it is not valid JSON ({error}).") from error
+    check_depth(value, file=file, what=what, deepest=deepest)
+    return value
+
+
+def read_json(file: Path, *, what: str, limit: int = LARGEST_TEXT, deepest: int = DEEPEST) -> Any:
+    """A JSON file, with the checks of `read_text` and `parse_json`; raises UserError as they do."""
+    return parse_json(read_text(file, what=what, limit=limit), file=file, what=what, deepest=deepest)
+
+
+def check_depth(value: Any, *, file: Path, what: str, deepest: int = DEEPEST) -> None:
+    """Raise UserError where lists and mappings are nested more than ``deepest`` levels."""
+    level, values = 0, [value]
+    while values:
+        if level > deepest:
+            raise _too_deep(file, what, deepest)
+        inside = []
+        for each in values:
+            if isinstance(each, dict):
+                inside += each.values()
+            elif isinstance(each, list):
+                inside += each
+        level, values = level + 1, inside
+
+
+def checked(schema: type[S], value: Any, *, file: Path, what: str, advice: str) -> S:
+    """``value`` as the ``schema`` says.
+
+    Args:
+        schema: the type, ranges and keys that are allowed.
+        value: what was read.
+        file: where it stands, for the message.
+        what: what the file is, for the message: "the record of a video".
+        advice: what the user can do about it, a whole sentence.
+
+    Raises:
+        UserError: names the first part that does not fit, what was found there, and the advice.
+    """
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{file} cannot be used as {what}: {describe(error)}. {advice}") from error
+    except RecursionError:
+        raise _too_deep(file, what, DEEPEST) from None
+
+
+def describe(error: ValidationError) -> str:
+    """The first fault that pydantic found, in words: which part, what is wrong, and what was found."""
+    first = error.errors(include_url=False)[0]
+    part = ".".join(str(key) for key in first["loc"])
+    if first["type"] == "missing":
+        return f"it lacks {part!r}"
+    if first["type"] == "extra_forbidden":
+        return f"it has {part!r}, which is not known"
+    found = repr(first["input"])
+    found = found if len(found) <= 60 else f"{found[:57]}..."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{part!r} is {found}: {message[0].lower()}{message[1:]}" if part else f"it is {found}: {message}"
+
+
+def _too_deep(file: Path, what: str, deepest: int) -> UserError:
+    return UserError(f"{file} cannot be read as {what}: it is nested more than {deepest} levels deep.")
