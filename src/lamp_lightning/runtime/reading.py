@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import os
 import stat
+import unicodedata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lamp_lightning.errors import UserError
 
 LARGEST_TEXT = 16 * 2**20  # bytes of a text file that is read: configs, records and captions are far smaller
+LONGEST_PROMPT = 10_000  # characters of a prompt or caption; CLIP reads about the first 300
 DEEPEST = 40  # levels of nesting; what we write has at most 8
 
 
@@ -40,21 +42,29 @@ def read_bytes(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> bytes:
         UserError: it is missing, no regular file (a pipe would never end), too large, or cannot be read.
     """
     try:
+        with open_file(file, what=what, limit=limit) as opened:
+            return opened.read(limit + 1)
+    except OSError as error:
+        raise _unreadable(file, what, error) from error
+
+
+def open_file(file: Path, *, what: str, limit: int) -> BinaryIO:
+    """A regular file of at most ``limit`` bytes, opened for reading; arguments and errors as `read_bytes`."""
+    try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as opened:
-            about = os.fstat(opened.fileno())
-            if not stat.S_ISREG(about.st_mode):
-                raise UserError(f"{file} cannot be read as {what}: it is no regular file. Give a file.")
-            if about.st_size > limit:
-                raise UserError(
-                    f"{file} cannot be read as {what}: it has {about.st_size:,} bytes, and {limit:,} is the "
-                    "most. Give the right file."
-                )
-            return opened.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{file} cannot be read as {what} ({reason}). Check the path.") from error
+        raise _unreadable(file, what, error) from error
+    about = os.fstat(handle)
+    fault = None
+    if not stat.S_ISREG(about.st_mode):
+        fault = "it is no regular file. Give a file."
+    elif about.st_size > limit:
+        fault = f"it has {about.st_size:,} bytes, and {limit:,} is the most. Give the right file."
+    if fault:
+        os.close(handle)
+        raise UserError(f"{file} cannot be read as {what}: {fault}")
+    return open(handle, "rb")
 
 
 def read_text(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> str:
@@ -98,13 +108,37 @@ def read_json(file: Path, *, what: str, limit: int = LARGEST_TEXT, deepest: int 
     return parse_json(read_text(file, what=what, limit=limit), file=file, what=what, deepest=deepest)
 
 
+def check_text(text: str, *, file: Path, what: str, longest: int = LONGEST_PROMPT) -> str:
+    """A prompt or caption, in one line without spaces around it.
+
+    Args:
+        text: what was read.
+        file: where it stands, for the message.
+        what: which part of the file it is, for the message: "a caption".
+        longest: in characters.
+
+    Raises:
+        UserError: it is too long, or has characters that no text has: control characters, which a terminal
+            would obey, or halves of surrogate pairs.
+    """
+    line = " ".join(text.split())
+    if len(line) > longest:
+        raise UserError(f"{file}: {what} has {len(line):,} characters, and {longest:,} are the most. Cut it.")
+    for character in line:
+        if unicodedata.category(character) in ("Cc", "Cs"):
+            raise UserError(
+                f"{file}: {what} has the character U+{ord(character):04X}, which is no part of a text. Remove it."
+            )
+    return line
+
+
 def check_depth(value: Any, *, file: Path, what: str, deepest: int = DEEPEST) -> None:
     """Raise UserError where lists and mappings are nested more than ``deepest`` levels."""
     level, values = 0, [value]
     while values:
         if level > deepest:
             raise _too_deep(file, what, deepest)
-        inside = []
+        inside: list[Any] = []
         for each in values:
             if isinstance(each, dict):
                 inside += each.values()
@@ -146,6 +180,11 @@ def describe(error: ValidationError) -> str:
     found = found if len(found) <= 60 else f"{found[:57]}..."
     message = first["msg"].removeprefix("Value error, ")
     return f"{part!r} is {found}: {message[0].lower()}{message[1:]}" if part else f"it is {found}: {message}"
+
+
+def _unreadable(file: Path, what: str, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"{file} cannot be read as {what} ({reason}). Check the path.")
 
 
 def _too_deep(file: Path, what: str, deepest: int) -> UserError:
