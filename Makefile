@@ -6,46 +6,56 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format results memory pretrain wheel clean
+.PHONY: help setup dev demo test test-slow lint format results memory pretrain wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# Python compiles what is imported, and keeps it: compiling all of the packages at once takes as long as fetching them.
+unexport PYTHONDONTWRITEBYTECODE
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e .
 	@touch $@
 
-setup: $(VENV)/.ready ## make .venv and install everything into it
+$(VENV)/.dev: $(VENV)/.ready
+	$(INSTALL) -e ".[dev]"
+	@touch $@
+
+setup: $(VENV)/.ready ## make .venv and install what tuning and sampling need
+
+dev: $(VENV)/.dev ## install what tests and benchmarks need, too
 
 demo: setup ## tune "waterfall" on the tiny model and show what it learned (no GPU, no account)
 	$(BIN)/python -m lamp_lightning.train motion=waterfall
 
-test: setup lint ## lint, type-check and all tests but the slow ones
+test: dev lint ## lint, type-check and all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
-test-slow: setup ## the tests that take minutes (12 GB of memory, 9 GB of disk)
+test-slow: dev ## the tests that take minutes (12 GB of memory, 9 GB of disk)
 	$(BIN)/python -m pytest -m slow
 
-lint: setup ## ruff and mypy
+lint: dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## let ruff rewrite what it can
+format: dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 results: setup ## tune and measure all eight toy motions: docs/results.md (half an hour on two cores)
 	$(BIN)/python benchmarks/toy_motions.py
 
-memory: setup ## calculate what fits which card, write docs/models.md (ten minutes)
+memory: dev ## calculate what fits which card, write docs/models.md (ten minutes)
 	$(BIN)/python benchmarks/memory.py
 
 pretrain: setup ## pretrain the tiny models again (over an hour; resumable)
 	$(BIN)/python -m lamp_lightning.pretrain
 
-wheel: setup ## build the wheel
+wheel: dev ## build the wheel
 	$(BIN)/python -m hatchling build -t wheel
 
 clean: ## delete what builds and tests left
