@@ -189,16 +189,17 @@ def test_a_decoder_that_eats_memory_is_replaced(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs POSIX alarms")
-def test_a_hanging_child_ends_by_itself_when_its_parent_is_gone(tmp_path):
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_hanging_child_ends_by_itself_at_its_limit_and_at_once_when_its_parent_is_gone(tmp_path, gone):
     path = write_clip(tmp_path / "clip.mp4")
     child = subprocess.Popen(
         _broken("time.sleep(600)", decord=True, pyav=False), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     request = {"path": str(path), "out": str(tmp_path / "out"), "size": None}
-    request |= {"backends": ["decord"], "limit_s": -4}  # the system's limit is 5 s later
+    request |= {"backends": ["decord"], "limit_s": 90 if gone else -4}  # the system's limit is 5 s later
     child.stdin.write(json.dumps(request).encode() + b"\n")
-    child.stdin.close()
-    assert child.wait(timeout=60) == -signal.SIGALRM
+    child.stdin.close() if gone else child.stdin.flush()
+    assert child.wait(timeout=60) == (0 if gone else -signal.SIGALRM)
 
 
 def test_a_failing_decord_leaves_the_process_alive_and_pyav_decodes(tmp_path):

@@ -144,7 +144,7 @@ def test_damaged_frames_in_the_cache_are_decoded_again(tmp_path, load, damage):
 def test_a_cache_that_cannot_be_written(tmp_path):
     write_set(tmp_path / "set")
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"file/cache: cannot write the cache here .*cache_dir"):
+    with pytest.raises(UserError, match=r"file/cache.* cannot be written: .*cache_dir"):
         load_motion_set(
             tmp_path / "set", motion="m", size=(32, 32), num_frames=4, cache_dir=tmp_path / "file" / "cache"
         )
@@ -159,7 +159,7 @@ def test_a_full_disk_while_decoding(tmp_path, load, monkeypatch):
 
     monkeypatch.setattr(ClipDecoder, "decode", full)
     with pytest.raises(
-        UserError, match=r"cannot write the cache here \(No space left on device\). Free some space"
+        UserError, match=r"cannot be written: no space is left on the device\. Free some space"
     ):
         load()
 
@@ -169,7 +169,7 @@ def test_nothing_half_written_stays_behind(tmp_path, load):
     (folder / "clip_1.mp4").write_bytes(bytes(range(256)) * 8)
     with pytest.raises(UserError, match="cannot be decoded"):
         load()
-    assert not list((tmp_path / "cache").rglob(".writing_*"))
+    assert not list((tmp_path / "cache").rglob(".*.part"))
 
 
 # Captions

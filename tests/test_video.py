@@ -191,10 +191,10 @@ def test_prompts_of_500_words_get_short_names_that_differ(tmp_path):
 )
 def test_an_unwritable_place_is_one_clear_error(tmp_path, write):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write .*file.*output folder"):
+    with pytest.raises(UserError, match=r"file.* cannot be written: .*output folder"):
         write(tmp_path / "file" / "out", moving_square())
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot be written"):
         write(tmp_path / "folder.mp4", moving_square())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.mp4"]
 

@@ -7,8 +7,7 @@ import json
 import os
 import platform
 import secrets
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.files import explained, remove_dead, write_atomic, write_json, write_text
+from lamp_lightning.runtime.locks import hold, in_folder
 
+WRITTEN = ("checkpoints", "videos", "samples/step_*", "inversion", "motion_adapter")  # in a run, by its run
+__all__ = ["PACKAGES", "WRITTEN", "RunFolder", "versions", "write_atomic", "write_json", "write_text"]
 PACKAGES = ("lamp-lightning", "torch", "lightning", "diffusers", "transformers", "wandb")
 
 
@@ -80,16 +83,11 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, cfg: DictConfig, group: str | None = None) -> RunFolder:
         """Begin a run in ``path``. UserError where nothing can be written or another run lives already."""
-        path = path.absolute()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise UserError(
-                f"The run folder {path} cannot be written: {error.strerror}. "
-                "Choose another with hydra.run.dir=<folder>."
-            ) from error
+        with cls(path.absolute()).locked():
+            return cls._begin(path.absolute(), cfg, group)
+
+    @classmethod
+    def _begin(cls, path: Path, cfg: DictConfig, group: str | None) -> RunFolder:
         info = {
             "id": secrets.token_hex(4),
             "group": group,
@@ -129,6 +127,21 @@ class RunFolder:
                 return cls(folder, info), cfg
         raise UserError(f"{given} is no run folder: it has no config.yaml. Runs are at runs/<motion>/<time>.")
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only process that writes there, after what killed ones left half written is removed.
+
+        Raises:
+            Busy: another process writes there; says which.
+            UserError: nothing can be written there.
+        """
+        advice = "Wait until it ends, or choose another folder with hydra.run.dir=<folder>."
+        with explained(self.path, "Choose another with hydra.run.dir=<folder>."):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with hold(in_folder(self.path), what=f"The run folder {self.path}", advice=advice):
+            remove_dead(self.path, WRITTEN, owned=True)
+            yield
+
     def save_config(self, cfg: DictConfig) -> None:
         """Write ``cfg``, resolved, to config.yaml."""
         write_text(self.config_file, OmegaConf.to_yaml(cfg, resolve=True))
@@ -141,26 +154,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """``write`` a temporary neighbour of ``path`` and move it there: ``path`` is whole or untouched."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically."""
-    write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON that people can read, atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")

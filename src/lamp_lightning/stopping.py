@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 import threading
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, ClassVar
 
 
 class Stopped(Exception):
@@ -25,6 +27,7 @@ class StopRequest:
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    active: ClassVar[list[StopRequest]] = []  # those within their ``with`` block, the innermost last
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -50,13 +53,50 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.signum = signum
-        print("\nStopping after this step; once more stops at once.", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError, RuntimeError):  # a closed terminal, or one that is just written to
+            print("\nStopping after this step; once more stops at once.", file=sys.stderr, flush=True)
 
     def __enter__(self) -> StopRequest:
+        self.active.append(self)
         self.install()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.active.remove(self)
         for signum, before in self._before.items():
             signal.signal(signum, before)
         self._before.clear()
+
+
+def check_stop() -> None:
+    """Raise Stopped if a stop was asked for: for long work that does not know the `StopRequest` around it."""
+    if StopRequest.active:
+        StopRequest.active[-1].check()
+
+
+def quiet_interrupts() -> None:
+    """Let an interrupt that nothing catches, while modules are imported say, end in one word.
+
+    For a process that is a command: it changes how Python reports KeyboardInterrupt.
+    """
+    report, report_ignored = sys.excepthook, sys.unraisablehook
+
+    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            say_stopped()
+        else:
+            report(kind, error, trace)
+
+    def unraisablehook(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report_ignored(unraisable)
+        elif threading.main_thread().is_alive():  # it came within a destructor, say, and would be lost
+            os.kill(os.getpid(), signal.SIGINT)
+
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+
+
+def say_stopped() -> None:
+    """The one word for an interrupt that leaves nothing to go on with."""
+    with contextlib.suppress(OSError, RuntimeError):
+        print("Stopped.", file=sys.stderr, flush=True)

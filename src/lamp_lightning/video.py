@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,17 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.pictures import MOST_OF_FRAMES, frames_of, opened_picture
+from lamp_lightning.runtime.reading import open_file
+from lamp_lightning.runtime.files import explained, part_of, replacing
 from lamp_lightning.sheet import draw_sheet
 
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+_ADVICE = "Choose an output folder that you may write to."
+_REPAINT = "Remove it to paint it again."
 SMPTE170M = 6  # the H.264 code of SD colour: what players assume for small untagged videos
 
 
@@ -154,16 +157,38 @@ def read_video(path: str | Path) -> np.ndarray:
         UserError: it is not there or cannot be read.
     """
     path = Path(path)
-    try:
-        if path.is_dir():
-            return np.concatenate([read_video(file) for file in sorted(path.glob("[0-9]*.png"))])
-        if path.suffix == ".mp4":
-            with av.open(str(path)) as container:
-                return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
-        with Image.open(path) as image:
-            return np.stack([np.asarray(f.convert("RGB")) for f in ImageSequence.Iterator(image)])
-    except (OSError, ValueError, SyntaxError, av.error.FFmpegError) as error:
-        raise UserError(f"{path} cannot be read ({error}). Remove it to paint it again.") from error
+    if path.is_dir():
+        parts = [read_video(file) for file in sorted(path.glob("[0-9]*.png"))]
+        if len({part.shape[1:] for part in parts}) != 1:
+            raise _not_read(path, "its pictures differ in size" if parts else "it has no numbered pictures")
+        return np.concatenate(parts)
+    if path.suffix == ".mp4":
+        return _read_mp4(path)
+    with opened_picture(path, what="a video", advice=_REPAINT) as image:
+        frames = [np.asarray(frame.convert("RGB")) for frame in frames_of(image, path)]
+    return np.stack(frames)
+
+
+def _read_mp4(path: Path) -> np.ndarray:
+    """By its own container format only, from the opened file: a file cannot send the decoder elsewhere."""
+    frames, size = [], 0
+    with open_file(path, what="a video", limit=MOST_OF_FRAMES) as file:
+        try:
+            with av.open(file, format="mp4") as container:
+                for frame in container.decode(video=0):
+                    size += 3 * frame.width * frame.height
+                    if size > MOST_OF_FRAMES:
+                        raise _not_read(path, f"its frames have more than {MOST_OF_FRAMES >> 30} GiB")
+                    frames.append(frame.to_ndarray(format="rgb24"))
+        except (OSError, ValueError, IndexError, MemoryError, av.error.FFmpegError) as error:
+            raise _not_read(path, str(error)) from error
+    if len({frame.shape for frame in frames}) != 1:
+        raise _not_read(path, "its frames differ in size" if frames else "it has no frames")
+    return np.stack(frames)
+
+
+def _not_read(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} cannot be read as a video ({reason}). {_REPAINT}")
 
 
 def contact_sheet(
@@ -202,36 +227,17 @@ def safe_name(text: str, max_length: int = 80) -> str:
 def writable_folder(path: str | Path) -> Path:
     """Create the folder and prove that files can be written there. Raises UserError otherwise."""
     folder = Path(path)
-    with _explained(folder):
+    with explained(folder, _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        proof = part_of(folder / "proof")
+        proof.touch()
+        proof.unlink()
     return folder
 
 
-@contextlib.contextmanager
-def _atomic(path: str | Path) -> Iterator[Path]:
+def _atomic(path: str | Path) -> contextlib.AbstractContextManager[Path]:
     """A temporary path beside `path` that takes its place at the end: a killed run leaves no half files."""
-    path = Path(path)
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{os.getpid()}_{hashlib.sha256(path.name.encode()).hexdigest()[:8]}.part")
-        try:
-            yield part
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write {path}: {reason}. Choose an output folder that you may write to."
-        ) from error
+    return replacing(Path(path), _ADVICE)
 
 
 def _rate(fps: float) -> Fraction:

@@ -11,20 +11,23 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.files import remove_dead, replacing
+from lamp_lightning.runtime.locks import beside, hold, remove_free
+from lamp_lightning.stopping import check_stop
 
 if TYPE_CHECKING:
     import torch
 
+T = TypeVar("T")
 VERSION = 1
+_ADVICE = "Choose another folder with cache_dir or LAMP_LIGHTNING_CACHE."
 
 
 def default_cache_dir() -> Path:
@@ -60,24 +63,31 @@ class Cache:
         return self.folder / kind / (hashlib.sha256(text.encode()).hexdigest()[:32] + suffix)
 
     @contextlib.contextmanager
+    def alone(self, path: Path) -> Iterator[None]:
+        """Be the only process that makes the entry `path`, after waiting for another one that does."""
+        with hold(beside(path), what=str(path), permissions=_ADVICE, wait=True, check=check_stop):
+            yield
+
+    @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[Path]:
         """A temporary file beside `path`, which takes its place when the block ends well."""
-        temporary = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing_", suffix=path.suffix)
-            os.close(handle)
-            temporary = Path(name)
+        remove_dead(path.parent)
+        remove_free(path.parent)
+        with replacing(path, _ADVICE) as temporary:
             yield temporary
-            os.replace(temporary, path)
-        except OSError as error:
-            raise UserError(
-                f"{self.folder}: cannot write the cache here ({error.strerror or error}). Free some "
-                "space, or choose another folder with cache_dir or LAMP_LIGHTNING_CACHE."
-            ) from error
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
+
+    def tensors(self, path: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The tensors of the entry `path`, by `make` where it is not there; made by one process at a time."""
+        found = self.load_tensors(path)
+        if found is not None:
+            return found
+        with self.alone(path):
+            found = again(self.load_tensors, path)
+            if found is None:
+                check_stop()
+                found = make()
+                self.save_tensors(path, found)
+        return found
 
     def save_tensors(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         """Write named tensors as one safetensors file with a checksum in its metadata."""
@@ -125,6 +135,13 @@ class Cache:
         """Write the .json beside `path`: the entry counts from then on."""
         with self.writing(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def again(load: Callable[[Path], T], path: Path) -> T:
+    """Look for an entry once more, without repeating the warning that it is damaged."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load(path)
 
 
 def _warn_damaged(path: Path, reason: str) -> None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -25,6 +27,10 @@ MAX_MEMORY_BYTES = 8 << 30
 
 class _CannotWrite(Exception):
     """The frames cannot be written: the disk's fault, not the clip's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.errno = error.errno
 
 
 class _Unsuitable(Exception):
@@ -41,19 +47,28 @@ def main() -> None:
     # decord retries 10240 times at a damaged end of file before it gives up: that takes minutes.
     os.environ.setdefault("DECORD_EOF_RETRY_MAX", "256")
     _answer(answers, {"ready": True})
-    for line in sys.stdin:  # ends when the parent closes the pipe or is no more
-        request = json.loads(line)
+    requests: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    while True:
+        request = json.loads(requests.get())
         _stop_after(request["limit_s"])
         try:
             reply = _decode(request)
         except MemoryError:  # what leaked stays lost: the parent starts another process
             reply = {"fatal": f"decoding needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"}
         except _CannotWrite as error:
-            reply = {"disk": str(error)}
+            reply = {"disk": [error.errno, str(error)]}
         except Exception as error:
             reply = {"error": f"{error}".strip() or type(error).__name__}
         _stop_after(None)
         _answer(answers, reply)
+
+
+def _listen(requests: queue.Queue[str]) -> None:
+    """Pass requests on; end this process, whatever it decodes, when its parent is no more or is done."""
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)
 
 
 def _answer(answers: Any, reply: dict) -> None:
@@ -134,7 +149,7 @@ def _put(file: BinaryIO, data: bytes) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError as error:
-        raise _CannotWrite(error.strerror) from error
+        raise _CannotWrite(error) from error
 
 
 def _decord_frames(path: str) -> Iterator[tuple[np.ndarray, float]]:

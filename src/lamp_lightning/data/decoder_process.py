@@ -100,7 +100,7 @@ class ClipDecoder:
             self.close()
             raise _Died(reply["fatal"])
         if "disk" in reply:
-            raise OSError(reply["disk"])
+            raise OSError(*reply["disk"])
         if "error" in reply:
             raise DecodeError(reply["error"])
         return DecodedFile(

@@ -90,17 +90,17 @@ def _clip_moments(clip: MotionClip, mirrored: bool, base: Any, cache: Cache) -> 
         "model": _identity(base, "vae"),
     }
     entry = cache.path("latents", fields, ".safetensors")
-    found = cache.load_tensors(entry)
-    if found is None:
+
+    def make() -> dict[str, torch.Tensor]:
         moments = _encode(clip.frames, mirrored, base)
         if not moments.isfinite().all():
             raise UserError(
                 f"{clip.path}: the autoencoder of {base.name} gives numbers that are not finite for this "
                 "clip. Load the model in float32."
             )
-        found = {"moments": moments}
-        cache.save_tensors(entry, found)
-    return found["moments"]
+        return {"moments": moments}
+
+    return cache.tensors(entry, make)["moments"]
 
 
 def _encode(frames: np.ndarray, mirrored: bool, base: Any) -> torch.Tensor:
@@ -123,12 +123,13 @@ def _text(prompts: list[str], base: Any, cache: Cache) -> TextEmbeddings:
     entry = cache.path(
         "text", {"prompts": distinct, "model": _identity(base, "text_encoder")}, ".safetensors"
     )
-    found = cache.load_tensors(entry)
-    if found is None:
+
+    def make() -> dict[str, torch.Tensor]:
         encoded = base.encode_prompts(distinct)
         found = {"text": encoded.text} | ({} if encoded.pooled is None else {"pooled": encoded.pooled})
-        found = {name: tensor.float().cpu().clone() for name, tensor in found.items()}
-        cache.save_tensors(entry, found)
+        return {name: tensor.float().cpu().clone() for name, tensor in found.items()}
+
+    found = cache.tensors(entry, make)
     rows = [distinct.index(prompt) for prompt in prompts]
     return TextEmbeddings(**{name: tensor[rows] for name, tensor in found.items()})
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lamp_lightning.data.cache import Cache, array_sha256, file_sha256
+from lamp_lightning.data.cache import Cache, again, array_sha256, file_sha256
 from lamp_lightning.data.captions import read_captions
 from lamp_lightning.data.clips import ClipError, check_clip, decode_into, list_clips
 from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.errors import UserError
+from lamp_lightning.stopping import check_stop
 
 _FEWEST, _MOST = 8, 16
 
@@ -125,10 +126,14 @@ def _read_clip(
     entry = cache.path("frames", {"clip": file_sha256(path), "size": list(size), "crop": "centre"}, ".rgb")
     found = cache.load_frames(entry)
     if found is None:
-        with cache.writing(entry) as temporary:
-            decoded = decode_into(decoder, path, temporary, size)
-        cache.save_facts(entry, dataclasses.asdict(decoded))
-        found = cache.load_frames(entry)
+        with cache.alone(entry):
+            found = again(cache.load_frames, entry)
+            if found is None:
+                check_stop()
+                with cache.writing(entry) as temporary:
+                    decoded = decode_into(decoder, path, temporary, size)
+                cache.save_facts(entry, dataclasses.asdict(decoded))
+                found = cache.load_frames(entry)
         if found is None:
             raise UserError(
                 f"{entry}: cannot be read back after writing. Choose another folder with cache_dir."
