@@ -213,7 +213,7 @@ def fill_nan(tensors):
             r"conv_in\.conv1d\.bias.*shape \(3,\).*\(16,\)",
         ),
         (lambda f: rewrite(f, fill_nan), r"conv_in\.conv1d\.bias.*NaN"),
-        (lambda f: rewrite(f, norm="sideways"), "norm=sideways"),
+        (lambda f: rewrite(f, norm="sideways"), "'norm' is 'sideways'"),
         (lambda f: rewrite(f, format_version="99"), "update lamp-lightning"),
         (lambda f: rewrite(f, format="something"), "not a motion adapter"),
         (lambda f: f.write_bytes(f.read_bytes()[:500]), "not a readable safetensors"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,7 +62,7 @@ def find_adapter(where: Any) -> Adapter:
     """The adapter of a run folder, with the run's settings, or an adapter file, with those in its header."""
     from lamp_lightning.motions import motion_prompt
     from lamp_lightning.sampling.settings import Sampler
-    from lamp_lightning.weights.adapter import read_metadata
+    from lamp_lightning.weights.adapter import header_of
 
     path = Path(str(where)).expanduser()
     if not path.exists():
@@ -95,20 +94,27 @@ def find_adapter(where: Any) -> Adapter:
             painter_variant=cfg.model.get("painter_variant"),
             memory={name: cfg.model.get(name) for name in MEMORY_SETTINGS},
         )
-    facts = read_metadata(path)
-    base = facts.get("base_model", "")
+    header = header_of(path)
+    motion = path.stem if header.motion is None else header.motion
+    clip = header.clip
+    if clip is None and header.base_model == "tiny":  # adapters of earlier versions do not say it
+        clip = "tiny"
     return Adapter(
         file=path,
         run=None,
-        base=base,
-        norm=facts.get("norm", "joint"),
-        motion=facts.get("motion", path.stem),
-        prompt=facts.get("prompt", facts.get("motion", path.stem)),
-        sampler=Sampler().changed(json.loads(facts.get("sampler", "{}"))),
-        clip="tiny" if base == "tiny" else None,
-        base_config=facts.get("base_config"),
-        base_variant=facts.get("base_variant"),
-        dtype=facts.get("base_dtype", "float32"),
+        base=header.base_model or "",
+        norm=header.norm,
+        motion=motion,
+        prompt=motion if header.prompt is None else header.prompt,
+        sampler=header.sampler,
+        clip=clip or None,
+        base_config=header.base_config,
+        base_variant=header.base_variant,
+        dtype=header.base_dtype,
+        painter=header.painter,
+        painter_config=header.painter_config,
+        painter_variant=header.painter_variant,
+        memory=header.memory.model_dump(),
     )
 
 
@@ -138,7 +144,7 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
     from lamp_lightning.generate import spare_memory
     from lamp_lightning.pipeline import LAMPPipeline
     from lamp_lightning.unet import inflated
-    from lamp_lightning.weights.adapter import read_metadata, variant_of
+    from lamp_lightning.weights.adapter import header_of
     from lamp_lightning.weights.base import load_base_model
 
     base = load_base_model(
@@ -147,7 +153,7 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
         variant=adapter.base_variant,
         torch_dtype=getattr(torch, dtype),
     )
-    unet = inflated(base.unet, cast("Norm", adapter.norm), variant_of(read_metadata(adapter.file)))
+    unet = inflated(base.unet, cast("Norm", adapter.norm), header_of(adapter.file).variant)
     for parameter in unet.tuned_parameters():
         parameter.data = parameter.data.float()
     pipeline = LAMPPipeline.from_base(base, unet)

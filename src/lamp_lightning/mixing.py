@@ -96,11 +96,11 @@ def _newest_run(folder: Path) -> Path | None:
 
 
 def _check_pair(first: Adapter, other: Adapter) -> None:
-    from lamp_lightning.weights.adapter import of_same_base, read_metadata
+    from lamp_lightning.weights.adapter import header_of, of_same_base
 
-    told = [read_metadata(adapter.file) for adapter in (first, other)]
-    if told[0].get("variant") == told[1].get("variant") and not of_same_base(*told):
-        bases = [metadata.get("base_model") or "an unknown one" for metadata in told]
+    told = [header_of(adapter.file) for adapter in (first, other)]
+    if told[0].variant == told[1].variant and not of_same_base(*told):
+        bases = [header.base_model or "an unknown one" for header in told]
         raise UserError(
             f"{first.file} and {other.file} were tuned on different base models ({bases[0]} and {bases[1]}) "
             "and cannot be mixed."

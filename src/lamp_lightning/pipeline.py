@@ -33,7 +33,7 @@ from lamp_lightning.sampling.tricks import NoiseSharing
 from lamp_lightning.sampling.warp import denoise_warped
 from lamp_lightning.unet import MotionUNet, inflated
 from lamp_lightning.unet.inflate import Norm
-from lamp_lightning.weights.adapter import inverted_clip, read_metadata, variant_of
+from lamp_lightning.weights.adapter import header_of, inverted_clip
 from lamp_lightning.weights.base import BaseModel, load_base_model
 from lamp_lightning.weights.folder import pipeline_class
 from lamp_lightning.weights.text import added_conditions, size_conditions
@@ -189,14 +189,13 @@ class LAMPPipeline(DiffusionPipeline):
         Raises:
             UserError: no adapter, or none that says what its base model is.
         """
-        metadata = read_metadata(file)
+        header = header_of(file)
         if base is None:
-            config, variant = metadata.get("base_config"), metadata.get("base_variant")
-            base = metadata.get("base_model")
+            config, variant, base = header.base_config, header.base_variant, header.base_model
         if base is None:
             raise UserError(f"{file} does not say which base model it belongs to: name it with base=<model>.")
         model = load_base_model(base, config=config, variant=variant, torch_dtype=torch_dtype)
-        unet = inflated(model.unet, cast(Norm, metadata["norm"]), variant_of(metadata))
+        unet = inflated(model.unet, header.norm, header.variant)
         for parameter in unet.tuned_parameters():
             parameter.data = parameter.data.float()
         pipeline = cls.from_base(model, unet)

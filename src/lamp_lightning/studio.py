@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import Tensor
 
+from lamp_lightning.adapters import MEMORY_SETTINGS
 from lamp_lightning.callbacks import TrainingProgress
 from lamp_lightning.generate import Sampler, evaluation, generate, mixed_precision, on_device, paint_with
 from lamp_lightning.loggers import log_media
@@ -126,6 +127,10 @@ class Studio:
             "base_variant": self.cfg.model.get("variant"),
             "base_dtype": str(self.cfg.model.dtype),
             "painter": self.cfg.model.get("painter"),
+            "painter_config": self.cfg.model.get("painter_config"),
+            "painter_variant": self.cfg.model.get("painter_variant"),
+            "clip": self.cfg.model.clip or "",
+            "memory": {name: self.cfg.model.get(name) for name in MEMORY_SETTINGS},
             "method": self.cfg.method.name if self.cfg.get("method") else None,
             "motion": str(self.cfg.motion.name),
             "prompt": motion_prompt(self.cfg),

@@ -2,45 +2,67 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.sampling.tricks import NoiseSharing
 
 Start = Literal["noise", "inversion", "warp", "still"]
+MOST_FRAMES = 10_000  # of one video: twenty minutes at 8 frames per second
+LONGEST_SIDE = 16_384  # in pixels
+
+Steps = Annotated[int, Field(ge=1, le=10_000)]
+Guidance = Annotated[float, Field(ge=0, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
+Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
+Size = Annotated[tuple[Side, Side], Field(strict=False)]  # JSON and YAML know lists, not tuples
+Word = Annotated[str, Field(max_length=200)]
+_LIMITS = Field(ge=-(10**6), le=10**6)  # some options are lengths of lists that are made at once
+Option = bool | Annotated[int, _LIMITS] | Annotated[float, _LIMITS] | Word | None
+Several = Annotated[list[Option], Field(max_length=10_000)]
+Options = Annotated[Mapping[Word, Option | Several], Field(max_length=50)]
 
 
 @dataclass(frozen=True)
 class Sampler:
     """One config of the group ``sampler``, and the size of what it paints.
 
+    What stands in a file is checked against these types and ranges (`weights.header`, `record_schema`).
+
     ``start`` is what frames begin as: "noise"; "inversion": the noise that the tuned clip was inverted to, as
     in Tune-A-Video (Wu et al. 2023, section 3.3); "warp": frame 0 denoised part of the way and moved a little
     from frame to frame, as in Text2Video-Zero (`sampling.warp`); "still": the first frame, which they remain.
     """
 
-    scheduler: str = "DDIMScheduler"
-    scheduler_options: Mapping[str, Any] = field(default_factory=dict)  # beside the noise levels
-    num_inference_steps: int = 50
-    guidance_scale: float = 12.5
-    guidance_rescale: float = 0.0
-    paint_guidance_scale: float | None = None  # of first frames; None: as above, or the painter's
-    paint_steps: int | None = None  # likewise
-    shared_noise: float = 0.2
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    scheduler: Word = "DDIMScheduler"
+    scheduler_options: Options = field(default_factory=dict)  # beside the noise levels
+    num_inference_steps: Steps = 50
+    guidance_scale: Guidance = 12.5
+    guidance_rescale: Share = 0.0
+    paint_guidance_scale: Guidance | None = None  # of first frames; None: as above, or the painter's
+    paint_steps: Steps | None = None  # likewise
+    shared_noise: Share = 0.2
     noise_sharing: NoiseSharing = "authors"
     start: Start = "noise"
-    warp_strength: float = 12.0  # of "warp": pixels of a picture of 512 that frames move each, right and down
+    # Of "warp": pixels of a picture of 512 that frames move each, right and down.
+    warp_strength: Annotated[float, Field(ge=0, le=10_000)] = 12.0
     adain: bool = True
     histogram_matching: bool = True
-    negative_prompt: str | None = None
-    fps: float = 8
-    num_frames: int = 16
-    window: int = 128  # frames that are sampled at once; longer videos go on in windows
-    overlap: int = 8  # known frames at the beginning of each further window
-    size: tuple[int, int] | None = None  # height, width
+    negative_prompt: Annotated[str, Field(max_length=100_000)] | None = None
+    fps: Annotated[float, Field(gt=0, lt=1000)] = 8
+    num_frames: Frames = 16
+    window: Frames = 128  # frames that are sampled at once; longer videos go on in windows
+    overlap: Frames = 8  # known frames at the beginning of each further window
+    size: Size | None = None  # height, width
 
     @classmethod
     def from_config(cls, cfg: Any) -> Sampler:
@@ -89,16 +111,26 @@ class Sampler:
                 f"sampler.scheduler_options has {', '.join(unknown)}, which {self.scheduler} does not know; "
                 f"it knows {', '.join(takes)}."
             )
-        if not options:
-            return kind.from_config(config)
         try:
             scheduler = kind.from_config(config, **options)
-            scheduler.set_timesteps(self.num_inference_steps)  # some options are not looked at before
-        except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+            _try(copy.deepcopy(scheduler), self.num_inference_steps)
+        except Exception as error:  # schedulers look at most options late, and say so in many ways
+            what = f"sampler.scheduler_options={options}" if options else "this model"
             raise UserError(
-                f"{self.scheduler} cannot use sampler.scheduler_options={options}: {error}"
+                f"{self.scheduler} cannot use {what} with sampler.num_inference_steps="
+                f"{self.num_inference_steps}: {' '.join(str(error).split()) or type(error).__name__}"
             ) from error
         return scheduler
+
+
+def _try(scheduler: Any, steps: int) -> None:
+    """One step of nothing, as `denoise` takes it; raises what a scheduler of another kind raises there."""
+    import torch
+
+    scheduler.set_timesteps(steps)
+    latents, timestep = torch.zeros(1, 4, 1, 2, 2) * scheduler.init_noise_sigma, scheduler.timesteps[0]
+    with torch.random.fork_rng([]):  # some draw noise in each step
+        scheduler.step(scheduler.scale_model_input(latents, timestep), timestep, latents, return_dict=False)
 
 
 def _plain(options: Any) -> dict[str, Any]:

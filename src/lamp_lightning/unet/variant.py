@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import ConfigDict, Field
 
 from lamp_lightning.errors import UserError
 
@@ -39,6 +41,9 @@ class Variant:
         UserError: unknown values, or values that contradict each other.
     """
 
+    # How values in an adapter's header are checked (`weights.header`).
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
     kind: Kind = "lamp"
     first_frame: bool = True
     gate: bool = True
@@ -46,7 +51,7 @@ class Variant:
     causal: bool = True
     self_attention: SelfAttention = "first_frame"
     temporal_attention: bool = True
-    tuned: tuple[str, ...] | None = None
+    tuned: Annotated[tuple[str, ...], Field(strict=False)] | None = None
 
     def __post_init__(self) -> None:
         for name, known in (("kind", get_args(Kind)), ("self_attention", get_args(SelfAttention))):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,16 +16,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lamp_lightning.errors import UserError
-from lamp_lightning.unet.inflate import Norm
 from lamp_lightning.unet.mixture import mix, parts
 from lamp_lightning.unet.motion_unet import names_of
 from lamp_lightning.unet.variant import LAMP_SETS, Variant
+from lamp_lightning.weights.header import (
+    FORMAT,
+    FORMAT_VERSION,
+    LARGEST_HEADER,
+    Header,
+    as_texts,
+    read_header,
+)
 
 if TYPE_CHECKING:
     from lamp_lightning.unet import MotionUNet
 
-FORMAT = "lamp-lightning motion adapter"
-FORMAT_VERSION = "1"
+_FLOATS = ("F64", "F32", "F16", "BF16")  # what tensors may be of, as safetensors calls them
 _INVERTED = "inverted_clip"  # a tensor beside the tuned parameters, in adapters that have it
 _SAME_BASE = 5e-3  # above the rounding of bfloat16 (2e-3), below what any fine-tuning changes
 
@@ -39,12 +45,16 @@ def save_motion(
         unet: a MotionUNet.
         file: path of the `.safetensors` file; written whole or not at all.
         inverted_clip: noise that a tuned clip was inverted to, `1 c f h w`, where sampling begins there.
-        metadata: facts for the file's header, such as `base_model`, `motion`, `prompt`, `num_frames`. Strings
-            are kept as they are, other values as JSON, None is left out. Format, norm, variant, versions and
-            a sample of the frozen weights (to know the base model again) are added.
+        metadata: facts for the file's header (`weights.header.Header`), such as `base_model`, `motion`,
+            `prompt`, `num_frames`. Strings are kept as they are, other values as JSON, None is left out.
+            Format, norm, variant, versions and a sample of the frozen weights (to know the base model again)
+            are added.
+
+    The same tensors and facts make the same bytes.
 
     Raises:
-        UserError: the file cannot be written, or a parameter is not finite.
+        UserError: the file cannot be written, a parameter is not finite, or a fact is not what the header
+            can hold.
     """
     file = Path(file)
     if parts(unet):
@@ -54,24 +64,42 @@ def save_motion(
     _check_finite(tensors, "The tuned UNet", "The training has diverged: lower the learning rate.")
     if inverted_clip is not None:
         tensors[_INVERTED] = inverted_clip.detach().float().cpu().contiguous()
-    header = {key: _text(value) for key, value in metadata.items() if value is not None}
-    header |= {
+    facts = {
+        **metadata,
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "norm": unet.norm,
-        "variant": json.dumps(unet.variant.settings()),
-        "base_fingerprint": json.dumps(base_fingerprint(unet)),
+        "variant": unet.variant.settings(),
+        "base_fingerprint": base_fingerprint(unet),
         **{f"version_{name}": version for name, version in _versions().items()},
     }
+    header = as_texts(facts, file)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata=header)
+        _sort_header(part)
         os.replace(part, file)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise UserError(f"{file} cannot be written: {error}") from error
+
+
+def _sort_header(file: Path) -> None:
+    """Put the header of a safetensors file into one order; as written, that of its texts is random.
+
+    They come out of a hash map, and every process orders those otherwise. Sorted, the same content is the
+    same bytes; the length of the header, and so the place of every tensor, stays as it is.
+    """
+    with open(file, "r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:  # always, as both writers are as short as JSON can be
+            opened.seek(8)
+            opened.write(text.ljust(length))
 
 
 def load_motion(unet: MotionUNet, file: str | Path, *, check_base: bool = True) -> dict[str, str]:
@@ -91,13 +119,12 @@ def load_motion(unet: MotionUNet, file: str | Path, *, check_base: bool = True) 
         UserError: not an adapter, another base model, motion modules of another kind, or missing, extra,
             mis-shaped or non-finite tensors. The UNet is then unchanged.
     """
-    metadata, tensors = _checked(unet, Path(file), check_base)
-    variant = variant_of(metadata)
-    unet.remember_untuned(variant)
+    metadata, header, tensors = _checked(unet, Path(file), check_base)
+    unet.remember_untuned(header.variant)
     mix(unet, [], {})
-    unet.set_variant(variant)
+    unet.set_variant(header.variant)
     unet.put_tuned(tensors)
-    unet.set_norm(cast(Norm, metadata["norm"]))
+    unet.set_norm(header.norm)
     return metadata
 
 
@@ -126,11 +153,11 @@ def set_motions(
     if len(motions) == 1 and next(iter(motions.values())) == 1:
         return [load_motion(unet, next(iter(motions)), check_base=check_base)]
     loaded = [_checked(unet, Path(file), check_base) for file in motions]
-    norms = [metadata["norm"] for metadata, _ in loaded]
+    norms = [header.norm for _, header, _ in loaded]
     if len(set(norms)) > 1:
         told = ", ".join(f"{file} with {norm}" for file, norm in zip(motions, norms, strict=True))
         raise UserError(f"These motions were tuned with different norms and cannot be mixed: {told}.")
-    variants = [variant_of(metadata) for metadata, _ in loaded]
+    variants = [header.variant for _, header, _ in loaded]
     for file, other in zip(motions, variants, strict=True):
         if different := variants[0].differences(other):
             raise UserError(
@@ -144,32 +171,33 @@ def set_motions(
     untuned = {name: tensor for name, tensor in unet.named_parameters() if name in unet.untuned()}
     weighted = [
         (float(weight), {**untuned, **tensors})
-        for weight, (_, tensors) in zip(motions.values(), loaded, strict=True)
+        for weight, (_, _, tensors) in zip(motions.values(), loaded, strict=True)
     ]
     mix(unet, weighted, unet.image_queries())
-    unet.set_norm(cast(Norm, norms[0]))
-    return [metadata for metadata, _ in loaded]
+    unet.set_norm(norms[0])
+    return [metadata for metadata, _, _ in loaded]
 
 
-def _checked(unet: MotionUNet, file: Path, check_base: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of an adapter that fits `unet`."""
+def _checked(
+    unet: MotionUNet, file: Path, check_base: bool
+) -> tuple[dict[str, str], Header, dict[str, Tensor]]:
+    """Metadata, header and tensors of an adapter that fits `unet`."""
     metadata = read_metadata(file)
-    norm = metadata.get("norm")
-    if norm not in get_args(Norm):
-        raise UserError(f"{file} was tuned with norm={norm}, which this version does not know.")
-    variant = variant_of(metadata)
+    header = read_header(metadata, file)
+    variant = header.variant
     if variant.kind != unet.variant.kind:
         raise UserError(
             f"{file} has motion layers of the kind {variant.kind!r}, and this UNet those of "
             f"{unet.variant.kind!r}. LAMPPipeline.from_motion({str(file)!r}) loads the right one."
         )
-    tensors = _read(file)
     parameters = dict(unet.named_parameters())
     wanted = {name: tuple(parameters[name].shape) for name in unet.names_of(variant.sets)}
-    check_tensors(tensors, wanted, file, metadata.get("base_model"))
+    tensors = _read(file, wanted, header.base_model)
+    check_tensors(tensors, wanted, file, header.base_model)
+    _check_inverted(file, int(unet.config["in_channels"]))
     if check_base:
-        _check_base(unet, metadata, file)
-    return metadata, tensors
+        _check_base(unet, header, file)
+    return metadata, header, tensors
 
 
 def variant_of(metadata: Mapping[str, str]) -> Variant:
@@ -182,50 +210,79 @@ def variant_of(metadata: Mapping[str, str]) -> Variant:
 
 
 def read_metadata(file: str | Path) -> dict[str, str]:
-    """The header of a motion adapter, without its tensors.
+    """The header of a motion adapter as texts, checked (`weights.header.Header`), without its tensors.
 
     Raises:
-        UserError: no such file, not a safetensors file, or not a motion adapter that this version reads.
+        UserError: no such file, not a safetensors file, not a motion adapter that this version reads, or a
+            header that cannot be used.
     """
     file = Path(file)
+    with _opened(file) as opened:
+        metadata = opened.metadata() or {}
+    read_header(metadata, file)
+    return metadata
+
+
+def header_of(file: str | Path) -> Header:
+    """The header of a motion adapter, typed; raises UserError as `read_metadata`."""
+    return read_header(read_metadata(file), Path(file))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file to read from, whose header is not too large to look at."""
     if not file.is_file():
         raise UserError(f"{file} does not exist: give a motion adapter, the .safetensors file of a run.")
     try:
+        with open(file, "rb") as raw:
+            length = int.from_bytes(raw.read(8), "little")
+        if LARGEST_HEADER < length < file.stat().st_size:
+            raise UserError(
+                f"{file} is no motion adapter: its header has {length:,} bytes, and {LARGEST_HEADER:,} are "
+                "the most. Give the .safetensors file of a run."
+            )
         with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
+            yield opened
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file} is not a readable safetensors file ({error}).") from error
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{file} is a safetensors file, but not a motion adapter.")
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{file} has adapter format {metadata.get('format_version')}, this version of lamp-lightning "
-            f"reads {FORMAT_VERSION}: update lamp-lightning."
-        )
-    return metadata
 
 
 def check_tensors(
     tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], file: Path, base: str | None = None
 ) -> None:
     """Refuse tensors that are not exactly those wanted, by name and shape, or not finite."""
-    belongs = f" It was tuned on {base!r}." if base else ""
+    belongs = _tuned_on(base)
+    _check_names(tensors, wanted, file, belongs)
+    for name, shape in wanted.items():
+        _check_shape(name, tuple(tensors[name].shape), shape, file, belongs)
+    _check_finite(tensors, str(file), "It is damaged or its training diverged.")
+
+
+def _tuned_on(base: str | None) -> str:
+    return f" It was tuned on {base!r}." if base else ""
+
+
+def _check_names(found: Iterable[str], wanted: Mapping[str, Any], file: Path, belongs: str) -> None:
+    there = set(found)
     for kind, names in (
-        ("lacks tensors of this UNet", wanted.keys() - tensors.keys()),
-        ("has tensors unknown to this UNet", tensors.keys() - wanted.keys()),
+        ("lacks tensors of this UNet", wanted.keys() - there),
+        ("has tensors unknown to this UNet", there - wanted.keys()),
     ):
         if names:
             raise UserError(
                 f"{file} {kind} ({len(names)}, first {min(names)!r}): it belongs to another model or is "
                 f"damaged.{belongs}"
             )
-    for name, shape in wanted.items():
-        if tuple(tensors[name].shape) != shape:
-            raise UserError(
-                f"{file}: the tensor {name!r} has shape {tuple(tensors[name].shape)}, this UNet needs "
-                f"{shape}: it belongs to another model.{belongs}"
-            )
-    _check_finite(tensors, str(file), "It is damaged or its training diverged.")
+
+
+def _check_shape(
+    name: str, found: tuple[int, ...], wanted: tuple[int, ...], file: Path, belongs: str
+) -> None:
+    if found != wanted:
+        raise UserError(
+            f"{file}: the tensor {name!r} has shape {found}, this UNet needs {wanted}: it belongs to another "
+            f"model.{belongs}"
+        )
 
 
 def base_fingerprint(
@@ -248,18 +305,18 @@ def base_fingerprint(
     return values
 
 
-def _check_base(unet: MotionUNet, metadata: Mapping[str, str], file: Path) -> None:
-    if _alike(base_fingerprint(unet, variant=variant_of(metadata)), json.loads(metadata["base_fingerprint"])):
+def _check_base(unet: MotionUNet, header: Header, file: Path) -> None:
+    if _alike(base_fingerprint(unet, variant=header.variant), header.base_fingerprint):
         return
     raise UserError(
         f"{file} was tuned on other weights than this UNet's: its base model is "
-        f"{metadata.get('base_model', 'unknown')!r}. Load that one (check_base=False tries anyway)."
+        f"{header.base_model or 'unknown'!r}. Load that one (check_base=False tries anyway)."
     )
 
 
-def of_same_base(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two adapters, by their metadata, were tuned on the same base model, whatever it was called."""
-    return _alike(*(json.loads(metadata["base_fingerprint"]) for metadata in (one, other)))
+def of_same_base(one: Header, other: Header) -> bool:
+    """Whether two adapters, by their headers, were tuned on the same base model, whatever it was called."""
+    return _alike(one.base_fingerprint, other.base_fingerprint)
 
 
 def _alike(fingerprint: Sequence[float], other: Sequence[float]) -> bool:
@@ -268,25 +325,66 @@ def _alike(fingerprint: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def inverted_clip(file: str | Path) -> Tensor | None:
-    """The noise that an adapter's clip was inverted to, `1 c f h w`; None where it has none."""
-    with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(_INVERTED) if _INVERTED in opened.keys() else None  # noqa: SIM118
+    """The noise that an adapter's clip was inverted to, `1 c f h w`; None where it has none.
+
+    Raises:
+        UserError: it is not of that shape, or not of finite floating point numbers.
+    """
+    file = Path(file)
+    with _opened(file) as opened:
+        if _INVERTED not in opened.keys():  # noqa: SIM118  (it is no mapping)
+            return None
+        _check_inverted_shape(opened, file)
+        tensor = opened.get_tensor(_INVERTED)
+    _check_finite({_INVERTED: tensor}, str(file), "It is damaged: copy it again.")
+    return tensor
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    with safe_open(file, framework="pt") as opened:
+def _check_inverted(file: Path, channels: int) -> None:
+    """Refuse an inverted clip that this UNet's latents do not go with."""
+    tensor = inverted_clip(file)
+    if tensor is not None and tensor.shape[1] != channels:
+        raise UserError(
+            f"{file}: the tensor {_INVERTED!r} has {tensor.shape[1]} channels, and this UNet's latents have "
+            f"{channels}: it belongs to another model."
+        )
+
+
+def _check_inverted_shape(opened: Any, file: Path) -> None:
+    found = opened.get_slice(_INVERTED)
+    shape = tuple(found.get_shape())
+    if len(shape) != 5 or shape[0] != 1 or 0 in shape:
+        raise UserError(
+            f"{file}: the tensor {_INVERTED!r} has shape {shape}, not (1, c, f, h, w). Copy it again."
+        )
+    _check_floats(_INVERTED, found.get_dtype(), file)
+
+
+def _read(file: Path, wanted: Mapping[str, tuple[int, ...]], base: str | None) -> dict[str, Tensor]:
+    """The tuned tensors; they are read only after names, shapes and types are found to be those wanted."""
+    belongs = _tuned_on(base)
+    with _opened(file) as opened:
         names = [name for name in opened.keys() if name != _INVERTED]  # noqa: SIM118
+        _check_names(names, wanted, file, belongs)
+        for name in names:
+            found = opened.get_slice(name)
+            _check_shape(name, tuple(found.get_shape()), wanted[name], file, belongs)
+            _check_floats(name, found.get_dtype(), file)
         return {name: opened.get_tensor(name) for name in names}
+
+
+def _check_floats(name: str, kind: str, file: Path) -> None:
+    if kind not in _FLOATS:
+        raise UserError(
+            f"{file}: the tensor {name!r} is of type {kind}, and an adapter's are floating point numbers "
+            f"({', '.join(_FLOATS)}): it is damaged or no adapter."
+        )
 
 
 def _check_finite(tensors: Mapping[str, Tensor], what: str, advice: str) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{what}: the tensor {name!r} holds NaN or infinite values. {advice}")
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _versions() -> dict[str, str]:
