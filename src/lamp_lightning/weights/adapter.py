@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.files import replacing
 from lamp_lightning.unet.mixture import mix, parts
 from lamp_lightning.unet.motion_unet import names_of
 from lamp_lightning.unet.variant import LAMP_SETS, Variant
@@ -74,15 +74,11 @@ def save_motion(
         **{f"version_{name}": version for name, version in _versions().items()},
     }
     header = as_texts(facts, file)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata=header)
-        _sort_header(part)
-        os.replace(part, file)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        with replacing(file) as part:
+            save_file(tensors, part, metadata=header)
+            _sort_header(part)
+    except SafetensorError as error:
         raise UserError(f"{file} cannot be written: {error}") from error
 
 
