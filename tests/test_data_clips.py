@@ -66,7 +66,9 @@ def test_a_phones_portrait_clip_is_turned_upright(tmp_path):
         (b"<!DOCTYPE html><html>404</html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "Git LFS pointer"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), "a picture"),
-        (bytes(range(256)) * 9, "cannot be decoded"),
+        (bytes(range(256)) * 9, "data of no video format"),
+        (b"#EXTM3U\n\x01\n/etc/passwd\n", "data of no video format"),  # a playlist names other files
+        (b"RIFF" + bytes(range(256)) * 9, "cannot be decoded"),
     ],
 )
 def test_a_file_that_is_no_video(tmp_path, content, found):

@@ -166,7 +166,7 @@ def test_a_full_disk_while_decoding(tmp_path, load, monkeypatch):
 
 def test_nothing_half_written_stays_behind(tmp_path, load):
     folder = write_set(tmp_path / "set")
-    (folder / "clip_1.mp4").write_bytes(bytes(range(256)) * 8)
+    (folder / "clip_1.mp4").write_bytes(b"RIFF" + bytes(range(256)) * 8)
     with pytest.raises(UserError, match="cannot be decoded"):
         load()
     assert not list((tmp_path / "cache").rglob(".*.part"))
@@ -224,16 +224,16 @@ def test_a_clip_without_a_caption_is_warned_of(captions):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"captions.txt": b"\xff\xfe\xfa caf\xe9"}, "captions.txt: cannot be read as UTF-8"),
+        ({"captions.txt": b"\xff\xfe\xfa caf\xe9"}, "captions.txt cannot be read as captions: byte 0 is no UTF-8"),
         ({"captions.txt": "  \n"}, "captions.txt: this caption file is empty"),
         ({"captions.txt": "one\ntwo"}, "captions.txt: found 2 captions for 3 clips"),
         ({"captions.txt": "a.mp4: one\nd.mp4: four"}, "names 'd.mp4', which is no clip"),
         ({"captions.txt": "a.mp4:\nb.webm: b\nc 1.gif: c"}, "empty caption"),
-        ({"captions.json": '{"a": "one",}'}, "captions.json: not valid JSON: .* at line 1"),
+        ({"captions.json": '{"a": "one",}'}, "captions.json cannot be read as captions: it is not valid JSON .*line 1"),
         ({"captions.json": '{"a": 1}'}, "captions must be texts"),
         ({"captions.json": "3"}, "captions must be texts"),
         ({"captions.json": '"a"', "captions.txt": "a"}, "Keep one"),
-        ({"b.txt": b"\xe9t\xe9"}, "b.txt: cannot be read as UTF-8"),
+        ({"b.txt": b"\xe9t\xe9"}, "b.txt cannot be read as captions: byte 0 is no UTF-8"),
     ],
 )
 def test_unusable_caption_files(captions, files, message):
@@ -243,7 +243,7 @@ def test_unusable_caption_files(captions, files, message):
 
 def test_a_folder_in_a_caption_files_place(tmp_path, captions):
     (tmp_path / "captions.txt").mkdir()
-    with pytest.raises(UserError, match=r"captions.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"captions.txt cannot be read as captions"):
         captions({})
 
 

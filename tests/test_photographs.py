@@ -265,8 +265,8 @@ def test_damaged_and_huge_files_are_named(scene, monkeypatch):
     for name in ("half.png", "empty.jpg"):
         with pytest.raises(UserError, match=f"{name} cannot be read as an image"):
             read_image(name)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(UserError, match=r"whole.png cannot be read as an image .*exceeds limit"):
+    monkeypatch.setattr("lamp_lightning.runtime.pictures.MOST_PIXELS", 100)
+    with pytest.raises(UserError, match=r"whole.png cannot be read as an image: it has .* and 100 are the most"):
         read_image("whole.png")
 
 

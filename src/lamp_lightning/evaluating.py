@@ -33,6 +33,7 @@ from lamp_lightning.metrics import evaluate_videos, load_clip, load_extractor
 from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.metrics.fidelity import MIN_FRAMES, MotionSignature, motion_signatures
 from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
+from lamp_lightning.metrics.results import read_metrics
 from lamp_lightning.motions import motion_prompt
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.scores import Result, publish
@@ -132,6 +133,8 @@ def _measure_run(folder: Path, reference: Reference | None, cfg: DictConfig, rea
 
 def _videos_of(run: RunFolder, settings: DictConfig) -> list[Footage]:
     """A run's final videos, with the prompts that its metrics.json knows, else its samples."""
+    if run.metrics.exists():
+        read_metrics(run.metrics)  # so that a damaged one is named
     if run.videos.is_dir() and (known := listed_prompts(run.metrics)):
         size = (int(settings.data.size[0]), int(settings.data.size[1]))
         paths = {key_of(path): path for path in list_videos(run.videos, "run")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, decode_into, natural_order
 from lamp_lightning.data.decoder_process import ClipDecoder
@@ -20,7 +18,10 @@ from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame
 from lamp_lightning.errors import UserError
 from lamp_lightning.jobs import PICTURES, prompt_of
 from lamp_lightning.metrics.flow import reduced
+from lamp_lightning.metrics.results import read_metrics
 from lamp_lightning.record import read_record
+from lamp_lightning.runtime.pictures import frames_of, opened_picture
+from lamp_lightning.runtime.reading import check_text, parse_json, read_text
 from lamp_lightning.sampling.images import as_seen, read_image
 
 # Of a video that lies there in several formats, the one with the best pictures is read.
@@ -70,7 +71,7 @@ def list_videos(folder: Path, what: str = "folder") -> list[Path]:
         return [folder]
     if not folder.is_dir():
         raise UserError(f"{what}={folder} does not exist. Give a folder of videos, or one video.")
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and _is_usable(entry)]
     best: dict[str, tuple[int, Path]] = {}
     for entry in entries:
         rank = _rank(entry)
@@ -89,6 +90,11 @@ def list_videos(folder: Path, what: str = "folder") -> list[Path]:
     )
 
 
+def _is_usable(entry: Path) -> bool:
+    """Whether it is a file or a folder: reading a pipe would never end."""
+    return entry.is_file() or entry.is_dir()
+
+
 def _rank(entry: Path) -> int | None:
     if entry.is_dir():
         return 0 if _stills(entry) else None
@@ -99,7 +105,7 @@ def _rank(entry: Path) -> int | None:
 def _stills(folder: Path) -> list[Path]:
     """The pictures of a folder that are numbered, in natural order: the frames of a video."""
     numbered = [f for f in folder.iterdir() if f.suffix.lower() in STILLS and re.search(r"\d", f.stem)]
-    return sorted((f for f in numbered if not f.name.startswith(".")), key=natural_order)
+    return sorted((f for f in numbered if not f.name.startswith(".") and f.is_file()), key=natural_order)
 
 
 # -- what a folder says about its videos ---------------------------------------------------------------------
@@ -156,17 +162,17 @@ def _recorded(path: Path, around: Path) -> Footage | None:
 def _own_prompt(path: Path, around: Path) -> str | None:
     beside = around / f"{key_of(path)}.txt"
     if beside.is_file():
-        return " ".join(_read(beside).split()) or None
+        return check_text(_read(beside), file=beside, what="the prompt")
     return prompt_of(Path(SEED.sub("", key_of(path)) + ".mp4"))
 
 
 def listed_prompts(metrics: Path) -> dict[str, str]:
-    """The prompt of each of a run's final videos by its file, as its metrics.json has them."""
+    """The prompt of each of a run's final videos by its file, as its metrics.json has them; none without."""
     try:
-        videos = json.loads(metrics.read_text(encoding="utf-8"))["videos"]
-        return {str(each["file"]): str(each["prompt"]) for each in videos}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        videos = read_metrics(metrics).videos
+    except UserError:
+        return {}  # another program's file of that name
+    return {each.file: each.prompt for each in videos if each.prompt is not None}
 
 
 def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
@@ -184,7 +190,7 @@ def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
     if file.suffix.lower() == ".json":
         given = _json_prompts(file, text)
     elif file.suffix.lower() == ".csv":
-        rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+        rows = _csv_rows(file, text)
         if any(len(row) < 2 for row in rows):
             raise UserError(f"prompts={file}: each row needs two columns, a video's name and its prompt.")
         given = {row[0].strip(): row[1].strip() for row in rows}
@@ -199,7 +205,7 @@ def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
                 f"prompts={file} has {len(given)} prompts for {len(paths)} videos. Give one for each in the "
                 f"order of their names, one for all, or lines like {paths[0].name}: a prompt."
             )
-        return given
+        return [_one_prompt(file, prompt) for prompt in given]
     found = [given.get(path.name, given.get(key_of(path))) for path in paths]
     without = [path.name for path, prompt in zip(paths, found, strict=True) if not prompt]
     if without:
@@ -207,7 +213,18 @@ def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
         raise UserError(
             f"prompts={file} has no prompt for {', '.join(without[:3])}{more}. Add it, or leave prompts out."
         )
-    return [str(prompt) for prompt in found]
+    return [_one_prompt(file, str(prompt)) for prompt in found]
+
+
+def _one_prompt(file: Path, prompt: str) -> str:
+    return check_text(prompt, file=file, what="a prompt")
+
+
+def _csv_rows(file: Path, text: str) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"prompts={file} cannot be read as CSV ({error}).") from error
 
 
 def _named_lines(file: Path, lines: Sequence[str], paths: Iterable[Path]) -> dict[str, str]:
@@ -217,7 +234,7 @@ def _named_lines(file: Path, lines: Sequence[str], paths: Iterable[Path]) -> dic
         UserError: some lines begin with a video's name and others do not.
     """
     names = {name for path in paths for name in (path.name, key_of(path))}
-    pairs = [re.split(r"\s*[:\t]\s*", line, maxsplit=1) for line in lines]
+    pairs = [[part.strip() for part in re.split(r"[:\t]", line, maxsplit=1)] for line in lines]
     other = [line for line, pair in zip(lines, pairs, strict=True) if not _is_named(pair, names)]
     if not other:
         return {pair[0]: pair[1] for pair in pairs}
@@ -234,10 +251,7 @@ def _is_named(pair: Sequence[str], names: Collection[str]) -> bool:
 
 
 def _json_prompts(file: Path, text: str) -> str | list[str] | dict[str, str]:
-    try:
-        given = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"prompts={file}: not valid JSON: {error.msg} at line {error.lineno}.") from error
+    given = parse_json(text, file=file, what="prompts", deepest=2)
     values = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
     if not all(isinstance(value, str) and value.strip() for value in values):
         raise UserError(
@@ -248,10 +262,7 @@ def _json_prompts(file: Path, text: str) -> str | list[str] | dict[str, str]:
 
 
 def _read(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as UTF-8 text ({error}).") from error
+    text = read_text(file, what="prompts")
     if not text.strip():
         raise UserError(f"{file} is empty: write the prompts into it, or leave it out.")
     return text
@@ -312,11 +323,9 @@ def _is_multiple(found: Sequence[int], size: tuple[int, int]) -> bool:
 
 def _animation(path: Path) -> np.ndarray:
     """An animated webp, or another picture file, by Pillow."""
-    try:
-        with Image.open(path) as image:
-            frames = [np.asarray(as_seen(frame.copy())) for frame in ImageSequence.Iterator(image)]
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ClipError(f"{path}: cannot be read as a video ({error}). Take it out of the folder.") from error
+    advice = "Take it out of the folder."
+    with opened_picture(path, what="a video", advice=advice) as image:
+        frames = [np.asarray(as_seen(frame.copy())) for frame in frames_of(image, path)]
     return _same_sized(path, [(f"frame {k}", frame) for k, frame in enumerate(frames)])
 
 
@@ -347,7 +356,7 @@ def pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"{what}={folder} does not exist. Give a folder of pictures named like the videos.")
     files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in PICTURES]
-    return {file.stem: file for file in files if not file.name.startswith(".")}
+    return {file.stem: file for file in files if not file.name.startswith(".") and file.is_file()}
 
 
 def as_path(value: Any) -> Path | None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamp_lightning.data.cache import file_sha256
 from lamp_lightning.data.fit import size_of_aspect
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.reading import check_text, read_text
 from lamp_lightning.sampling.images import read_image
 from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.video import safe_name
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PICTURES = {
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"
 }  # fmt: skip
+MOST_PROMPTS = 10_000  # of one file
 # Cameras and phones number their pictures: such a name is no prompt.
 NUMBERED = re.compile(
     r"(img|dsc[nf]?|pxl|mvimg|gopr|dji|photo|image|picture|screenshot|scan|frame|untitled|p|[\W\d_])*",
@@ -133,15 +135,15 @@ def find_prompts(prompt: Any, file: Any) -> list[str]:
     if prompt is not None:
         raise UserError("Give either prompt=<text> or prompts=<file>, not both.")
     path = Path(str(file)).expanduser()
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"prompts={path} cannot be read ({reason}): give a text file in UTF-8.") from error
+    lines = [line.strip() for line in read_text(path, what="prompts").splitlines()]
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
         raise UserError(f"prompts={path} has no prompts: write one on each line.")
-    return found
+    if len(found) > MOST_PROMPTS:
+        raise UserError(
+            f"prompts={path} has {len(found):,} prompts, and {MOST_PROMPTS:,} are the most. Split it."
+        )
+    return [check_text(line, file=path, what="a prompt") for line in found]
 
 
 def find_pictures(where: Any) -> list[Picture]:
@@ -157,6 +159,7 @@ def find_pictures(where: Any) -> list[Picture]:
         if path.is_dir():
             inside = sorted(path.iterdir(), key=lambda file: file.name)
             found = [f for f in inside if f.suffix.lower() in PICTURES and not f.name.startswith(".")]
+            found = [f for f in found if f.is_file()]
             if not found:
                 raise UserError(f"first_frame={path} has no pictures in it (png, jpg, webp, ...).")
             files += found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from omegaconf import DictConfig
@@ -19,12 +20,15 @@ from lamp_lightning.data.motion_set import load_motion_set
 from lamp_lightning.errors import UserError
 from lamp_lightning.methods import load_method
 from lamp_lightning.metrics import evaluate_videos, load_clip, motion_signatures
+from lamp_lightning.metrics.results import Judged, read_judged, read_metrics
 from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.motions import is_toy_motion, sample_prompts
 from lamp_lightning.runs import RunFolder, write_atomic, write_json
+from lamp_lightning.runtime.reading import open_file
 
 SEEDS = 1000  # so that the scenes of two seeds never share their noise
 AT_ONCE = 4  # videos
+LARGEST_ARRAYS = 2**32  # bytes of a file of videos
 
 
 def run_folder(out: Path, method: str, motion: str, seed: int) -> Path:
@@ -93,14 +97,10 @@ def judge_trial(trial: Trial, sampler: dict[str, Any], check: Callable[[], None]
         seconds = (time.monotonic() - begun) / len(made)
         measured = measure(cfg, held_out, made)
         write_arrays(videos_file, videos=np.stack(made))
-        facts = json.loads(run.metrics.read_text(encoding="utf-8"))
-        kept = {
-            "asked": asked,
-            "seconds_per_video": seconds,
-            "minutes": facts.get("minutes"),
-            **measured,
-        }
-        write_json(trial.result, kept)
+        minutes = read_metrics(run.metrics).minutes
+        found = {"asked": asked, "seconds_per_video": seconds, "minutes": minutes, **measured}
+        write_json(trial.result, found)
+        kept = read_judged(trial.result)
     return _as_result(trial.entry, trial.motion, trial.seed, kept, videos_file, held_out.truth)
 
 
@@ -141,9 +141,9 @@ def judge_references(trials: Sequence[Trial], check: Callable[[], None]) -> tupl
             asked = {"scenes": scenes}
             kept = _kept(target, asked)
             if kept is None:
-                kept = {"asked": asked, **measure(cfg, held_out, list(videos))}
                 write_arrays(target.with_suffix(".npz"), videos=videos)
-                write_json(target, kept)
+                write_json(target, {"asked": asked, **measure(cfg, held_out, list(videos))})
+                kept = read_judged(target)
             file = target.with_suffix(".npz")
             results.append(_as_result(name, motion, None, kept, file, held_out.truth))
         file = held_out_file(out, motion, scenes)
@@ -167,9 +167,14 @@ def find_held_out(cfg: DictConfig, trial: Trial) -> HeldOut:
         prompts, first, truth = (_drawn if toy else _painted)(cfg, trial)
         arrays = {"first_frames": first[:, None]} | ({} if truth is None else {"truth": truth})
         write_arrays(file, prompts=np.array(prompts), **arrays)
-    with np.load(file) as arrays:
-        truth = arrays["truth"] if "truth" in arrays.files else None
-        return HeldOut(tuple(str(p) for p in arrays["prompts"]), arrays["first_frames"][:, 0], truth)
+    arrays = read_arrays(file)
+    try:
+        said, first = arrays["prompts"], arrays["first_frames"]
+        if first.dtype != np.uint8 or first.ndim != 5 or len(said) != len(first):
+            raise ValueError(f"first_frames are {first.dtype} of shape {first.shape}")
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file} cannot be used as held-out scenes: {error}. Take it away.") from error
+    return HeldOut(tuple(str(prompt) for prompt in said), first[:, 0], arrays.get("truth"))
 
 
 def held_out_file(out: Path, motion: str, scenes: int) -> Path:
@@ -207,37 +212,51 @@ def _clip(name: str) -> Any:
     return load_clip(name)
 
 
-def _kept(file: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """What was measured before, if the same was asked."""
+def _kept(file: Path, asked: dict[str, Any]) -> Judged | None:
+    """What was measured before, if the same was asked; what cannot be read is measured anew."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_judged(file)
+    except UserError:
         return None
-    same = isinstance(found, dict) and found.get("asked") == json.loads(json.dumps(asked))
-    return found if same and file.with_suffix(".npz").exists() else None
+    same = found.asked == json.loads(json.dumps(asked))
+    return found if same and file.with_suffix(".npz").is_file() else None
 
 
 def _as_result(
-    entry: str, motion: str, seed: int | None, kept: dict[str, Any], file: Path, truth: np.ndarray | None
+    entry: str, motion: str, seed: int | None, kept: Judged, file: Path, truth: np.ndarray | None
 ) -> Result:
     """What was measured of the videos in ``file``, with the error at each frame where the truth is known."""
     curves = {}
     if truth is not None:
-        with np.load(file) as arrays:
-            curves["moving_error_ratio"] = tuple(error_over_frames(arrays["videos"], truth).tolist())
+        videos = read_arrays(file).get("videos")
+        if videos is None or videos.shape != truth.shape:
+            raise UserError(f"{file} does not hold the videos of {truth.shape}. Take it away to paint anew.")
+        curves["moving_error_ratio"] = tuple(error_over_frames(videos, truth).tolist())
     return Result(
         entry,
         motion,
         seed,
-        kept["metrics"],
+        kept.numbers,
         tuple(
             SceneVideo(str(k), VideoFile(str(file), "videos", k), values)
-            for k, values in enumerate(kept["videos"])
+            for k, values in enumerate(kept.video_numbers)
         ),
-        kept.get("minutes"),
-        kept.get("seconds_per_video"),
+        kept.minutes,
+        kept.seconds_per_video,
         curves,
     )
+
+
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote. Raises UserError where the file is damaged; nothing in it is executed."""
+    try:
+        with open_file(file, what="arrays", limit=LARGEST_ARRAYS) as opened:
+            if sum(each.file_size for each in ZipFile(opened).infolist()) > LARGEST_ARRAYS:
+                raise ValueError(f"it unpacks to more than {LARGEST_ARRAYS >> 30} GiB")
+            with np.load(opened, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, MemoryError) as error:
+        raise UserError(f"{file} cannot be read ({error}). Take it away, and it is made anew.") from error
 
 
 def write_arrays(file: Path, **arrays: np.ndarray) -> None:

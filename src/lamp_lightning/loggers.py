@@ -106,7 +106,7 @@ def log_media(
         import numpy as np
         from PIL import Image
 
-        picture = np.asarray(Image.open(sheet).convert("RGB"))
+        picture = np.array(Image.open(sheet, formats=["PNG"]).convert("RGB"))
         logger.experiment.add_image(f"{name}/contact_sheet", picture, step, dataformats="HWC")
 
 

@@ -119,7 +119,7 @@ class VideoFile:
 
 @lru_cache(maxsize=6)  # consecutive videos lie in one array; its file is decompressed once
 def _array(file: str, key: str | None, changed: int) -> np.ndarray:
-    with np.load(file) as arrays:
+    with np.load(file, allow_pickle=False) as arrays:
         if key is None and len(arrays.files) != 1:
             raise KeyError(f"it holds {', '.join(arrays.files)}; name one by its key")
         return arrays[key or arrays.files[0]]

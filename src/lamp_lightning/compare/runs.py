@@ -13,10 +13,19 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from lamp_lightning.compare.measures import measures
-from lamp_lightning.compare.model import Comparison, Entry, Measure, Result, Scene, SceneVideo, VideoFile
+from lamp_lightning.compare.model import (
+    COSTS,
+    Comparison,
+    Entry,
+    Measure,
+    Result,
+    Scene,
+    SceneVideo,
+    VideoFile,
+)
 from lamp_lightning.console import short
 from lamp_lightning.errors import UserError
-from lamp_lightning.metrics import MEASURES
+from lamp_lightning.metrics.results import RunMetrics, read_judged, read_metrics
 from lamp_lightning.runs import RunFolder
 
 DECIDING = ("motion_fidelity", "moving_error_ratio")  # where they were measured
@@ -37,7 +46,7 @@ class Run:
     motion: str
     seed: int
     settings: dict[str, str]
-    metrics: dict[str, Any]
+    metrics: dict[str, float]
     videos: tuple[tuple[str, VideoFile, dict[str, float]], ...]  # prompt, file, metrics
 
 
@@ -137,34 +146,34 @@ def _read(folder: Path, videos: int) -> Run | str:
         run, cfg = RunFolder.open(folder)
         if not run.metrics.is_file():
             return f"{short(folder)} is not finished: it has no metrics.json."
-        metrics = json.loads(run.metrics.read_text(encoding="utf-8"))
-        if not isinstance(metrics, dict):
-            raise ValueError("metrics.json holds no names")
+        found = read_metrics(run.metrics)
+        metrics = dict(found.numbers)
+        costs = [found.minutes, found.seconds_per_video]
         settings = _flat(OmegaConf.to_container(cfg, resolve=True))
-        made = _videos(run, metrics)
+        made = _videos(run, found)
         evaluated = folder / "evaluation" / "metrics.json"
         if evaluated.is_file():  # lamp_lightning.evaluate measures more, and anew
-            found = json.loads(evaluated.read_text(encoding="utf-8"))
-            metrics |= {name: found[name] for name in MEASURES if name in found}
+            metrics |= read_metrics(evaluated).measured
         of_suite = folder.parent.parent.parent / "results" / folder.parent.name / f"{folder.name}.json"
         if of_suite.is_file():  # a benchmark measures its runs itself
-            judged = json.loads(of_suite.read_text(encoding="utf-8"))
-            metrics = {**metrics, **judged["metrics"], "seconds_per_video": judged.get("seconds_per_video")}
+            judged = read_judged(of_suite)
+            metrics |= judged.numbers
+            costs[1] = judged.seconds_per_video
+        metrics |= {name: cost for name, cost in zip(COSTS, costs, strict=True) if cost is not None}
         seed, motion = int(settings.get("seed", 0)), settings["motion.name"]
         return Run(folder, str(run.info.get("started", "")), motion, seed, settings, metrics, made[:videos])
     except UserError as error:
         return str(error)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:  # of its config
         return f"{short(folder)} is broken: {type(error).__name__}: {error}."
 
 
-def _videos(run: RunFolder, metrics: dict[str, Any]) -> tuple[tuple[str, VideoFile, dict[str, float]], ...]:
+def _videos(run: RunFolder, metrics: RunMetrics) -> tuple[tuple[str, VideoFile, dict[str, float]], ...]:
     made = []
-    for video in metrics.get("videos") or []:
-        file = run.videos / str(video.get("file", ""))
-        if file.is_file():
-            values = {name: value for name, value in video.items() if name != "seed" and _is_number(value)}
-            made.append((str(video["prompt"]), VideoFile(str(file)), values))
+    for video in metrics.videos:
+        file = run.videos / video.file
+        if file.is_file() and video.prompt is not None:
+            made.append((video.prompt, VideoFile(str(file)), video.numbers))
     prompts = [prompt for prompt, _, _ in made]
     return tuple(v for k, v in enumerate(made) if v[0] not in prompts[:k])  # one scene for each prompt
 
@@ -267,14 +276,13 @@ def _named(entries: dict[str, Entry]) -> dict[str, Entry]:
 
 
 def _result(name: str, run: Run) -> Result:
-    numbers = {key: float(value) for key, value in run.metrics.items() if _is_number(value)}
-    metrics = {key: value for key, value in numbers.items() if key not in _FACTS}
+    metrics = {key: value for key, value in run.metrics.items() if key not in _FACTS}
     videos = tuple(
-        SceneVideo(prompt, video, {key: float(value) for key, value in values.items() if key in metrics})
+        SceneVideo(prompt, video, {key: value for key, value in values.items() if key in metrics})
         for prompt, video, values in run.videos
     )
-    costs = (numbers.get("minutes"), numbers.get("seconds_per_video"))
-    return Result(name, run.motion, run.seed, metrics, videos, *costs)
+    minutes, seconds = (run.metrics.get(cost) for cost in COSTS)
+    return Result(name, run.motion, run.seed, metrics, videos, minutes, seconds)
 
 
 def _sortable(value: str) -> tuple[bool, float, str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from pathlib import Path
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.reading import check_text, parse_json, read_text
 
 
 def motion_prompt(motion: str) -> str:
@@ -47,21 +47,21 @@ def _beside(clip: Path, default: str) -> str:
     file = clip.with_suffix(".txt")
     if not file.exists():
         return default
-    return _one_text(file, " ".join(_read(file).split()))
+    return _one_text(file, _read(file))
 
 
 def _from_file(file: Path, clips: list[Path], default: str) -> list[str]:
     text = _read(file)
     given = _parse_json(file, text) if file.suffix.lower() == ".json" else _parse_lines(text, clips)
     if isinstance(given, str):
-        return [_one_text(file, given.strip())] * len(clips)
+        return [_one_text(file, given)] * len(clips)
     if isinstance(given, list):
         if len(given) != len(clips):
             raise UserError(
                 f"{file}: found {len(given)} captions for {len(clips)} clips. Give one for each clip in "
                 f"order, one for all, or name the clips ({clips[0].name}: a caption)."
             )
-        return [_one_text(file, caption.strip()) for caption in given]
+        return [_one_text(file, caption) for caption in given]
     return _by_name(file, given, clips, default)
 
 
@@ -80,16 +80,11 @@ def _by_name(file: Path, given: dict[str, str], clips: list[Path], default: str)
             f"using {default!r}.",
             stacklevel=2,
         )
-    return [default if caption is None else _one_text(file, caption.strip()) for caption in found]
+    return [default if caption is None else _one_text(file, caption) for caption in found]
 
 
 def _parse_json(file: Path, text: str) -> str | list[str] | dict[str, str]:
-    try:
-        given = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}: not valid JSON: {error.msg} at line {error.lineno}. Correct the file."
-        ) from error
+    given = parse_json(text, file=file, what="captions", deepest=2)
     values = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
     if not all(isinstance(value, str) for value in values):
         raise UserError(
@@ -108,6 +103,7 @@ def _parse_lines(text: str, clips: list[Path]) -> str | list[str] | dict[str, st
 
 
 def _one_text(file: Path, caption: str) -> str:
+    caption = check_text(caption, file=file, what="a caption")
     if not caption:
         raise UserError(
             f"{file}: found an empty caption. Write one, or remove the file to use the motion's name."
@@ -116,16 +112,7 @@ def _one_text(file: Path, caption: str) -> str:
 
 
 def _read(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{file}: cannot be read as UTF-8 text ({error.reason}). Save it as UTF-8."
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{file}: cannot be read ({error.strerror}). Check that it is a readable file."
-        ) from error
+    text = read_text(file, what="captions")
     if not text.strip():
         raise UserError(
             f"{file}: this caption file is empty. Fill it, or remove it to use the motion's name."

@@ -14,6 +14,19 @@ from typing import BinaryIO
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp")
+# How files of video formats begin: Matroska, AVI, GIF, Flash, Ogg, Windows Media, MPEG program and transport
+# streams. Of others a decoder might make a playlist, which sends it to any file or address.
+_VIDEOS = (
+    _MATROSKA,
+    b"RIFF",
+    b"GIF8",
+    b"FLV",
+    b"OggS",
+    b"\x30\x26\xb2\x75",
+    b"\0\0\1\xba",
+    b"\0\0\1\xb3",
+    b"G",
+)
 
 
 def describe_content(path: Path) -> str | None:
@@ -30,6 +43,8 @@ def describe_content(path: Path) -> str | None:
         return "a picture"
     if not any(byte < 9 or 13 < byte < 32 for byte in head):
         return "plain text"
+    if not (head.startswith(_VIDEOS) or head[4:8] in _BOXES):
+        return "data of no video format that is read here"
     return None
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms
 from torch import Tensor
 
 from lamp_lightning.data.fit import fit_frame
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.pictures import opened_picture
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -52,18 +53,13 @@ def read_image(path: str | Path) -> np.ndarray:
     """A picture file as people see it (`as_seen`), uint8 `h w 3`; of an animation, the first frame.
 
     Raises:
-        UserError: no such file, or none that Pillow can read.
+        UserError: no such file, or none that can be read (see `opened_picture`).
     """
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            return np.array(as_seen(opened))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: give an image as the first frame.") from error
-    except (
-        UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError
-    ) as error:  # fmt: skip
-        raise UserError(f"{path} cannot be read as an image ({error}): give a PNG or JPEG.") from error
+    file = Path(path)
+    if not file.exists():
+        raise UserError(f"{path} does not exist: give an image as the first frame.")
+    with opened_picture(file, what="an image", advice="Give a PNG or JPEG.") as opened:
+        return np.array(as_seen(opened))
 
 
 def as_seen(image: Image.Image) -> Image.Image:
