@@ -94,7 +94,39 @@ def test_a_stopped_run_saves_and_says_how_to_resume(quick, tmp_path, signum, sta
     assert_same_end(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_resuming_a_finished_run_only_reports_again(quick, tmp_path, capsys):
+def files_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """When each file was written, with its content; and when each folder changed."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def test_resuming_a_finished_run_says_so_and_changes_no_file(quick, tmp_path, capsys):
+    assert main([*quick, "hydra.run.dir=run", "trainer.max_steps=2", "samples.final=1"]) == 0
+    before = files_of(tmp_path / "run")
+    assert not [name for name in before if Path(name).name.startswith(".") and name != "."]
+    capsys.readouterr()
+    assert main(["resume=run"]) == 0
+    assert main(["resume=run/checkpoints/last.ckpt", "threads=2", "trainer.max_steps=2"]) == 0
+    assert capsys.readouterr().out == "Finished already: run\n" * 2
+    assert files_of(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("lost", ["metrics.json", "contact_sheet.png", "videos/*.gif", "adapter.safetensors"])
+def test_what_a_finished_run_has_lost_is_made_again_with_the_same_bits(quick, tmp_path, lost):
+    assert main([*quick, "hydra.run.dir=run", "trainer.max_steps=2", "samples.final=1"]) == 0
+    before = files_of(tmp_path / "run")
+    (file,) = (tmp_path / "run").glob(lost)
+    file.unlink()
+    assert main(["resume=run"]) == 0
+    after = files_of(tmp_path / "run")
+    assert after.keys() == before.keys()
+    same = [name for name in before if not name.endswith("metrics.json")]  # that has times
+    assert [after[name][1] for name in same] == [before[name][1] for name in same]
+
+
+def test_a_finished_run_with_other_settings_goes_on(quick, tmp_path, capsys):
     assert main([*quick, "hydra.run.dir=run", "trainer.max_steps=2"]) == 0
     before = load_file(tmp_path / "run" / "adapter.safetensors")
     assert main(["resume=run/checkpoints/last.ckpt", "samples.final=1"]) == 0
@@ -107,6 +139,7 @@ def test_a_run_without_a_checkpoint_begins_again(quick, tmp_path):
     for name in ("one", "two"):
         assert main([*quick, f"hydra.run.dir={name}", "trainer.max_steps=3"]) == 0
     (tmp_path / "two" / "checkpoints" / "last.ckpt").unlink()
+    (tmp_path / "two" / "metrics.json").unlink()
     assert main(["resume=two"]) == 0
     assert_same_end(tmp_path / "one", tmp_path / "two")
 
@@ -115,7 +148,7 @@ def test_a_damaged_checkpoint_is_named(quick, tmp_path, capsys):
     assert main([*quick, "hydra.run.dir=run", "trainer.max_steps=2"]) == 0
     checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    assert main(["resume=run"]) == 1
+    assert main(["resume=run", "trainer.max_steps=3"]) == 1
     captured = capsys.readouterr()
     assert f"Error: The checkpoint {checkpoint} cannot be read" in captured.err
     assert "Traceback" not in captured.err
@@ -125,13 +158,10 @@ def test_a_damaged_checkpoint_is_named(quick, tmp_path, capsys):
     "override", ["motion=rain", "trainer.max_step=9", "model.nothing=1", "trainer.max_steps=x"]
 )
 def test_what_cannot_change_in_a_resumed_run_is_refused(quick, tmp_path, capsys, override):
-    from omegaconf import OmegaConf
-
+    from lamp_lightning.config import composed
     from lamp_lightning.runs import RunFolder
 
-    cfg = OmegaConf.create(
-        {"motion": {"name": "rain"}, "trainer": {"max_steps": 3}, "model": {"path": "tiny"}}
-    )
+    cfg = composed("train", quick)
     RunFolder.create(tmp_path / "run", cfg)
     before = (tmp_path / "run" / "config.yaml").read_text()
     assert main(["resume=run", override]) == 1

@@ -13,8 +13,9 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lamp_lightning.checkpoints import CheckpointFile
 from lamp_lightning.errors import UserError
-from lamp_lightning.runs import RunFolder, write_atomic
+from lamp_lightning.runs import RunFolder
 from lamp_lightning.stopping import StopRequest
 
 HOPELESS = 10  # steps in a row whose loss is no number
@@ -159,6 +160,9 @@ class SaveState(Callback):
         self._saved: int | None = None
         self._no_number = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = CheckpointFile()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop.install()  # Lightning has taken SIGTERM by now, and would leave without saving
         self._saved = trainer.global_step
@@ -186,11 +190,7 @@ class SaveState(Callback):
         tuned = [p for p in trainer.lightning_module.parameters() if p.requires_grad]
         if not all(bool(torch.isfinite(p).all()) for p in tuned):
             raise self.diverged(trainer, "weights are not finite")
-        self.run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        if trainer.world_size > 1:  # every rank must call it, and only the first writes
-            trainer.save_checkpoint(self.run.checkpoint)
-        else:
-            write_atomic(self.run.checkpoint, trainer.save_checkpoint)
+        trainer.save_checkpoint(self.run.checkpoint)  # every process must call it, and only the first writes
         self._saved = trainer.global_step
 
     def diverged(self, trainer: Trainer, what: str) -> UserError:

@@ -8,22 +8,42 @@ import os
 import platform
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, Field
 
+from lamp_lightning.console import is_first_process
 from lamp_lightning.errors import UserError
 from lamp_lightning.runtime.files import explained, remove_dead, write_atomic, write_json, write_text
-from lamp_lightning.runtime.locks import hold, in_folder
+from lamp_lightning.runtime.hardware import hardware
+from lamp_lightning.runtime.locks import Busy, hold, in_folder
+from lamp_lightning.runtime.reading import Schema, checked, literal, read_json
+from lamp_lightning.runtime.run_config import read_config
 
 WRITTEN = ("checkpoints", "videos", "samples/step_*", "inversion", "motion_adapter")  # in a run, by its run
 __all__ = ["PACKAGES", "WRITTEN", "RunFolder", "versions", "write_atomic", "write_json", "write_text"]
+INFO = "what identifies a run"
 PACKAGES = ("lamp-lightning", "torch", "lightning", "diffusers", "transformers", "wandb")
+
+
+class _Info(Schema):
+    """What run.json holds; what later versions add is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str = Field(pattern=r"^[\w-]{1,64}$")
+    group: str | None = Field(None, max_length=255)
+    started: str = Field("", max_length=64)
+    versions: dict[str, str] = Field(default_factory=dict, max_length=100)
+    hardware: dict[str, str] = Field(default_factory=dict, max_length=10)
+    job_type: str = Field("train", max_length=64)
+    frames: str | None = Field(None, max_length=128)
 
 
 @dataclass(frozen=True)
@@ -87,12 +107,43 @@ class RunFolder:
             return cls._begin(path.absolute(), cfg, group)
 
     @classmethod
+    @contextlib.contextmanager
+    def begun(
+        cls, path: Path, cfg: DictConfig, group: str | None = None, *, or_next: bool = False
+    ) -> Iterator[RunFolder]:
+        """Begin a run and be the only process that writes into its folder.
+
+        Args:
+            path: the folder.
+            cfg: the run's config.
+            group: the name of the sweep that it belongs to.
+            or_next: where another run has the folder, take the next free one, ``<path>_2`` and so on.
+
+        Raises:
+            UserError: as `create` and `locked`.
+        """
+        with contextlib.ExitStack() as lock:
+            for number in count(1):
+                run = cls((path if number == 1 else path.with_name(f"{path.name}_{number}")).absolute())
+                try:
+                    if not (or_next and run.config_file.exists()):
+                        lock.enter_context(run.locked())
+                        if not (or_next and run.config_file.exists()):
+                            break
+                        lock.close()
+                except Busy:
+                    if not or_next:
+                        raise
+            yield cls._begin(run.path, cfg, group)
+
+    @classmethod
     def _begin(cls, path: Path, cfg: DictConfig, group: str | None) -> RunFolder:
         info = {
             "id": secrets.token_hex(4),
             "group": group,
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": versions(),
+            "hardware": asdict(hardware(OmegaConf.select(cfg, "trainer.accelerator", default="auto"))),
         }
         run = cls(path, info)
         if run.config_file.exists():
@@ -106,41 +157,64 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> tuple[RunFolder, DictConfig]:
-        """An existing run and its config. Takes the folder or a file in it (``last.ckpt``, the adapter)."""
+        """An existing run and its config. Takes the folder or a file in it (``last.ckpt``, the adapter).
+
+        The config is data: checked, with nothing to interpolate. Before code that it names is called,
+        `run_config.check_targets` has to look at it.
+
+        Raises:
+            UserError: there is no run, or its files cannot be used; names the file, the part and what to do.
+        """
         given = Path(path).expanduser().absolute()
         if not given.exists():
             raise UserError(f"There is no run at {given}: no such file or folder.")
         for folder in (given, *given.parents[:2]):
             run = cls(folder)
             if run.config_file.is_file():
-                try:
-                    cfg = OmegaConf.load(run.config_file)
-                    info = json.loads(run.info_file.read_text(encoding="utf-8"))
-                    if not isinstance(cfg, DictConfig) or not isinstance(info, dict) or "motion" not in cfg:
-                        raise ValueError("not the settings of a run")
-                except (OSError, ValueError, OmegaConfBaseException) as error:
-                    raise UserError(
-                        f"The run at {folder} cannot be read ({error}); begin a new one."
-                    ) from error
-                except Exception as error:  # yaml's own errors have no common public base
-                    raise UserError(f"{run.config_file} is damaged ({type(error).__name__}).") from error
-                return cls(folder, info), cfg
+                cfg = OmegaConf.create(literal(read_config(run.config_file)))
+                info = checked(
+                    _Info,
+                    read_json(run.info_file, what=INFO),
+                    file=run.info_file,
+                    what=INFO,
+                    advice="Begin a new run.",
+                )
+                return cls(folder, info.model_dump(exclude_unset=True)), cfg
         raise UserError(f"{given} is no run folder: it has no config.yaml. Runs are at runs/<motion>/<time>.")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only process that writes there, after what killed ones left half written is removed.
 
+        Of the processes of a run on several GPUs the first locks for all.
+
         Raises:
             Busy: another process writes there; says which.
             UserError: nothing can be written there.
         """
+        if not is_first_process():
+            yield
+            return
         advice = "Wait until it ends, or choose another folder with hydra.run.dir=<folder>."
         with explained(self.path, "Choose another with hydra.run.dir=<folder>."):
             self.path.mkdir(parents=True, exist_ok=True)
         with hold(in_folder(self.path), what=f"The run folder {self.path}", advice=advice):
             remove_dead(self.path, WRITTEN, owned=True)
             yield
+
+    def is_finished(self, cfg: DictConfig) -> bool:
+        """Whether all that ``cfg`` asks for is there, so that going on has nothing to do."""
+        try:
+            facts = read_json(self.metrics, what="the metrics of a run")
+            steps, videos = int(facts["steps"]), [self.videos / str(each["file"]) for each in facts["videos"]]
+        except (UserError, KeyError, TypeError, ValueError):
+            return False
+        wanted = OmegaConf.select(cfg, "samples.final", default=0)
+        files = [self.adapter, *videos, *(video.with_suffix(".gif") for video in videos)]
+        files += [self.contact_sheet] * bool(wanted)
+        return (
+            steps >= cfg.trainer.max_steps and len(videos) >= wanted and all(file.is_file() for file in files)
+        )
 
     def save_config(self, cfg: DictConfig) -> None:
         """Write ``cfg``, resolved, to config.yaml."""

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.callbacks import Samples, SaveState, StepNumbers, TrainingProgress
+from lamp_lightning.checkpoints import check_checkpoint
 from lamp_lightning.console import is_first_process, quiet_libraries, short, threads
 from lamp_lightning.errors import UserError
 from lamp_lightning.generate import Sampler, on_device, spare_memory
@@ -23,6 +24,7 @@ from lamp_lightning.motions import draw_toy_clips, motion_prompt
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.precision import check_precision
 from lamp_lightning.runs import RunFolder, write_json
+from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.studio import Studio
 from lamp_lightning.unet import Variant, inflated
@@ -57,6 +59,9 @@ def train(run: RunFolder, cfg: DictConfig) -> None:
             raise Stopped(stop.signum or 2) from None
         finally:
             close(logger, failed=not finished)
+        if stop.requested and is_first_process():  # too late for this run, but not for what comes after it
+            print(f"Stopped after this run, which is finished: {short(run.path)}", flush=True)
+        stop.check()
 
 
 @dataclass
@@ -74,7 +79,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     quiet_libraries()
     check_precision(cfg.trainer.precision, cfg.model.dtype, cfg.trainer.accelerator)
     torch.set_num_threads(threads(cfg.threads))
-    seed_everything(cfg.seed, verbose=False)
+    seed_everything(cfg.seed % 2**32, verbose=False)  # numpy takes no larger one
     sampler = Sampler.from_config(cfg)
     variant = variant_from(cfg)
     draw_toy_clips(cfg)
@@ -162,7 +167,7 @@ def find_painter(model: DictConfig, device: torch.device) -> Painter | None:
 
 def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:
     """Call ``cfg._target_`` with its settings and more arguments, which stay the objects that they are."""
-    target = instantiate(cfg, _partial_=True, _convert_="all")
+    target = instantiate(cfg, _partial_=True, _recursive_=False, _convert_="all")
     try:
         return target(*args, **kwargs)
     except (ValueError, TypeError, MisconfigurationException) as error:
@@ -173,7 +178,7 @@ def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
     """Train to the end, or to a stop: then raises Stopped. ``trainer.max_steps=0`` tunes nothing."""
     if not parts.trainer.max_steps:
         return
-    checkpoint = usable_checkpoint(run)
+    checkpoint = usable_checkpoint(run, parts)
     tuned = sum(p.numel() for p in parts.tuner.unet.tuned_parameters())
     everything = sum(p.numel() for p in parts.tuner.unet.parameters())
     cfg = parts.studio.cfg
@@ -181,6 +186,8 @@ def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
         count = len(parts.data.motion_set.clips)
         clips = f"{count} clip{'s' * (count != 1)}"
         height, width = cfg.data.size
+        where = hardware(cfg.trainer.accelerator)
+        print(f"Computing on the {where} in {cfg.trainer.precision}.")
         print(
             f"Tuning {str(cfg.motion.name)!r} on {clips} ({cfg.data.num_frames} frames of "
             f"{width}x{height}) with model {cfg.model.name}: {tuned:,} of {everything:,} parameters, "
@@ -207,6 +214,7 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     parts.tuner.unet.to(parts.trainer.strategy.root_device)
     studio.invert_clip()
     studio.save_adapter(step)
+    studio.stop.check()
     lines: list[tuple[str, str | Path]] = [("run", run.path), ("adapter", run.adapter)]
     facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}
     if studio.progress.loss is not None:
@@ -219,6 +227,7 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
         begun = time.monotonic()
         videos = studio.paint(cfg.samples.final)
         facts["seconds_per_video"] = (time.monotonic() - begun) / len(videos)
+        studio.stop.check()
         values, single = studio.publish(videos, step, final=True)
         lines += [("videos", run.videos), ("contact sheet", run.contact_sheet)]
     write_json(run.metrics, {**facts, **values, "videos": single})
@@ -235,18 +244,16 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     sys.stdout.flush()
 
 
-def usable_checkpoint(run: RunFolder) -> str | None:
-    """The run's checkpoint, after a look whether it can be read; None where it has none."""
+def usable_checkpoint(run: RunFolder, parts: Parts) -> Path | None:
+    """The run's checkpoint, after a look at all of it; None where it has none.
+
+    Raises:
+        UserError: it is damaged, or belongs to another run.
+    """
     if not run.checkpoint.exists():
         return None
-    try:
-        torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise UserError(
-            f"The checkpoint {run.checkpoint} cannot be read ({type(error).__name__}). Remove it to train "
-            "this run from the beginning."
-        ) from error
-    return str(run.checkpoint)
+    check_checkpoint(run.checkpoint, parts.tuner, parts.trainer)
+    return run.checkpoint
 
 
 def print_how_to_resume(run: RunFolder) -> None:
