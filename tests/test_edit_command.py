@@ -553,11 +553,11 @@ def test_a_stop_while_tuning_is_saved_and_gone_on_from(words, tmp_path, monkeypa
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 143
-    assert "python -m lamp_lightning.edit run=run" in out
+    assert "python -m lamp_lightning.edit run=run out=here" in out
     assert "Traceback" not in out + err
     assert not Path("here").exists()
     step = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert main(["run=run", f"trainer.max_steps={step + 1}"]) == 0
+    assert main(["run=run", "out=here", f"trainer.max_steps={step + 1}"]) == 0
     assert torch.load(checkpoint, weights_only=True)["global_step"] == step + 1
     assert facts(Path("here"))["prompt"] == "a red bird, flies"
 

@@ -6,7 +6,6 @@ The config groups live in ``conf/`` of a checkout and in ``lamp_lightning/conf``
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 import sys
@@ -21,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lamp_lightning.errors import UserError
-from lamp_lightning.precision import PRECISIONS
 from lamp_lightning.runtime import hardware
-from lamp_lightning.stopping import Stopped
+from lamp_lightning.runtime.files import is_full, no_space
+from lamp_lightning.runtime.locks import release_kept
+from lamp_lightning.runtime.settings import GROUPS, RULES
+from lamp_lightning.stopping import Stopped, say_stopped
 
-GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "experiment")
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 FREE_TEXT = {
     "from", "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "base", "base_config",
@@ -89,9 +89,10 @@ def check_config(cfg: DictConfig, may_be_null: Sequence[str] = ()) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise UserError(_no_value(missing[0]))
-    for key, (accepts, meaning) in _RULES.items():
-        value = OmegaConf.select(cfg, key, default=_ABSENT)
-        if value is _ABSENT:  # `sample` has fewer settings than `train`
+    absent = object()
+    for key, (accepts, meaning) in RULES.items():
+        value = OmegaConf.select(cfg, key, default=absent)
+        if value is absent:  # `sample` has fewer settings than `train`
             continue
         if value is None and key.startswith(tuple(may_be_null)):
             continue
@@ -105,197 +106,6 @@ def _no_value(key: str) -> str:
 
 def _shown(value: Any) -> str:
     return "null" if value is None else repr(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _whole(minimum: int, *, null: bool = False) -> tuple[Callable[[Any], bool], str]:
-    def accepts(value: Any) -> bool:
-        if value is None:
-            return null
-        return isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-
-    return accepts, f"a whole number of at least {minimum}" + (" or null" if null else "")
-
-
-def _number(low: float, high: float = math.inf, *, above: bool = False) -> tuple[Callable[[Any], bool], str]:
-    def accepts(value: Any) -> bool:
-        return _is_number(value) and (value > low if above else value >= low) and value <= high
-
-    if high < math.inf:
-        return accepts, f"a number from {low:g} to {high:g}"
-    return accepts, f"a number {'above' if above else 'of at least'} {low:g}"
-
-
-def _number_or_null(low: float) -> tuple[Callable[[Any], bool], str]:
-    accepts, meaning = _number(low)
-    return (lambda value: value is None or accepts(value)), f"{meaning} or null"
-
-
-def _switch(*, null: bool = False) -> tuple[Callable[[Any], bool], str]:
-    def accepts(value: Any) -> bool:
-        return isinstance(value, bool) or (null and value is None)
-
-    return accepts, "true or false" + (" or null" if null else "")
-
-
-def _one_of(*names: Any) -> tuple[Callable[[Any], bool], str]:
-    return (lambda value: value in names), "one of " + ", ".join(
-        "null" if name is None else str(name) for name in names
-    )
-
-
-def _text(*, null: bool = True) -> tuple[Callable[[Any], bool], str]:
-    def accepts(value: Any) -> bool:
-        return (value is None and null) or (isinstance(value, str | int | float) and bool(str(value).strip()))
-
-    return accepts, "a text" + (" or null" if null else "")
-
-
-def _is_size(value: Any) -> bool:
-    return OmegaConf.is_list(value) and len(value) == 2 and all(_whole(8)[0](v) for v in value)
-
-
-def _is_texts(value: Any) -> bool:
-    return value is None or (
-        OmegaConf.is_list(value) and all(isinstance(v, str) and v.strip() for v in value)
-    )
-
-
-def _is_mapping(value: Any) -> bool:
-    return value is None or OmegaConf.is_dict(value)
-
-
-def _several(accepts: Callable[[Any], bool], what: str) -> tuple[Callable[[Any], bool], str]:
-    """One of them or a list of at least one."""
-
-    def all_accepted(value: Any) -> bool:
-        return (len(value) > 0 and all(map(accepts, value))) if OmegaConf.is_list(value) else accepts(value)
-
-    return all_accepted, what
-
-
-_FORMATS = ("mp4", "gif", "webp", "png")
-_SIZE = "[height,width] in pixels, both at least 8, like [64,64]"
-_ABSENT = object()
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _whole(0),
-    "seeds": _several(_whole(0, null=True)[0], "a list of whole numbers, like [1,5,9], or null"),
-    "prompt": _several(_text()[0], "a text, a list like [a lake,a river], or null"),
-    "first_frame": _several(_text()[0], "a file, a folder, a list of files, or null"),
-    "format": _several(
-        lambda value: value in _FORMATS, f"one or some of {', '.join(_FORMATS)}, like [mp4,png]"
-    ),
-    "fit": _one_of("crop", "pad"),
-    "batch": (lambda value: value == "auto" or _whole(1)[0](value), "auto or a whole number of at least 1"),
-    "run": _several(_text()[0], "a run folder, an adapter file, or several like [waterfall:0.7,rain:0.5]"),
-    "runs": _several(_text(null=False)[0], "a run folder, a folder or pattern of runs, or a list of these"),
-    "title": _text(),
-    "folder": _text(),
-    "prompts": _text(),
-    "truth": _text(),
-    "first_frames": _text(),
-    "reference": _text(),
-    "clip": _text(),
-    "fid": _text(),
-    "fvd": _text(),
-    "fid_arguments": (_is_mapping, "arguments like {return_features: true}, or null"),
-    "fvd_arguments": (_is_mapping, "arguments like {rescale: true}, or null"),
-    "decode_timeout": _number(0, above=True),
-    "videos": _whole(0),
-    "base": _text(),
-    "base_config": _text(),
-    "count": _whole(1),
-    "precision": _one_of(None, *PRECISIONS),
-    "strength": _number(0, 1),
-    "follow": _number(0, 1),
-    "paint_follow": _number(0, 1),
-    "motion_strength": _number(0, 2),
-    "paint_from": _one_of("inversion", "noise"),
-    "overwrite": _switch(),
-    "num_frames": _whole(2, null=True),
-    "size": (lambda value: value == "auto" or _is_size(value), f"auto, or {_SIZE}"),
-    "threads": _whole(1, null=True),
-    "save_every": _whole(1),
-    "motion.name": _text(null=False),
-    "motion.prompt": _text(),
-    "motion.prompts": (_is_texts, "a list of prompts, like [a lake,a river], or null"),
-    "model.path": _text(null=False),
-    "model.config": _text(),
-    "model.variant": _text(),
-    "model.painter": _text(),
-    "model.painter_config": _text(),
-    "model.painter_variant": _text(),
-    "model.clip": _text(),
-    "model.norm": _one_of("joint", "per_frame"),
-    "model.dtype": _one_of("float32", "float16", "bfloat16"),
-    "model.layers.kind": _one_of("lamp", "animatediff"),
-    "model.layers.gate": _switch(),
-    "model.layers.temporal_conv": _switch(),
-    "model.layers.causal": _switch(),
-    "model.layers.self_attention": _one_of("first_frame", "own", "first_and_former"),
-    "model.layers.temporal_attention": _switch(),
-    "model.gradient_checkpointing": _switch(),
-    "model.attention_slicing": _switch(),
-    "model.vae_slicing": _switch(),
-    "model.vae_tiling": _switch(),
-    "attention_slicing": _switch(null=True),
-    "vae_slicing": _switch(null=True),
-    "vae_tiling": _switch(null=True),
-    "data.num_frames": _whole(2),
-    "data.frame_stride": _whole(1),
-    "data.batch_size": _whole(1),
-    "data.num_workers": _whole(0),
-    "data.use_captions": _switch(),
-    "data.max_clips": _whole(1, null=True),
-    "data.decode_timeout": _number(0, above=True),
-    "data.flip": _switch(),
-    "data.size": (_is_size, _SIZE),
-    "tuner.optimizer": _one_of("adamw", "adamw8bit"),
-    "tuner.learning_rate": _number(0, above=True),
-    "tuner.weight_decay": _number(0),
-    "tuner.schedule": _one_of("constant", "cosine"),
-    "tuner.warmup_steps": _whole(0),
-    "tuner.first_frame": _switch(),
-    "tuner.tuned": (_is_texts, "a list of parameter sets, like [conv1d,attn1.to_q], or null"),
-    "sampler.num_inference_steps": _whole(1),
-    "sampler.guidance_scale": _number(0),
-    "sampler.paint_guidance_scale": _number_or_null(0),
-    "sampler.paint_steps": _whole(1, null=True),
-    "sampler.shared_noise": _number(0, 1),
-    "sampler.window": _whole(4),
-    "sampler.overlap": _whole(1),
-    "sampler.noise_sharing": _one_of("authors", "variance_preserving"),
-    "sampler.start": _one_of("noise", "inversion", "warp", "still"),
-    "sampler.warp_strength": _number(0),
-    "sampler.guidance_rescale": _number(0, 1),
-    "sampler.adain": _switch(),
-    "sampler.histogram_matching": _switch(),
-    "sampler.fps": _number(0, above=True),
-    "trainer.max_steps": _whole(0),
-    "trainer.precision": _one_of(*PRECISIONS),
-    "trainer.accumulate_grad_batches": _whole(1),
-    "trainer.log_every_n_steps": _whole(1),
-    "samples.every": _whole(1, null=True),
-    "samples.while_training": _whole(0),
-    "samples.final": _whole(0),
-    "samples.seed": _whole(0),
-    "motions": (lambda value: _is_texts(value) and bool(value), "a list of motions, like [waterfall,rain]"),
-    "scenes": _whole(1),
-    "steps": _whole(1, null=True),
-    "entries": (
-        lambda value: value is None or (_is_texts(value) and bool(value)),
-        "a list of the suite's methods, like [lamp,untuned], or null",
-    ),
-    "words": (
-        lambda value: value is not None and _is_texts(value),
-        'a list of words of the train command, like \'words=["model=sd15","trainer=gpu"]\'',
-    ),
-    "quick": _switch(),
-    "out": _text(),
-}
 
 
 # -- commands ------------------------------------------------------------------------------------------------
@@ -327,14 +137,21 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except Stopped as stop:
+        return stop.status
+    except KeyboardInterrupt:
+        say_stopped()
+        return 130
     except _JobFailed as failure:
         return failure.status
     except (HydraException, OmegaConfBaseException, OSError, UserError) as error:
-        if _full_errors():
+        message = readable(error)
+        if message is None or _full_errors():
             raise
-        print(f"Error: {readable(error)}", file=sys.stderr)
+        print(f"Error: {message}", file=sys.stderr)
         return 1
     finally:
+        release_kept()
         sys.argv = old_argv
         os.environ.pop("HYDRA_FULL_ERROR")
         if hydra_full is not None:
@@ -360,7 +177,7 @@ def run_plainly(task: Callable[[], Any]) -> int:
     except Stopped as stop:
         return stop.status
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        say_stopped()
         return 130
     except Exception as error:
         message = readable(error)
@@ -412,6 +229,9 @@ def readable(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _config_message(error)
+    if is_full(error):
+        name = getattr(error, "filename", None)
+        return str(no_space("A file" if name is None else os.fsdecode(name)))
     if isinstance(error, OSError) and error.filename is not None:
         return (
             f"Cannot use {os.fsdecode(error.filename)}: {error.strerror}. Check the path and what may "

@@ -12,7 +12,8 @@ from lamp_lightning.config import FREE_TEXT, check_config, run_command, run_plai
 from lamp_lightning.console import is_first_process, quiet
 from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder
-from lamp_lightning.train import settle_paths, with_values
+from lamp_lightning.runtime.run_config import check_targets
+from lamp_lightning.train import check_places, settle_paths, with_values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,6 +54,8 @@ def edit_again(folder: str, words: Sequence[str]) -> int:
                 f"{run.path} holds the run of a motion, not an edit. Begin one with video=<file> prompt=...; "
                 "python -m lamp_lightning.sample paints with a motion."
             )
+        check_targets(cfg, file=run.config_file, given=words)
+        check_places(cfg, run, words)
         cfg = changed(cfg, words)
         check(cfg)
         settle(cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -110,8 +111,9 @@ def edit(run: RunFolder, cfg: DictConfig) -> None:
             finished = True
         except (Stopped, KeyboardInterrupt) as stopped:
             if is_first_process():
+                where = f" out={shlex.quote(short(Path(cfg.out)))}" if cfg.out else ""
                 print(
-                    f"\nStopped. Go on with:\n  python -m lamp_lightning.edit run={short(run.path)}",
+                    f"\nStopped. Go on with:\n  python -m lamp_lightning.edit run={short(run.path)}{where}",
                     flush=True,
                 )
             if isinstance(stopped, Stopped):

@@ -1,6 +1,8 @@
 """Precisions: which of the trainer and the weights go together, and what a GPU multiplies float32 in.
 
-What suits a machine stands in `runtime.hardware`. The tuned weights are always float32, as steps of 3e-5 vanish in half precision. ``trainer.precision`` is what
+What suits a machine stands in `runtime.hardware`.
+
+The tuned weights are always float32, as steps of 3e-5 vanish in half precision. ``trainer.precision`` is what
 layers compute in, ``model.dtype`` what the frozen weights are kept in.
 """
 

@@ -83,7 +83,9 @@ def hardware(device: str = "auto") -> Hardware:
     said = os.environ.get(VARIABLE) or None
     if said is not None and said not in KINDS:
         raise UserError(f"{VARIABLE} must be one of {', '.join(KINDS)}, but is {said!r}.")
-    if said is not None and (wanted in ("auto", said.removesuffix("_bf16")) or (wanted, said) == ("gpu", "mps")):
+    if said is not None and (
+        wanted in ("auto", said.removesuffix("_bf16")) or (wanted, said) == ("gpu", "mps")
+    ):
         return Hardware(said, processor()[0] if said.startswith("cpu") else "")
     if wanted == "cpu":
         return _processor_kind()
@@ -192,15 +194,15 @@ def _remembered(file: Path) -> _Measured | None:
     if not file.is_file():
         return None
     try:
-        what = {"what": "the measurement of a processor"}
-        found = checked(_Measured, read_json(file, **what), file=file, advice="Remove it.", **what)
+        what = "the measurement of a processor"
+        found = checked(_Measured, read_json(file, what=what), file=file, what=what, advice="Remove it.")
     except UserError:  # nothing is lost: it is measured again
         return None
     return found if found.processor == processor()[1] else None
 
 
 def _remember(file: Path, found: _Measured) -> None:
-    from lamp_lightning.runs import write_text
+    from lamp_lightning.runtime.files import write_text
 
     try:
         write_text(file, found.model_dump_json() + "\n")

@@ -32,6 +32,7 @@ _LARGEST = 4096  # bytes of a lock file
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # file systems without locks
 _held: dict[tuple[int, Path], int] = {}  # how many times by this process
 _guard = threading.Lock()
+_kept = contextlib.ExitStack()
 
 
 class Busy(UserError):
@@ -149,6 +150,16 @@ def _acquired(
     with contextlib.suppress(OSError):
         lock_file.write_text(_self().model_dump_json() + "\n", encoding="utf-8")
     return lock
+
+
+def keep(lock: contextlib.AbstractContextManager[None]) -> None:
+    """Take a lock that is held until the command ends (`release_kept`)."""
+    _kept.enter_context(lock)
+
+
+def release_kept() -> None:
+    """Give back what `keep` took."""
+    _kept.close()
 
 
 def remove_free(folder: Path) -> None:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import unicodedata
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lamp_lightning.errors import UserError
 
 LARGEST_TEXT = 16 * 2**20  # bytes of a text file that is read: configs, records and captions are far smaller
 LONGEST_PROMPT = 10_000  # characters of a prompt or caption; CLIP reads about the first 300
+LARGEST_CONFIG = 1 << 18  # bytes of a YAML file; a run's has some 5,000
 DEEPEST = 40  # levels of nesting; what we write has at most 8
 
 
@@ -126,10 +129,80 @@ def check_text(text: str, *, file: Path, what: str, longest: int = LONGEST_PROMP
         raise UserError(f"{file}: {what} has {len(line):,} characters, and {longest:,} are the most. Cut it.")
     for character in line:
         if unicodedata.category(character) in ("Cc", "Cs"):
+            code = f"U+{ord(character):04X}"
             raise UserError(
-                f"{file}: {what} has the character U+{ord(character):04X}, which is no part of a text. Remove it."
+                f"{file}: {what} has the character {code}, which is no part of a text. Remove it."
             )
     return line
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML's plain values: no tags, no aliases (a few lines of them stand for billions of values)."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "it has an alias (*), which no run has", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value]
+        for k, key in enumerate(keys):
+            if key in keys[:k]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"it has {key!r} twice", node.value[k][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":timestamp", ":merge"))]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# As OmegaConf reads numbers: 1e-3 is one.
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:\d+(?:_\d+)*\.?\d*(?:[eE][-+]?\d+)|\d+\.\d*|\.\d+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(file: Path, *, what: str) -> Any:
+    """A YAML file as plain data.
+
+    Args:
+        file: the path.
+        what: what the file is to be, for the message.
+
+    Raises:
+        UserError: it cannot be read, is too large or too deep, is no YAML, or has a tag, an alias or a key
+            twice.
+    """
+    text = read_text(file, what=what, limit=LARGEST_CONFIG)
+    try:
+        value = yaml.load(text, Loader=_PlainLoader)
+    except RecursionError:
+        raise UserError(f"{file} cannot be read as {what}: it is nested too deeply.") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{file} cannot be read as {what}: {problem}{where}.") from error
+    check_depth(value, file=file, what=what)
+    return value
+
+
+def literal(value: Any) -> Any:
+    """Data whose texts OmegaConf takes as they are, whatever ``${...}`` is in them."""
+    if isinstance(value, dict):
+        return {key: literal(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [literal(each) for each in value]
+    if isinstance(value, str) and "${" in value:
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    return value
 
 
 def check_depth(value: Any, *, file: Path, what: str, deepest: int = DEEPEST) -> None:
@@ -174,7 +247,7 @@ def describe(error: ValidationError) -> str:
     part = ".".join(str(key) for key in first["loc"])
     if first["type"] == "missing":
         return f"it lacks {part!r}"
-    if first["type"] == "extra_forbidden":
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"it has {part!r}, which is not known"
     found = repr(first["input"])
     found = found if len(found) <= 60 else f"{found[:57]}..."
