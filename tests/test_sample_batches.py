@@ -206,7 +206,7 @@ def test_a_record_is_of_no_use_when_its_picture_or_adapter_has_changed(adapter, 
     half = record("red_seed0", "x") | {"finished": False}
     Path("half.json").write_text(json.dumps(half))
     Path("damaged.json").write_text(json.dumps({"format": half["format"], "finished": True}))
-    for file, message in (("half", "not finished"), ("damaged", "is damaged: it lacks")):
+    for file, message in (("half", "not finished"), ("damaged", "it lacks 'prompt'")):
         assert main([f"again={file}.json"]) == 1
         assert message in capsys.readouterr().err
 

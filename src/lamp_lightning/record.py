@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -11,16 +10,19 @@ from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
+from pydantic import ValidationError
 
 from lamp_lightning.adapters import Adapter
 from lamp_lightning.console import short
 from lamp_lightning.data.cache import array_sha256, file_sha256
 from lamp_lightning.errors import UserError
 from lamp_lightning.jobs import Job
+from lamp_lightning.record_schema import VideoRecord
 from lamp_lightning.report import FORMATS, place
+from lamp_lightning.runtime.reading import describe, literal, parse_json, read_text
 from lamp_lightning.sampling.settings import Sampler
 
-FORMAT = "lamp-lightning video 2"
+FORMAT, FORMER = "lamp-lightning video 2", "lamp-lightning video 1"
 Record = dict[str, Any]
 
 
@@ -112,18 +114,30 @@ def _decisive(record: Record) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
+    text = "none" if value is None else "".join(c if c.isprintable() else "?" for c in str(value))
     return text if len(text) <= 40 else text[:37] + "..."
 
 
 def read_record(file: Path) -> Record:
-    """A record. Raises UserError where there is none or it cannot be read."""
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as the record of a video ({error}).") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    """A record, checked as `VideoRecord` says. Raises UserError where there is none or it cannot be used."""
+    what = "the record of a video"
+    text = read_text(file, what=what)
+    record = parse_json(text, file=file, what=what)
+    found = record.get("format") if isinstance(record, dict) else None
+    if found == FORMER:
+        raise UserError(
+            f"{file} is a record by an earlier version of lamp-lightning ({FORMER!r}, and this one reads "
+            f"{FORMAT!r}): ask for the video as you did the first time."
+        )
+    if found != FORMAT:
         raise UserError(f"{file} is no record of a video, such as lie beside the videos as <name>.json.")
+    try:
+        VideoRecord.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(
+            f"{file} cannot be used as {what}: {describe(error)}. Ask for the video as you did the first "
+            "time."
+        ) from error
     return record
 
 
@@ -219,32 +233,21 @@ def say_again(cfg: DictConfig, file: Path, given: Sequence[str]) -> Record:
     record = read_record(file)
     if not record.get("finished"):
         raise UserError(f"{file} is of a video that was not finished: ask for it as you did the first time.")
-    try:
-        words = _words(record)
-        _check_unchanged(record, given)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged: it lacks {error}.") from error
-    for key, value in words.items():
+    _check_unchanged(record, given)
+    for key, value in _words(record).items():
         group, _, name = key.rpartition(".")
         node = cfg[group] if group else cfg
         if group in given and node[name] is not None:
             continue  # sampler=fast says so
         if key not in given and name in node.keys():  # noqa: SIM118  (`in node` is false for a missing value)
-            node[name] = _literal(value)
+            node[name] = literal(value)
     return record
-
-
-def _literal(value: Any) -> Any:
-    """A value whose texts hold no interpolations, whatever is in them."""
-    if isinstance(value, list):
-        return [_literal(each) for each in value]
-    return value.replace("${", r"\${") if isinstance(value, str) else value
 
 
 def _words(record: Record) -> dict[str, Any]:
     """The words of the sample command that ask for this one video."""
     made, picture = record["made"], record["first_frame"] or {}
-    sampler = dict(record["sampler"])
+    sampler = Sampler().changed(record["sampler"]).settings()
     return {
         **record["words"],
         "prompt": record["prompt"],

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.reading import Schema
 from lamp_lightning.sampling.tricks import NoiseSharing
 
 Start = Literal["noise", "inversion", "warp", "still"]
@@ -28,6 +29,14 @@ _LIMITS = Field(ge=-(10**6), le=10**6)  # some options are lengths of lists that
 Option = bool | Annotated[int, _LIMITS] | Annotated[float, _LIMITS] | Word | None
 Several = Annotated[list[Option], Field(max_length=10_000)]
 Options = Annotated[Mapping[Word, Option | Several], Field(max_length=50)]
+
+
+class Memory(Schema):
+    """What saves memory while painting; tiles change the picture a little where they meet."""
+
+    attention_slicing: bool | None = None
+    vae_slicing: bool | None = None
+    vae_tiling: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -6,52 +6,22 @@ A safetensors header knows texts only. Numbers, lists and objects stand in it as
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, Json
+from pydantic import ConfigDict, Field, Json
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.names import Name, Text, Weight, is_unicode
 from lamp_lightning.runtime.reading import Schema, checked
-from lamp_lightning.sampling.settings import Frames, Sampler
+from lamp_lightning.sampling.settings import Frames, Memory, Sampler
 from lamp_lightning.unet.inflate import Norm
 from lamp_lightning.unet.variant import Variant
 
 FORMAT = "lamp-lightning motion adapter"
 FORMAT_VERSION = "1"
 LARGEST_HEADER = 16 * 2**20  # bytes; SDXL's adapters have 0.2 million
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written: it has no halves of characters, Python's way to hold bytes of names."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _written(text: str) -> str:
-    if not is_unicode(text):
-        raise ValueError("it is no UTF-8 text")
-    return text
-
-
-def _plain(text: str) -> str:
-    if any(unicodedata.category(character) == "Cc" for character in text):
-        raise ValueError("a name has no control characters")
-    return text
-
-
-Text = Annotated[str, Field(max_length=100_000), AfterValidator(_written)]
-Name = Annotated[str, Field(max_length=4096), AfterValidator(_written), AfterValidator(_plain)]  # or a path
-Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
-
-
-class Memory(Schema):
-    """What saves memory while painting; tiles change the picture a little where they meet."""
-
-    attention_slicing: bool | None = None
-    vae_slicing: bool | None = None
-    vae_tiling: bool | None = None
 
 
 class Header(Schema):
