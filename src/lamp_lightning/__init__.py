@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 # Where it is installed, diffusers imports it, and it reports kernels that nothing here needs.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of `python -m lamp_lightning.<command>`
+    from lamp_lightning.stopping import quiet_interrupts
+
+    quiet_interrupts()
 
 __version__ = "0.1.0"
 

@@ -24,7 +24,7 @@ from lamp_lightning.runtime import hardware
 from lamp_lightning.runtime.files import is_full, no_space
 from lamp_lightning.runtime.locks import release_kept
 from lamp_lightning.runtime.settings import GROUPS, RULES
-from lamp_lightning.stopping import Stopped, say_stopped
+from lamp_lightning.stopping import Stopped, is_interrupt, say_stopped
 
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 FREE_TEXT = {
@@ -145,11 +145,19 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     except _JobFailed as failure:
         return failure.status
     except (HydraException, OmegaConfBaseException, OSError, UserError) as error:
+        if is_interrupt(error):
+            say_stopped()
+            return 130
         message = readable(error)
         if message is None or _full_errors():
             raise
         print(f"Error: {message}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if is_interrupt(error):
+            say_stopped()
+            return 130
+        raise
     finally:
         release_kept()
         sys.argv = old_argv
@@ -180,6 +188,9 @@ def run_plainly(task: Callable[[], Any]) -> int:
         say_stopped()
         return 130
     except Exception as error:
+        if is_interrupt(error):
+            say_stopped()
+            return 130
         message = readable(error)
         if message is None or _full_errors():
             raise
@@ -219,7 +230,7 @@ def _quoted(word: str) -> str:
         return word
     # In Hydra a backslash counts only before a quote: runs of them before one, and at the end, double.
     escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
-    escaped = re.sub(r"(\\+)$", lambda m: m[1] * 2, escaped).replace("${", r"\${")
+    escaped = literal(re.sub(r"(\\+)$", lambda m: m[1] * 2, escaped))
     return f"{key}='{escaped}'"
 
 

@@ -96,6 +96,17 @@ def quiet_interrupts() -> None:
     sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an error is an interrupt, or came of one: libraries trip over it in their own clean-up."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def say_stopped() -> None:
     """The one word for an interrupt that leaves nothing to go on with."""
     with contextlib.suppress(OSError, RuntimeError):

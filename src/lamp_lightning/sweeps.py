@@ -83,8 +83,7 @@ def differing(a: Any, b: Any, name: str = "") -> list[str]:
 class SweepFolder(Callback):
     """Hydra's callback by which a sweep has its folder for itself.
 
-    Where another sweep has a folder that is named by the time, it takes the next free one, ``<time>_2`` and so
-    on.
+    Where another sweep has a folder that is named by the time, it takes the next free one, ``<time>_2`` say.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
