@@ -23,6 +23,7 @@ from lamp_lightning.errors import UserError
 from lamp_lightning.runtime import hardware
 from lamp_lightning.runtime.files import is_full, no_space
 from lamp_lightning.runtime.locks import release_kept
+from lamp_lightning.runtime.reading import literal
 from lamp_lightning.runtime.settings import GROUPS, RULES
 from lamp_lightning.stopping import Stopped, is_interrupt, say_stopped
 

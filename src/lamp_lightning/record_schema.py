@@ -12,7 +12,7 @@ from lamp_lightning.sampling.settings import Memory, Sampler
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Format = Literal["mp4", "gif", "webp", "png"]
-LARGEST_BATCH = 256  # of a record: the videos that are painted to have one of them again, bit for bit
+LARGEST_BATCH = 1024  # of a record: the videos that are painted to have one of them again, bit for bit
 MOST_THREADS = 1024
 
 
