@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,7 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Tests run side by side, one to a core, and their pictures are small: further threads would only wait for
+# each other. OpenCV reads this when it is imported, here and in the processes that tests start.
+os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
+
 from random_models import save_random_clip, save_random_model
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays for good: searching it for garbage again and again takes seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
