@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from lamp_lightning import inverting
+from lamp_lightning.config import composed
 from lamp_lightning.data import decode_clip
 from lamp_lightning.edit import main
 from lamp_lightning.metrics import flow_correlation
@@ -495,11 +496,14 @@ def test_what_must_be_given_is_named(words, tmp_path, monkeypatch, capsys, key):
 
 def test_results_are_replaced_only_if_asked(run, capsys):
     before = (run / PLACE / "edit.mp4").stat().st_mtime_ns
-    assert main(["run=run"]) == 1
+    assert main(["run=run"]) == 0
+    assert capsys.readouterr().out == f"Finished already: {Path('run') / PLACE}\n"
+    assert main(["run=run", "follow=0.1"]) == 1
     assert f"{run / PLACE} exists already" in capsys.readouterr().err
+    assert (run / PLACE / "edit.mp4").stat().st_mtime_ns == before
     assert main(["run=run", "overwrite=true"]) == 0
     assert (run / PLACE / "edit.mp4").stat().st_mtime_ns > before
-    assert main(["run=run"]) == 1  # asked for once
+    assert main(["run=run", "follow=0.1"]) == 1  # asked for once
     capsys.readouterr()
     # A folder of other things is never replaced.
     Path("mine").mkdir()
@@ -509,8 +513,7 @@ def test_results_are_replaced_only_if_asked(run, capsys):
 
 
 def test_only_an_edit_is_taken_up_again(run, tmp_path, capsys):
-    cfg = OmegaConf.create({"motion": {"name": "rain"}, "trainer": {"max_steps": 3}})
-    RunFolder.create(tmp_path / "motion", cfg)
+    RunFolder.create(tmp_path / "motion", composed("train", ["motion=rain"]))
     assert main(["run=motion", "prompt=a"]) == 1
     assert "holds the run of a motion, not an edit" in capsys.readouterr().err
     assert main(["run=nowhere", "prompt=a"]) == 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,8 @@ from lamp_lightning.errors import UserError
 from lamp_lightning.judging import Trial, judge_references, judge_trial, run_folder
 from lamp_lightning.metrics import MEASURES
 from lamp_lightning.runs import RunFolder, versions
+from lamp_lightning.runtime.attached import attached
+from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.stopping import StopRequest
 from lamp_lightning.sweeps import changed_settings
 from lamp_lightning.train import PATHS, settle_paths
@@ -72,7 +73,12 @@ def run_suite(cfg: DictConfig) -> Path:
     methods = find_methods(cfg)
     out = Path(str(cfg.out)).expanduser().absolute()
     check_runs(cfg, out)
-    writable_folder(out)
+    with only_writer(out, inside=("scenes", "results/*", "plots")):
+        writable_folder(out)
+        return _run(cfg, methods, out, command)
+
+
+def _run(cfg: DictConfig, methods: Sequence[Method], out: Path, command: str) -> Path:
     print(
         f"{cfg.suite.title}: {len(methods)} methods on {_count(cfg.motions, 'motion')} with "
         f"{_count(cfg.seeds, 'seed')}, {cfg.scenes} scenes each, in {short(out)}",
@@ -258,14 +264,13 @@ def tune(cfg: DictConfig, method: Method, out: Path, stop: StopRequest) -> None:
         return
     words = train_words(cfg, method, out)
     print(f"\n{method.label}: python -m lamp_lightning.train {' '.join(words)}", flush=True)
-    # In a session of its own, so that a Ctrl-C reaches it once, from here.
-    process = subprocess.Popen([sys.executable, "-m", "lamp_lightning.train", *words], start_new_session=True)
-    told = False
-    while process.poll() is None:
-        if stop.requested and not told:
-            process.send_signal(stop.signum or 2)
-            told = True
-        time.sleep(0.1)
+    with attached("lamp_lightning.train", words) as process:
+        told = False
+        while process.poll() is None:
+            if stop.requested and not told:
+                process.send_signal(stop.signum or 2)
+                told = True
+            time.sleep(0.1)
     stop.check()
 
 

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from torch import Tensor
 
 from lamp_lightning.errors import UserError
-from lamp_lightning.runtime.files import Watched, replacing
+from lamp_lightning.runtime.files import replacing, save_tensors
 from lamp_lightning.runtime.reading import Schema, checked
 
 if TYPE_CHECKING:
@@ -39,13 +39,8 @@ class CheckpointFile(CheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as part, open(part, "wb") as file:
-            watched = Watched(file)
-            try:
-                torch.save(checkpoint, watched)  # type: ignore[arg-type]
-            except RuntimeError:  # "unexpected pos" is all that it says about a full disk
-                watched.check()
-                raise
+        with replacing(Path(path)) as part:
+            save_tensors(checkpoint, part)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = True) -> Any:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)

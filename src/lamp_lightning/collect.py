@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.config import check_config, run_command
 from lamp_lightning.console import quiet, short
+from lamp_lightning.runtime.locks import only_writer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,12 +32,13 @@ def collect(cfg: DictConfig) -> None:
     for problem in comparison.left_out:
         print(f"Left out: {problem}", file=sys.stderr)
     out = output(cfg, asked)
-    page = write_report(comparison, out)
-    print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"  tables        {short(out)}/table.csv, long.csv, table.md, table.tex")
-    print(f"  plots         {short(out / 'plots')}\n  page          {short(page)}")
-    for what, where in report_to(cfg.logger, comparison, out, job_type="collect"):
-        print(f"  {what:<14}{where}")
+    with only_writer(out, inside=("plots",)):
+        page = write_report(comparison, out)
+        print((out / "table.md").read_text(encoding="utf-8"))
+        print(f"  tables        {short(out)}/table.csv, long.csv, table.md, table.tex")
+        print(f"  plots         {short(out / 'plots')}\n  page          {short(page)}")
+        for what, where in report_to(cfg.logger, comparison, out, job_type="collect"):
+            print(f"  {what:<14}{where}")
     sys.stdout.flush()
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.config import FREE_TEXT, check_config, run_command, run_plainly
-from lamp_lightning.console import is_first_process, quiet
+from lamp_lightning.console import quiet
 from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.runtime.run_config import check_targets
-from lamp_lightning.train import check_places, settle_paths, with_values
+from lamp_lightning.train import check_places, new_run, settle_paths, with_values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,8 +40,8 @@ def begin(cfg: DictConfig) -> None:
     check_first_frame(cfg)
     cfg.data.num_frames = count_frames(cfg)
     folder = Path(job.runtime.output_dir)
-    run = RunFolder.create(folder, cfg, group) if is_first_process() else RunFolder.open(folder)[0]
-    edit(run, cfg)
+    with new_run(folder, cfg, group) as run:
+        edit(run, cfg)
 
 
 def edit_again(folder: str, words: Sequence[str]) -> int:

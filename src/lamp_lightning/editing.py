@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,9 @@ from lamp_lightning.motions import motion_prompt
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.report import SHOWN_SIZE, Painted, measure
 from lamp_lightning.runs import RunFolder, write_json
+from lamp_lightning.runtime.files import part_of, remove_dead
+from lamp_lightning.runtime.locks import beside, hold
+from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.sampling import pixels_from_image
 from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.tuning import Parts, fit, make, prepare
@@ -91,7 +96,17 @@ def edit(run: RunFolder, cfg: DictConfig) -> None:
     Raises Stopped after a Ctrl-C or SIGTERM, when the user knows how to go on.
     """
     folder = Path(cfg.out) if cfg.out else run.videos / f"{safe_name(str(cfg.prompt))}_seed{cfg.seed}"
-    check_free(folder, cfg.overwrite)
+    if not cfg.overwrite and is_finished(folder, cfg):
+        print(f"Finished already: {short(folder)}", flush=True)
+        return
+    advice = "Wait until it ends, or choose another folder with out=<folder>."
+    with run.locked(), hold(beside(folder), what=f"The folder {folder}", advice=advice):
+        remove_dead(folder.parent)
+        check_free(folder, cfg.overwrite)
+        _edit(run, cfg, folder)
+
+
+def _edit(run: RunFolder, cfg: DictConfig, folder: Path) -> None:
     with StopRequest() as stop:
         logger, finished = None, False
         try:
@@ -121,6 +136,37 @@ def edit(run: RunFolder, cfg: DictConfig) -> None:
             raise Stopped(stop.signum or 2) from None
         finally:
             close(logger, failed=not finished)
+        stop.check()  # too late for this edit, but not for the next one of a sweep
+
+
+def settings_of(cfg: DictConfig) -> dict[str, Any]:
+    """What decides how an edit looks, as metrics.json keeps it."""
+    return {
+        "prompt": str(cfg.prompt),
+        "source_prompt": motion_prompt(cfg),
+        "seed": cfg.seed,
+        "first_frame": cfg.first_frame,
+        **{key: None if cfg.first_frame else cfg[key] for key in ("strength", "paint_follow")},
+        "follow": cfg.follow,
+        "motion_strength": cfg.motion_strength,
+        "steps": cfg.trainer.max_steps,
+        "sampler": OmegaConf.to_container(cfg.sampler, resolve=True),
+    }
+
+
+def is_finished(folder: Path, cfg: DictConfig) -> bool:
+    """Whether the edit that ``cfg`` asks for lies in the folder, whole."""
+    try:
+        facts = read_json(folder / "metrics.json", what="the measures of an edit")
+    except UserError:
+        return False
+    files = ("edit.mp4", "edit.gif", "first_frame.png", "contact_sheet.png")
+    wanted = json.loads(json.dumps(settings_of(cfg)))
+    return (
+        isinstance(facts, dict)
+        and all((folder / name).is_file() for name in files)
+        and all(key in facts and facts[key] == value for key, value in wanted.items())
+    )
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
@@ -264,7 +310,7 @@ def inversion(
 def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logger: Logger | None) -> None:
     """Write what there is to see, measure it and say where everything is."""
     prompt, source_prompt, fps = str(cfg.prompt), motion_prompt(cfg), edited.source.fps
-    part = writable_folder(folder.with_name(f".{folder.name}.part"))
+    part = writable_folder(part_of(folder))
     try:
         write_mp4(part / "edit.mp4", edited.frames, fps, min_size=SHOWN_SIZE)
         write_gif(part / "edit.gif", edited.frames, fps, min_size=SHOWN_SIZE)
@@ -279,21 +325,13 @@ def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logge
             title=f"{Path(str(cfg.video)).name}, {cfg.trainer.max_steps} steps, {cfg.model.name}",
         )
         values = measured(edited, prompt, source_prompt, cfg.model.clip)
-        settings = {
-            "prompt": prompt,
-            "source_prompt": source_prompt,
-            "seed": cfg.seed,
-            "first_frame": cfg.first_frame,
-            **{key: None if cfg.first_frame else cfg[key] for key in ("strength", "paint_follow")},
-            "follow": cfg.follow,
-            "motion_strength": cfg.motion_strength,
-            "steps": cfg.trainer.max_steps,
-            "sampler": OmegaConf.to_container(cfg.sampler, resolve=True),
-        }
-        write_json(part / "metrics.json", {**settings, **values})
+        write_json(part / "metrics.json", {**settings_of(cfg), **values})
         if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+            former = folder.rename(part_of(folder))
+            part.rename(folder)
+            shutil.rmtree(former, ignore_errors=True)
+        else:
+            part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     caption = f"{source_prompt} -> {prompt} (seed {cfg.seed})"

@@ -36,9 +36,9 @@ from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
 from lamp_lightning.metrics.results import read_metrics
 from lamp_lightning.motions import motion_prompt
 from lamp_lightning.runs import RunFolder
+from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.scores import Result, publish
 from lamp_lightning.stopping import StopRequest
-from lamp_lightning.video import writable_folder
 
 ANY_CLIP = "openai/clip-vit-base-patch32"
 REFERENCE_FRAMES = 64  # of each training clip: enough to know its motion
@@ -62,8 +62,7 @@ def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
                 stacklevel=2,
             )
     out = as_path(cfg.out) or (folder if folder.is_dir() else folder.parent) / "evaluation"
-    writable_folder(out)
-    with VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
+    with only_writer(out), VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
         reference = _given_reference(cfg, reader)
         clip = ANY_CLIP if cfg.clip == "auto" else cfg.clip
         if (around := _run_around(folder)) is not None:
@@ -73,7 +72,7 @@ def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
         result = _measure(
             folder.resolve().name, {"folder": str(folder)}, videos, reference, clip, cfg, reader
         )
-    return publish([result], [], out, cfg)
+        return publish([result], [], out, cfg)
 
 
 def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
@@ -99,8 +98,8 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
         reasons = "\n".join(each["reason"] for each in left_out[:5])
         raise UserError(f"None of the {len(folders)} runs could be measured:\n{reasons}")
     _tell_apart(results)
-    writable_folder(out)
-    return publish(results, left_out, out, cfg)
+    with only_writer(out):
+        return publish(results, left_out, out, cfg)
 
 
 def _tell_apart(results: Sequence[Result]) -> None:

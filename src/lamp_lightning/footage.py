@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-import tempfile
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from lamp_lightning.jobs import PICTURES, prompt_of
 from lamp_lightning.metrics.flow import reduced
 from lamp_lightning.metrics.results import read_metrics
 from lamp_lightning.record import read_record
+from lamp_lightning.runtime.files import scratch
 from lamp_lightning.runtime.pictures import frames_of, opened_picture
 from lamp_lightning.runtime.reading import check_text, parse_json, read_text
 from lamp_lightning.sampling.images import as_seen, read_image
@@ -280,14 +281,15 @@ class VideoReader:
     def __init__(self, timeout_s: float = 60.0, num_frames: int | None = None) -> None:
         self.num_frames = num_frames
         self._decoder = ClipDecoder(timeout_s)
-        self._folder = tempfile.TemporaryDirectory()
+        self._scratch = ExitStack()
+        self._folder = self._scratch.enter_context(scratch())
 
     def __enter__(self) -> VideoReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._decoder.close()
-        self._folder.cleanup()
+        self._scratch.close()
 
     def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         """The first ``num_frames`` frames, at most ``LARGEST`` pixels long, or all.
@@ -307,7 +309,7 @@ class VideoReader:
             return _same_sized(path, [(file.name, read_image(file)) for file in _stills(path)])
         if path.suffix.lower() not in (*CLIP_SUFFIXES, ".m4v"):
             return _animation(path)
-        out = Path(self._folder.name) / "frames.rgb"
+        out = self._folder / "frames.rgb"
         try:
             shape = decode_into(self._decoder, path, out, None).shape
             return np.fromfile(out, dtype=np.uint8).reshape(shape)

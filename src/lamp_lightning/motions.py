@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead
 
 USUAL_CLIPS = 8  # of a drawn motion set; the paper tunes on 8 to 16
 
@@ -54,15 +55,19 @@ def draw_toy_clips(cfg: DictConfig) -> None:
 
     clips = max(USUAL_CLIPS, cfg.data.get("max_clips") or 0)
     print(f"No clips at {folder} yet: drawing the toy world's.", flush=True)
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    remove_dead(folder.parent)
+    part = part_of(folder)
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         render_motion_set(name, part, clips=clips)
         os.replace(part, folder)
-    except OSError as error:
+    except (OSError, UserError) as error:
+        if is_full(error):
+            raise no_space(folder) from error
         if not folder.exists():  # another process may have been faster
+            why = getattr(error, "strerror", error)
             raise UserError(
-                f"The clips of the toy world cannot be written to {folder}: {error.strerror}. "
+                f"The clips of the toy world cannot be written to {folder}: {why}. "
                 "Choose another place with data.root=<folder>."
             ) from error
     finally:

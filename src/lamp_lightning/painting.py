@@ -22,6 +22,7 @@ from lamp_lightning.precision import fast_float32, sampling_dtype
 from lamp_lightning.progress import PaintingProgress
 from lamp_lightning.record import Place, Record, differences, find_places, motions_of, settings_of
 from lamp_lightning.runtime.hardware import hardware
+from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.stopping import Stopped, StopRequest
 from lamp_lightning.video import writable_folder
 
@@ -55,36 +56,39 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
         own_size=lambda: model().default_size,
         unit=lambda: size_unit(model()),
     )
-    writable_folder(output.folder)
-    motions = motions_of(adapter)
-    places = find_places(
-        jobs,
-        output.folder,
-        output.formats,
-        lambda job: settings_of(job, adapter, motions, precision, cfg),
-        named=output.stem is not None,
-        overwrite=cfg.overwrite,
-    )
-    gallery = Gallery(output, places, adapter)
-    if done := len(gallery.records):
-        print(f"{done} of {len(places)} videos are there already, in {short(output.folder)}.", flush=True)
-    if done < len(places):
-        with StopRequest() as stop:
-            try:
-                pipeline = model()
-                gallery.describe(pipeline, device)
-                painter = load_painter(adapter, pipeline.unet.device, dtype)
-                batches = divide(places, pipeline, cfg.batch, precision, again)
-                paint_rest(pipeline, painter, gallery, batches, precision, stop)
-            except (Stopped, KeyboardInterrupt):
-                done = len(gallery.records)
-                print(
-                    f"{done} of {len(places)} videos are finished. The same words paint the rest.", flush=True
-                )
-                raise
-    gallery.show()
-    if again is not None and len(places) == 1 and not differences(places[0].settings, again):
-        say_whether_same(gallery.records[places[0].job.name], again)
+    with only_writer(output.folder, inside=("*_frames",), wait=True):
+        writable_folder(output.folder)
+        motions = motions_of(adapter)
+        places = find_places(
+            jobs,
+            output.folder,
+            output.formats,
+            lambda job: settings_of(job, adapter, motions, precision, cfg),
+            named=output.stem is not None,
+            overwrite=cfg.overwrite,
+        )
+        gallery = Gallery(output, places, adapter)
+        if done := len(gallery.records):
+            print(f"{done} of {len(places)} videos are there already, in {short(output.folder)}.", flush=True)
+        if done < len(places):
+            with StopRequest() as stop:
+                try:
+                    pipeline = model()
+                    gallery.describe(pipeline, device)
+                    painter = load_painter(adapter, pipeline.unet.device, dtype)
+                    batches = divide(places, pipeline, cfg.batch, precision, again)
+                    paint_rest(pipeline, painter, gallery, batches, precision, stop)
+                    stop.check()
+                except (Stopped, KeyboardInterrupt):
+                    done = len(gallery.records)
+                    print(
+                        f"{done} of {len(places)} videos are finished. The same words paint the rest.",
+                        flush=True,
+                    )
+                    raise
+        gallery.show()
+        if again is not None and len(places) == 1 and not differences(places[0].settings, again):
+            say_whether_same(gallery.records[places[0].job.name], again)
 
 
 def divide(

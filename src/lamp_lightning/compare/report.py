@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import secrets
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lamp_lightning.compare.tables import wide_csv, write_tables
 from lamp_lightning.errors import UserError
 from lamp_lightning.loggers import close, where_to_look
 from lamp_lightning.runs import RunFolder, write_text
+from lamp_lightning.runtime.files import scratch
 from lamp_lightning.video import writable_folder, write_mp4
 
 SHOWN = 128  # pixels of the shorter side, at least, of the videos in a W&B table
@@ -57,8 +57,8 @@ def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
     logger.log_table("comparison", columns=heads, data=data)
     media: dict[str, Any] = {f"plots/{f.stem}": wandb.Image(str(f)) for f in (folder / "plots").glob("*.png")}
     media["page"] = wandb.Html((folder / "index.html").read_text(encoding="utf-8"), inject=False)
-    with tempfile.TemporaryDirectory() as written:  # W&B copies what it logs
-        heads, data = videos_side_by_side(comparison, Path(written))
+    with scratch() as written:  # W&B copies what it logs
+        heads, data = videos_side_by_side(comparison, written)
         if data:
             logger.log_table("videos", columns=heads, data=data)
         logger.experiment.log(media)

@@ -12,6 +12,7 @@ import numpy as np
 from lamp_lightning.data.damage import describe_content, find_truncation
 from lamp_lightning.data.decoder_process import ClipDecoder, DecodedFile, DecodeError
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.files import scratch
 
 CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
 
@@ -100,8 +101,8 @@ def decode_clip(path: str | Path, *, timeout_s: float = 60.0) -> Clip:
     """
     path = Path(path).expanduser()
     try:
-        with ClipDecoder(timeout_s) as decoder, tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "frames.rgb"
+        with ClipDecoder(timeout_s) as decoder, scratch() as folder:
+            out = folder / "frames.rgb"
             decoded = decode_into(decoder, path, out, None)
             frames = np.fromfile(out, dtype=np.uint8).reshape(decoded.shape)
     except OSError as error:

@@ -91,8 +91,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-class Watched:
-    """A file for libraries that forget why they could not write; ``check`` raises what went wrong."""
+def save_tensors(value: Any, file: Path) -> None:
+    """``torch.save`` that tells why it cannot write: of a full disk PyTorch says "unexpected pos" only."""
+    import torch
+
+    with open(file, "wb") as opened:
+        watched = _Watched(opened)
+        try:
+            torch.save(value, watched)  # type: ignore[arg-type]
+        except RuntimeError:
+            watched.check()
+            raise
+
+
+class _Watched:
+    """A file that remembers the first error of a write."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

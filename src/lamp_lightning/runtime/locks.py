@@ -15,15 +15,16 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from lamp_lightning.errors import UserError
-from lamp_lightning.runtime.files import PERMISSIONS, explained, is_alive, machine
+from lamp_lightning.runtime.files import PERMISSIONS, explained, is_alive, machine, remove_dead
 from lamp_lightning.runtime.reading import Schema, parse_json, read_text
+from lamp_lightning.stopping import check_stop
 
 NAME = ".lock"
 POLL = 0.1  # seconds
@@ -150,6 +151,30 @@ def _acquired(
     with contextlib.suppress(OSError):
         lock_file.write_text(_self().model_dump_json() + "\n", encoding="utf-8")
     return lock
+
+
+@contextlib.contextmanager
+def only_writer(
+    folder: Path, setting: str = "out=<folder>", *, inside: Sequence[str] = (), wait: bool = False
+) -> Iterator[None]:
+    """Be the only process that writes the results of a command into a folder, after dead ones are tidied up.
+
+    Args:
+        folder: made if need be, and removed again if nothing was written.
+        setting: how the user chooses another one.
+        inside: folders in it that are written, too, as for `files.remove_dead`.
+        wait: as for `hold`.
+    """
+    advice = f"Wait until it ends, or choose another folder with {setting}."
+    new = not folder.exists()
+    try:
+        with hold(in_folder(folder), what=f"The folder {folder}", advice=advice, wait=wait, check=check_stop):
+            remove_dead(folder, inside, owned=True)
+            yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def keep(lock: contextlib.AbstractContextManager[None]) -> None:

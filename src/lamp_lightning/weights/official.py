@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead, save_tensors
 from lamp_lightning.unet.variant import Variant
 from lamp_lightning.weights.adapter import check_tensors
 
@@ -130,16 +131,19 @@ def save_official(unet: MotionUNet, folder: str | Path, config: str | None = Non
         config = json.dumps(ours, indent=2, sort_keys=True) + "\n"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unet.state_dict().items()}
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    parts = {name: folder / f".{name}.part" for name in (_BIN, _CONFIG)}
+    parts = {name: part_of(folder / name) for name in (_BIN, _CONFIG)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(tensors, parts[_BIN])
+        remove_dead(folder)
+        save_tensors(tensors, parts[_BIN])
         parts[_CONFIG].write_text(config, encoding="utf-8")
         for name in (_CONFIG, *_WEIGHTS):
             (folder / name).unlink(missing_ok=True)
         for name, part in parts.items():
             os.replace(part, folder / name)
-    except (OSError, RuntimeError) as error:  # torch's own kind for a full disk
+    except (OSError, RuntimeError) as error:
+        if is_full(error):
+            raise no_space(folder) from error
         raise UserError(f"{folder} cannot be written: {_one_line(error)}") from error
     finally:
         for path in parts.values():
