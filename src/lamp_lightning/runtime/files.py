@@ -1,7 +1,7 @@
 """Files that are written: whole or not at all, under temporary names that tell who wrote them.
 
-While a file is written it is called ``.<name>.<machine>-<process>-<number>.part`` and lies beside its place.
-What a killed process left under such a name is removed by the next command that writes into the folder.
+While a file is written it lies in a folder beside its place, ``.<name>.<machine>-<process>-<number>.part``.
+What a killed process left under such a name is removed by the next command that writes there.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ _numbers = count()
 
 @contextlib.contextmanager
 def replacing(path: Path, advice: str = PERMISSIONS) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well.
+    """A temporary file that takes the place of ``path`` when the block ends well.
 
-    The block may write it by any library, also one that puts another file under its name. The file gets the
-    permissions of any new file, and is on the disk before it takes its place.
+    It has the same name, in a temporary folder beside ``path``: the block may write it by any library, also
+    one that makes temporary files of its own. It gets the permissions of any new file, and is on the disk
+    before it takes its place.
 
     Args:
         path: the file; it is replaced whole or left as it was.
@@ -58,10 +59,12 @@ def replacing(path: Path, advice: str = PERMISSIONS) -> Iterator[Path]:
     Raises:
         UserError: the file cannot be written, or the disk is full.
     """
-    part = part_of(path)
+    folder = part_of(path)
     with explained(path, advice):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir()
+            part = folder / path.name
             with open(part, "wb") as new:
                 mode = os.fstat(new.fileno()).st_mode & 0o777
             yield part
@@ -71,8 +74,7 @@ def replacing(path: Path, advice: str = PERMISSIONS) -> Iterator[Path]:
                 os.fsync(written.fileno())
             os.replace(part, path)
         finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+            remove(folder)
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
