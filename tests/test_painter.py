@@ -369,7 +369,7 @@ def as_pickle(folder, file, name):
     ("damage", "message"),
     [
         (lambda f: (f / "model_index.json").unlink(), "holds no model_index.json"),
-        (lambda f: (f / "model_index.json").write_text("{"), "is not JSON"),
+        (lambda f: (f / "model_index.json").write_text("{"), "is not valid JSON"),
         (lambda f: (f / "model_index.json").write_text("[1]"), "is not the index of a diffusers pipeline"),
         (lambda f: change_index(f, _class_name="DDPMPipeline"), "does not paint images from text"),
         (lambda f: change_index(f, _class_name="AnimateDiffPipeline"), "does not paint images from text"),
@@ -377,7 +377,7 @@ def as_pickle(folder, file, name):
         (lambda f: change_index(f, _class_name="StableDiffusionUpscalePipeline"), "does not paint images"),
         (lambda f: change_index(f, _class_name="LAMPPipeline"), "no pipeline of the installed diffusers"),
         (lambda f: change_index(f, _class_name=["my", "Code"]), "no pipeline of the installed diffusers"),
-        (lambda f: change_index(f, unet=["my_code", "Net"]), "cannot be loaded"),
+        (lambda f: change_index(f, unet=["my_code", "Net"]), "code that comes with a model is never run"),
         (lambda f: shutil.rmtree(f / "vae"), "lacks the folder vae"),
         (lambda f: shutil.rmtree(f / "tokenizer"), "lacks the folder tokenizer"),
         (lambda f: [f.unlink() for f in (f / "tokenizer").iterdir() if "config" not in f.name], "no vocab"),

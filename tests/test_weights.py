@@ -88,10 +88,10 @@ def test_base_model_dtype(pipeline_folder):
     [
         (lambda f: shutil.rmtree(f), "does not exist"),
         (lambda f: (f / "model_index.json").unlink(), "model_index.json"),
-        (lambda f: (f / "model_index.json").write_text("{"), "not JSON"),
+        (lambda f: (f / "model_index.json").write_text("{"), "not valid JSON"),
         (lambda f: shutil.rmtree(f / "vae"), "lacks the folder vae"),
         (lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(), "unet cannot be loaded"),
-        (lambda f: (f / "unet" / "config.json").write_text("x"), "unet cannot be loaded"),
+        (lambda f: (f / "unet" / "config.json").write_text("x"), "unet.config.json cannot be read"),
         (lambda f: os.truncate(f / "vae" / "diffusion_pytorch_model.safetensors", 900), "vae cannot be"),
         (lambda f: os.truncate(f / "text_encoder" / "model.safetensors", 900), "text_encoder cannot be"),
         (lambda f: shutil.rmtree(f / "scheduler"), "lacks the folder scheduler"),

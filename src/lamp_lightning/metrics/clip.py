@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torchmetrics import Metric
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.video import as_frames
+from lamp_lightning.weights.parts import (
+    ClipConfig,
+    check_folder,
+    check_processor,
+    check_size,
+    check_tokenizer,
+    library_reason,
+)
 
 
 @dataclass
@@ -79,23 +87,45 @@ def load_clip(path_or_id: str | Path) -> ClipJudge:
     from lamp_lightning.toyworld import tiny_clip_path
 
     where = str(tiny_clip_path()) if str(path_or_id) == "tiny" else str(path_or_id)
+    folder = Path(where).expanduser()
+    if folder.is_absolute() and not folder.is_dir():
+        raise _not_loaded(path_or_id, f"there is no folder {where}.")
+    if folder.is_dir():
+        try:
+            check_folder(folder, ClipConfig)
+            check_size(
+                folder, CLIPModel, read_json(folder / "config.json", what="a configuration"), torch.float32
+            )
+            check_processor(folder)
+        except UserError as error:
+            raise _not_loaded(path_or_id, str(error)) from error
+        where = str(folder)
     try:
-        if Path(where).is_absolute() and not Path(where).is_dir():
-            raise FileNotFoundError(f"there is no folder {where}.")
-        model, found = CLIPModel.from_pretrained(where, output_loading_info=True)
-        missing = sorted(found["missing_keys"])
-        if missing:
-            raise ValueError(f"its weights lack {len(missing)} tensors, among them {missing[0]}.")
+        model, found = CLIPModel.from_pretrained(
+            where, output_loading_info=True, ignore_mismatched_sizes=True
+        )
         tokenizer = CLIPTokenizer.from_pretrained(where)
         processor = _processor_class().from_pretrained(where)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"The CLIP model {str(path_or_id)!r} cannot be loaded: {reason} Give a folder with a transformers"
-            " CLIPModel, its tokenizer and image processor, or the id of one on the hub; without one,"
-            " what CLIP judges is not measured (model.clip=null in train, clip=null in evaluate)."
-        ) from error
+    except Exception as error:  # whatever the library meets in a damaged folder
+        raise _not_loaded(path_or_id, library_reason(error)) from error
+    for key, fault in (("missing_keys", "lack"), ("mismatched_keys", "have other shapes than its config of")):
+        if names := sorted(str(name if isinstance(name, str) else name[0]) for name in found.get(key) or ()):
+            reason = f"its weights {fault} {len(names)} tensors, among them {names[0]}."
+            raise _not_loaded(path_or_id, reason)
+    text = model.config.text_config
+    try:
+        check_tokenizer(tokenizer, text.vocab_size, None, f"{path_or_id}: its tokenizer")
+    except UserError as error:
+        raise _not_loaded(path_or_id, str(error)) from error
     return ClipJudge(model.float().eval(), tokenizer, processor)
+
+
+def _not_loaded(path_or_id: str | Path, reason: str) -> UserError:
+    return UserError(
+        f"The CLIP model {str(path_or_id)!r} cannot be loaded: {reason} Give a folder with a transformers"
+        " CLIPModel, its tokenizer and image processor, or the id of one on the hub; without one,"
+        " what CLIP judges is not measured (model.clip=null in train, clip=null in evaluate)."
+    )
 
 
 def _processor_class() -> Any:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,13 +14,25 @@ from diffusers import DDIMScheduler
 from transformers.utils import logging as transformers_logging
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.reading import checked, read_json
 from lamp_lightning.weights.base import BaseModel
+from lamp_lightning.weights.parts import (
+    CONFIGS,
+    FETCH,
+    SchedulerConfig,
+    check_folder,
+    check_size,
+    check_tokenizer,
+    library_reason,
+)
 
 SINGLE_FILES = (".safetensors", ".ckpt")
 _NEEDED = ("tokenizer", "text_encoder", "vae", "unet")
 _SDXL = ("tokenizer_2", "text_encoder_2")
 _LIBRARIES = ("diffusers", "transformers")
-_CLASSES = {  # the parts whose insides we rely on
+_CLASSES = {
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "unet": ("UNet2DConditionModel",),
     "vae": ("AutoencoderKL",),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
@@ -46,6 +56,11 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
             )
     with _quiet() if os.path.isdir(source) else nullcontext():  # a download does show its progress
         loaded = {part: _load_part(source, part, named[part], variant, torch_dtype) for part in parts}
+    for number in ("", "_2") if xl else ("",):
+        encoder = loaded[f"text_encoder{number}"].config
+        where = f"{source}/tokenizer{number}"
+        tokenizer = loaded[f"tokenizer{number}"]
+        check_tokenizer(tokenizer, encoder.vocab_size, encoder.max_position_embeddings, where)
     return BaseModel(
         name=name,
         scheduler=make_scheduler(_load(DDIMScheduler.load_config, source, "scheduler"), source),
@@ -74,6 +89,7 @@ def make_scheduler(config: Any, source: str) -> DDIMScheduler:
             f"{source}: its scheduler is a {name}, without the noise levels of a diffusion model that "
             "predicts noise, velocity or samples. Flow matching and EDM models cannot be tuned."
         )
+    checked(SchedulerConfig, dict(config), file=Path(source), what="a model with its scheduler", advice=FETCH)
     # Samplers that never clip do not say so, and DDIM's default would clip latents as if they were pixels.
     return DDIMScheduler.from_config({"clip_sample": False, **config})
 
@@ -108,10 +124,7 @@ def read_index(source: str) -> dict[str, Any]:
             path = Path(hf_hub_download(source, "model_index.json"))
         except Exception as error:
             raise not_from_hub(source, error) from error
-    try:
-        index = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): fetch the model again.") from error
+    index = read_json(path, what="the index of a diffusers pipeline")
     if not isinstance(index, dict):
         raise UserError(f"{path} is not the index of a diffusers pipeline: fetch the model again.")
     return index
@@ -135,16 +148,18 @@ def _load_part(
         raise UserError(
             f"{source}: its {part} is a {class_name}, which the installed {library} does not have."
         )
-    if part not in _CLASSES:
-        tokenizer = _load(cls.from_pretrained, source, part)
-        if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):  # made of nothing, without a word
-            raise UserError(f"{source}/{part} has no vocabulary: fetch the model again.")
-        return tokenizer
     if class_name not in _CLASSES[part]:
         raise UserError(
             f"{source}: its {part} is a {class_name}; LAMP works with {' or '.join(_CLASSES[part])}, as "
             "Stable Diffusion has them."
         )
+    folder = Path(source) / part
+    if folder.is_dir():
+        check_folder(folder, CONFIGS.get(part))
+    if part.startswith("tokenizer"):
+        return _load(cls.from_pretrained, source, part)
+    if (folder / "config.json").is_file():
+        check_size(folder, cls, read_json(folder / "config.json", what="a configuration"), torch_dtype)
     precision = "torch_dtype" if library == "diffusers" else "dtype"
     model, report = _load(
         cls.from_pretrained,
@@ -173,6 +188,18 @@ def check_loaded(report: Any, where: str) -> None:
             raise UserError(f"{where} {fault} ({len(names)}, first {names[0]!r}): fetch the model again.")
 
 
+def check_local_config(folder: Path) -> None:
+    """Refuse a pipeline folder whose configurations, for a single file's weights, cannot be used."""
+    index = read_index(str(folder))
+    for part, entry in index.items():
+        library, class_name = _named(entry)
+        if part in _CLASSES and (library not in _LIBRARIES or class_name not in _CLASSES[part]):
+            known = " or ".join(_CLASSES[part])
+            raise UserError(f"{folder}: its {part} is a {library}.{class_name}; LAMP works with {known}.")
+        if (folder / part).is_dir():
+            check_folder(folder / part, CONFIGS.get(part))
+
+
 def _variant(source: str, part: str, wanted: str | None) -> str | None:
     """The variant to load: a local folder may have one only, plain or fp16."""
     if not os.path.isdir(source):
@@ -193,20 +220,7 @@ def _load(method: Any, source: str, part: str, **options: Any) -> Any:
     except Exception as error:  # whatever the libraries meet in a damaged folder
         if not local:
             raise not_from_hub(f"{source} ({part})", error) from error
-        raise UserError(f"{source}/{part} cannot be loaded: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """The libraries' own words in one line, without their advice on calling them."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, pickle.UnpicklingError):
-            return "a weights file is not a plain file of tensors: it is damaged, or would run code."
-        cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(error).split()) or type(error).__name__
-    for advice in (" If you want to instead overwrite", " Please load the component before passing"):
-        text = text.partition(advice)[0]
-    return text[:300]
+        raise UserError(f"{source}/{part} cannot be loaded: {library_reason(error)}") from error
 
 
 @contextmanager

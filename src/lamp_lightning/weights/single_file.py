@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.weights.base import BaseModel
-from lamp_lightning.weights.folder import make_scheduler, reason
+from lamp_lightning.weights.folder import check_local_config, make_scheduler
+from lamp_lightning.weights.parts import check_pickle, check_tokenizer, library_reason
 
 _XL_KEY = "conditioner.embedders.1."  # the second text encoder
 _UNET_KEY, _VAE_KEY = "model.diffusion_model.", "first_stage_model."
@@ -40,6 +41,8 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
     if source is not None and not local and source.count("/") != 1:
         raise UserError(f"config={config} is neither a diffusers folder nor a hub id like owner/model.")
     xl = any(name.startswith(_XL_KEY) for name in names)
+    if local:
+        check_local_config(Path(str(source)))
     cls: Any = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
     with _quiet():
         try:
@@ -56,6 +59,11 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
         _check_complete(getattr(pipeline, part), f"{file}: its {part}")
     _check_count(pipeline.unet, names, _UNET_KEY, file)
     _check_count(pipeline.vae, names, _VAE_KEY, file)
+    for number in ("", "_2") if xl else ("",):
+        encoder = getattr(pipeline, f"text_encoder{number}").config
+        tokenizer = getattr(pipeline, f"tokenizer{number}")
+        where = f"{source or file}: its tokenizer{number}"
+        check_tokenizer(tokenizer, encoder.vocab_size, encoder.max_position_embeddings, where)
     second = {name: getattr(pipeline, name) for name in ("text_encoder_2", "tokenizer_2")} if xl else {}
     return BaseModel(
         name=str(file),
@@ -81,6 +89,7 @@ def _tensor_names(file: Path) -> Collection[str]:
         raise UserError(
             f"{file} is no model: give a .safetensors or .ckpt checkpoint, a diffusers folder or a hub id."
         )
+    check_pickle(file)
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for damaged files
@@ -119,11 +128,13 @@ def _not_loaded(file: Path, source: Any, local: bool, error: Exception) -> UserE
     if isinstance(error, NotImplementedError):  # torch's, of a model that is left partly without data
         return UserError(f"{file} lacks tensors of its UNet or autoencoder: {other}")
     if local:
-        return UserError(f"{file} cannot be loaded with the configuration of {source}: {reason(error)}")
+        return UserError(
+            f"{file} cannot be loaded with the configuration of {source}: {library_reason(error)}"
+        )
     return UserError(
         f"{file}: its configuration and tokenizers are not in the file and cannot be fetched from the hub "
-        f"({reason(error)}). Check the network, or give a diffusers folder of a model of the same kind as "
-        "model.config=<folder>."
+        f"({library_reason(error)}). Check the network, or give a diffusers folder of a model of the same "
+        "kind as model.config=<folder>."
     )
 
 

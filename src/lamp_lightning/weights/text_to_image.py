@@ -17,7 +17,9 @@ from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_sin
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.weights.folder import check_loaded, not_from_hub, read_index
+from lamp_lightning.weights.parts import check_folder, check_pickle, check_size
 
 _FILES = (".safetensors", ".ckpt")
 _SPECIAL = {  # arguments of pipelines that do more than to paint an image from a text
@@ -70,6 +72,7 @@ def load_text_to_image(
 def _load_folder(source: str, variant: str | None, dtype: torch.dtype) -> Any:
     index = read_index(source)
     cls = _text_to_image_class(index, source)
+    _check_index(index, source)
     folder = Path(source)
     if not folder.is_dir():
         try:
@@ -88,6 +91,7 @@ def _load_folder(source: str, variant: str | None, dtype: torch.dtype) -> Any:
             continue
         if not (folder / part).is_dir():
             raise UserError(f"{source} lacks the folder {part}: fetch the model again.")
+        check_folder(folder / part)
         if (model := _model_class(*entry)) is not None:
             options[part] = _load_part(model, folder / part, variant, dtype)
     try:
@@ -100,6 +104,25 @@ def _load_folder(source: str, variant: str | None, dtype: torch.dtype) -> Any:
     return pipeline
 
 
+def _check_index(index: Mapping[str, Any], source: str) -> None:
+    """Refuse parts that are no classes of the libraries: diffusers would look for code of that name."""
+    for part, entry in index.items():
+        if part.startswith("_") or not isinstance(entry, list) or entry == [None, None]:
+            continue
+        if len(entry) != 2 or not all(isinstance(word, str) for word in entry):
+            raise UserError(
+                f"{source}: its model_index.json names no class for {part}: fetch the model again."
+            )
+        library, name = entry
+        known = library in ("diffusers", "transformers") or hasattr(diffusers.pipelines, library)
+        if not known or (library == "transformers" and name.startswith("Auto")):
+            raise UserError(
+                f"{source}: its {part} is a {library}.{name}, which is no class that diffusers or "
+                "transformers load by themselves; code that comes with a model is never run. Give "
+                "another model."
+            )
+
+
 def _load_part(model: Any, where: Path, variant: str | None, dtype: torch.dtype) -> torch.nn.Module:
     """One model of a pipeline folder. What a pipeline loads by itself is random where it lacks tensors."""
     files = [file.name for file in where.iterdir() if file.suffix in (".safetensors", ".bin")]
@@ -107,6 +130,8 @@ def _load_part(model: Any, where: Path, variant: str | None, dtype: torch.dtype)
         variant = "fp16"
     elif not any(f".{variant}." in name for name in files):
         variant = None
+    if (where / "config.json").is_file():
+        check_size(where, model, read_json(where / "config.json", what="a configuration"), dtype)
     precision = "torch_dtype" if issubclass(model, diffusers.ModelMixin) else "dtype"
     options = {precision: dtype, "variant": variant, "output_loading_info": True}
     try:
@@ -131,6 +156,10 @@ def _load_file(file: Path, config: str | None, dtype: torch.dtype) -> Any:
         raise UserError(f"config={source} is neither a diffusers folder nor a hub id like owner/model.")
     try:
         index = read_index(source)
+        _check_index(index, source)
+        for part in index if local else ():
+            if (Path(source) / part).is_dir():
+                check_folder(Path(source) / part)
     except UserError as error:
         if config is not None:
             raise
@@ -160,6 +189,7 @@ def _load_file(file: Path, config: str | None, dtype: torch.dtype) -> Any:
 
 def _kind_of_file(file: Path) -> str:
     """The hub id of a model of the same kind, told from the tensors."""
+    check_pickle(file)
     try:
         return fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"]
     except Exception as error:
