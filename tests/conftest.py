@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 # Tests run side by side, one to a core, and their pictures are small: further threads would only wait for
 # each other. OpenCV reads this when it is imported, here and in the processes that tests start.
@@ -91,3 +92,11 @@ def small(
         "samples.final=1",
         "threads=1",
     ]
+
+
+@cache
+def full_config() -> DictConfig:
+    """The config of the train command with its defaults, resolved; not to be changed."""
+    from lamp_lightning.config import composed
+
+    return OmegaConf.create(OmegaConf.to_container(composed("train"), resolve=True))

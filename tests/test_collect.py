@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from conftest import full_config
 from lamp_lightning.collect import main
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.video import write_mp4
@@ -25,10 +26,10 @@ def make_run(folder: Path, noise: float = 0.2, motion: str = "rain", seed: int =
         "motion": {"name": motion},
         "model": {"name": "tiny", "norm": "per_frame", "recipe": {"max_steps": 3 + seed}},
         "data": {"folder": f"/clips/{motion}", "flip": motion == "rain", "size": [64, 64]},
-        "sampler": {"shared_noise": noise, "noise_sharing": str(noise > 0)},
+        "sampler": {"shared_noise": noise, "noise_sharing": "variance_preserving" if noise > 0 else "authors"},
         "seed": seed,
     }
-    run = RunFolder.create(folder, OmegaConf.create(config), None)
+    run = RunFolder.create(folder, OmegaConf.merge(full_config(), config), None)
     frames = np.full((4, 16, 16, 3), 60 + 40 * seed, np.uint8)
     frames[1:, :8] = 200
     write_mp4(run.videos / "a_lake_seed0.mp4", frames)

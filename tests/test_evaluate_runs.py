@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from conftest import full_config
 from lamp_lightning import evaluate
 from lamp_lightning.record import FORMAT
 from lamp_lightning.runs import RunFolder, write_json
@@ -41,7 +42,7 @@ def write_run(path: Path, videos: list[np.ndarray], clips: Path, *, flip: bool =
             "cache_dir": str((clips.parent / "cache").absolute()),
         },
     }
-    made = RunFolder.create(path, OmegaConf.create(cfg))
+    made = RunFolder.create(path, OmegaConf.merge(full_config(), cfg))
     listed = []
     for k, (scene, video) in enumerate(zip(held_out_scenes("rain", len(videos)), videos, strict=True)):
         write_mp4(made.videos / f"v_seed{k}.mp4", video, min_size=256)
@@ -115,7 +116,7 @@ def test_runs_that_cannot_be_measured_are_named_and_the_others_are(rain, capsys)
         "sweep/partly": 1,
     }
     assert [Path(each["run"]).name for each in found["left_out"]] == ["broken", "unfinished"]
-    assert "config.yaml is damaged" in found["left_out"][0]["reason"]
+    assert "config.yaml cannot be read" in found["left_out"][0]["reason"]
     assert "has no videos: it is not finished" in found["left_out"][1]["reason"]
     table = Path("evaluations/comparison/table.md").read_text()
     assert "sweep/unfinished: " in table
