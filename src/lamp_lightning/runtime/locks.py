@@ -130,16 +130,16 @@ def _acquired(
     while True:
         holder = holder_of(lock_file)  # before the attempt: older versions of filelock empty the file
         try:
-            with explained(lock_file.parent, permissions):
-                lock_file.parent.mkdir(parents=True, exist_ok=True)
-                lock.acquire()
+            lock_file.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
             break
         except Timeout:
             pass
-        except UserError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_LOCKS:
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
                 return None
-            raise
+            with explained(lock_file.parent, permissions):
+                raise
         ending = holder is not None and holder.is_dead and time.monotonic() - begun < PATIENCE
         if not wait and not ending:
             raise Busy(f"{what} is being written by {holder or 'another process'}. {advice}".rstrip())
