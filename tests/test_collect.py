@@ -96,7 +96,7 @@ def test_unfinished_and_broken_runs_are_named_and_left_out(
     assert ("0", "rain") not in rows
     assert rows["0", "birds_fly"]["clip_score"] == "51"
     said = capsys.readouterr().err
-    for job, words in ((jobs[0], "not finished"), (jobs[1], "broken"), (jobs[2], "damaged")):
+    for job, words in ((jobs[0], "not finished"), (jobs[1], "broken"), (jobs[2], "cannot be read")):
         (line,) = [line for line in said.splitlines() if job.name in line]
         assert line.startswith("Left out: ")
         assert words in line
