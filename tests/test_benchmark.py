@@ -9,14 +9,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 
 from lamp_lightning.benchmark import main
 from lamp_lightning.benchmarking import QUICK, command_of
 from lamp_lightning.compare import Comparison
 from lamp_lightning.config import composed
+from lamp_lightning.train import main as train
 from test_train_resume import wait_for
 
 
@@ -30,6 +34,23 @@ def words(small: list[str]) -> list[str]:
 def _quoted(word: str) -> str:
     key, _, value = word.partition("=")
     return f"'{key}={value}'"
+
+
+@pytest.fixture
+def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are tuned in this process: only what an interruption needs is worth a process of its own."""
+
+    class Popen(subprocess.Popen):  # type: ignore[type-arg]
+        def __new__(cls, args: list[str], *_: object, **__: object) -> object:
+            if "lamp_lightning.train" not in args:
+                return super().__new__(cls)
+            outer = Singleton.get_state()  # Hydra's: of the benchmark command
+            GlobalHydra.instance().clear()
+            status = train(args[args.index("lamp_lightning.train") + 1 :])
+            Singleton.set_state(outer)
+            return SimpleNamespace(poll=lambda: status, wait=lambda *_: status, returncode=status, pid=0)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
