@@ -96,6 +96,9 @@ def _version(text: str) -> str:
     return text
 
 
+IN_8_BITS = "__bnb_optimizer_quant_state__"
+
+
 class Part(Schema):
     """A part of a checkpoint; Lightning and PyTorch may keep more in it."""
 
@@ -225,6 +228,10 @@ def _check_optimizer(
             raise _unusable(file, f"its optimiser has a parameter {number}, which this model lacks")
         name, shape = shapes[number]
         where = f"optimizer_states.0.state.{number}"
+        wrapped = state.get(IN_8_BITS, {})  # bitsandbytes keeps what is quantised in a dictionary of its own
+        if not isinstance(wrapped, Mapping):
+            raise _unusable(file, f"{where}.{IN_8_BITS} is no dictionary")
+        state = {**state, **wrapped}
         for key in ("step", *moments):
             if key not in state:
                 raise _unusable(file, f"{where} lacks {key!r}")
