@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -196,12 +197,21 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
         (["size=auto"], "first_frame=<file or folder>"),
         (["prompt=null", "prompts=empty.txt"], "prompts=empty.txt has no prompts"),
         (["prompt=null", "prompts=gone.txt"], "gone.txt cannot be read as prompts"),
-        (["prompt=null", "prompts=photo.png"], "give a text file in UTF-8"),
+        (["prompt=null", "prompts=photo.png"], "Save it as UTF-8"),
         (["prompts=empty.txt"], "not both"),
         (["prompt=[a,' ']"], "prompt must be a text, a list"),
+        (["seed=9223372036854775807", "count=2"], "The seed 9223372036854775808 is too large"),
+        (["count=1000000"], "These are 1,000,000 videos, and 100,000 are the most"),
+        (
+            ["size=[16384,16384]", "num_frames=10000"],
+            "16384x16384 does not fit into memory (it needs at least",
+        ),
+        (["sampler.scheduler=RePaintScheduler"], "RePaintScheduler cannot use this model with"),
+        (["prompt=caf\udce9"], r"prompt='caf\udce9' is no UTF-8 text"),
+        (["first_frame=caf\udce9.png"], r"first_frame='caf\udce9.png' is no UTF-8 text"),
         (["seeds=[]"], "seeds must be a list of whole numbers"),
         (["seeds=[1,-2]"], "seeds must be"),
-        (["seed=99999999999999999999"], "too large"),
+        (["seed=99999999999999999999"], "seed must be a whole number from 0 to 9,223,372,036,854,775,807"),
         (["format=[mp4,avi]"], "format must be one or some of mp4, gif, webp, png"),
         (["format=[]"], "format must be"),
         (["fit=squeeze"], "fit must be one of crop, pad"),
@@ -218,7 +228,7 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
         (["sampler.paint_guidance_scale=-1"], "sampler.paint_guidance_scale must be a number of at least 0"),
         (["again=text.png"], "text.png cannot be read as the record of a video"),
         (["again=other.json"], "other.json is no record of a video"),
-        (["size=[0,32]"], "both at least 8"),
+        (["size=[0,32]"], "both from 8 to 16,384"),
         (["size=32"], "size must be auto, or [height,width]"),
         (["size=[30,30]"], "multiples of 4"),
         (["sampler.scheduler=Nothing"], "DPMSolverMultistepScheduler"),
@@ -230,6 +240,7 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
 def test_what_cannot_be_used_ends_in_one_message(run, tmp_path, capsys, words, message):
     (tmp_path / "text.png").write_text("not a picture")
     Image.new("RGB", (40, 30), "blue").save(tmp_path / "photo.png")
+    Path(os.fsdecode(b"caf\xe9.png")).write_bytes((tmp_path / "photo.png").read_bytes())
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
     (tmp_path / "other.json").write_text('{"name": 1}')

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import torch
 
 from lamp_lightning.data.fit import fit_frame, inner_box, pad_frame
-from lamp_lightning.errors import UserError
+from lamp_lightning.errors import UserError, is_out_of_memory
 from lamp_lightning.generate import generate_batch, mixed_precision
 from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.sampling.images import read_image
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LIVE = 28  # numbers that a UNet keeps alive per latent pixel and channel of its first level (SD 1.4: 26)
 USABLE = 0.8  # share of free memory
+BYTES_OF_PIXEL = 24  # of a decoded video, which is there twice, in float32
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def paint(
             if not is_out_of_memory(error):
                 raise
             if len(batch.jobs) == 1:
-                raise UserError(_too_large(batch.jobs[0], error)) from error
+                why = (str(error).splitlines() or ["no more to be had"])[0]
+                raise UserError(_too_large(batch.jobs[0], why)) from error
         if videos is None:  # outside the handler: the error holds the tensors of the attempt
             gc.collect()
             if torch.cuda.is_available():
@@ -164,10 +167,14 @@ def how_many(wanted: Any, pipeline: LAMPPipeline, jobs: Sequence[Job], precision
     """Videos to paint at once: the number wanted, or for "auto" what free memory holds, within reason."""
     if wanted != "auto":
         return int(wanted)
-    device = pipeline.unet.device
-    most = hardware(device.type).videos_at_once
+    most = hardware(pipeline.unet.device.type).videos_at_once
+    return max(1, min(most, how_many_fit(pipeline, jobs, precision)))
+
+
+def how_many_fit(pipeline: LAMPPipeline, jobs: Sequence[Job], precision: str) -> int:
+    """Videos, each as large as the largest of these, for which the device's free memory suffices."""
     need = max(bytes_of_video(pipeline, job, precision) for job in jobs)
-    return max(1, min(most, int(USABLE * min(free_memory(device), sys.maxsize) / need)))
+    return int(USABLE * min(free_memory(pipeline.unet.device), sys.maxsize) / need)
 
 
 def bytes_of_video(pipeline: LAMPPipeline, job: Job, precision: str) -> int:
@@ -180,6 +187,39 @@ def bytes_of_video(pipeline: LAMPPipeline, job: Job, precision: str) -> int:
     channels = pipeline.unet.config.block_out_channels[0]
     each = 4 if precision == "32-true" and pipeline.unet.dtype == torch.float32 else 2
     return max(1, rows * frames * latent * channels * LIVE * each)
+
+
+def check_memory(jobs: Sequence[Job], pipeline: LAMPPipeline | None = None, precision: str = "") -> None:
+    """Refuse videos that this machine could never hold, before the system ends the process for them.
+
+    Args:
+        jobs: the videos.
+        pipeline: of the model, to look at what it needs, too, beside the frames themselves.
+        precision: that it computes in.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    cpu = torch.device("cpu")
+    for job in jobs:
+        height, width = job.sampler.size or (1, 1)
+        needs = [(job.sampler.num_frames * height * width * BYTES_OF_PIXEL, cpu)]
+        if pipeline is not None:
+            needs.append((bytes_of_video(pipeline, job, precision) // 2, pipeline.unet.device))
+        for need, device in needs:
+            if need > (there := all_memory(device)):
+                why = f"it needs at least {need / 2**30:,.0f} GiB, and there are {there / 2**30:,.0f}"
+                raise UserError(_too_large(job, why))
+
+
+def all_memory(device: torch.device) -> float:
+    """Bytes of the device's memory, free or not; infinite where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    found = [math.inf, psutil.virtual_memory().total + psutil.swap_memory().total]
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" is no number
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found)
 
 
 def free_memory(device: torch.device) -> float:
@@ -200,20 +240,10 @@ def free_memory(device: torch.device) -> float:
     return max(0, min(found))
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says so: CUDA's kind, or the processor's, which has no type of its own."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    said = str(error).lower()
-    return any(
-        words in said for words in ("out of memory", "allocate memory", "enough memory", "alloc_failed")
-    )
-
-
-def _too_large(job: Job, error: BaseException) -> str:
+def _too_large(job: Job, why: str) -> str:
     height, width = job.sampler.size or ("?", "?")
     return (
-        f"One video of {job.sampler.num_frames} frames of {width}x{height} does not fit into memory "
-        f"({(str(error).splitlines() or ['no more to be had'])[0]}). Try attention_slicing=true, "
-        "vae_slicing=true, vae_tiling=true, fewer num_frames, a smaller sampler.window or a smaller size."
+        f"One video of {job.sampler.num_frames} frames of {width}x{height} does not fit into memory ({why}). "
+        "Try attention_slicing=true, vae_slicing=true, vae_tiling=true, fewer num_frames, a smaller "
+        "sampler.window or a smaller size."
     )

@@ -19,7 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.errors import UserError, is_out_of_memory
 from lamp_lightning.runtime import hardware
 from lamp_lightning.runtime.files import is_full, no_space
 from lamp_lightning.runtime.locks import release_kept
@@ -249,10 +249,16 @@ def readable(error: BaseException) -> str | None:
             f"Cannot use {os.fsdecode(error.filename)}: {error.strerror}. Check the path and what may "
             "be written there; hydra.run.dir=<folder> puts a run elsewhere."
         )
-    if type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return (
-            f"The device ran out of memory ({str(error).splitlines()[0]}). Try data.batch_size=1, "
-            "model.gradient_checkpointing=true, trainer.precision=bf16-mixed or a smaller data.size."
+            f"The device ran out of memory ({(str(error).splitlines() or ['no more to be had'])[0]}). Try "
+            "data.batch_size=1, model.gradient_checkpointing=true, trainer.precision=bf16-mixed or a smaller "
+            "data.size."
+        )
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"{ascii(error.object)[:200]} cannot be written as {error.encoding}. Rename the file or folder, "
+            "or give another text."
         )
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -15,6 +16,9 @@ def quiet() -> None:
     """Show only what matters: warnings as one line each, and none of the libraries' small talk."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     if not isinstance(warnings.showwarning, partial):
         warnings.showwarning = partial(_show_warning, warnings.showwarning)

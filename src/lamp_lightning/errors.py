@@ -9,3 +9,13 @@ class UserError(RuntimeError):
     The message names the file or setting, what was found there and what to do. Commands print it without
     a traceback and exit with status 1.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so: CUDA's kind, Python's, or the processor's, which has no type of its own."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in said for words in ("out of memory", "allocate memory", "enough memory", "alloc_failed")
+    )

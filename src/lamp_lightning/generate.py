@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lamp_lightning.errors import UserError
 from lamp_lightning.sampling.colours import match_colours
 from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.video import as_frames
@@ -102,7 +103,14 @@ def generate_batch(
             )
     finally:
         pipeline.scheduler = before
-    videos = [np.clip(np.asarray(video, dtype=np.float32), 0, 1) for video in output.frames]
+    painted = [np.asarray(video, dtype=np.float32) for video in output.frames]
+    if not all(np.isfinite(video).all() for video in painted):
+        raise UserError(
+            "The model painted NaN, which is no picture: its weights are damaged, their training diverged, "
+            f"or they do not bear the precision (they are in {pipeline.unet.dtype}). Try precision=32-true "
+            "or another adapter."
+        )
+    videos = [np.clip(video, 0, 1) for video in painted]
     if colours is not None:
         videos = [match_colours(video, picture) for video, picture in zip(videos, colours, strict=True)]
     elif sampler.histogram_matching:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamp_lightning.data.cache import file_sha256
 from lamp_lightning.data.fit import size_of_aspect
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.reading import check_text, read_text
 from lamp_lightning.sampling.images import read_image
 from lamp_lightning.sampling.settings import Sampler
@@ -25,6 +26,7 @@ PICTURES = {
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"
 }  # fmt: skip
 MOST_PROMPTS = 10_000  # of one file
+MOST_VIDEOS = 100_000  # of one command
 # Cameras and phones number their pictures: such a name is no prompt.
 NUMBERED = re.compile(
     r"(img|dsc[nf]?|pxl|mvimg|gopr|dji|photo|image|picture|screenshot|scan|frame|untitled|p|[\W\d_])*",
@@ -74,7 +76,9 @@ def find_jobs(
         UserError: a file that is missing, empty or no picture, or settings that contradict each other.
     """
     prompts = find_prompts(cfg.prompt, cfg.prompts)
+    check_unicode("prompt", prompts)
     pictures = find_pictures(cfg.first_frame)
+    check_unicode("first_frame", [str(picture.file) for picture in pictures])
     seeds = find_seeds(cfg.seed, cfg.count, cfg.seeds)
     sampler = _sampler(cfg, adapter, bool(pictures), own_size)
     single = isinstance(cfg.first_frame, str) and Path(cfg.first_frame).expanduser().is_file()
@@ -83,6 +87,11 @@ def find_jobs(
     for picture in given:
         named = None if picture is None or single else prompt_of(picture.file)
         pairs += [(picture, prompt) for prompt in prompts or [named or adapter.prompt]]
+    if len(pairs) * len(seeds) > MOST_VIDEOS:
+        raise UserError(
+            f"These are {len(pairs) * len(seeds):,} videos, and {MOST_VIDEOS:,} are the most: give fewer "
+            "prompts, pictures or seeds."
+        )
     jobs = []
     for picture, prompt in dict.fromkeys(pairs):
         settings = sampler
@@ -114,9 +123,16 @@ def _sampler(
     return sampler if sampler.size is not None else replace(sampler, size=own_size())
 
 
-def find_seeds(seed: int, count: int, seeds: Any) -> list[int]:
+def check_unicode(setting: str, texts: Sequence[str]) -> None:
+    """UserError where a text or name has bytes that are no UTF-8: nothing could be written about it."""
+    for text in texts:
+        if not is_unicode(text):
+            raise UserError(f"{setting}={text!a} is no UTF-8 text. Rename the file, or give another.")
+
+
+def find_seeds(seed: int, count: int, seeds: Any) -> Sequence[int]:
     """`seeds`, or `count` of them from `seed` on, each once."""
-    found = list(range(seed, seed + count))
+    found: Sequence[int] = range(seed, seed + count)
     if seeds is not None:
         found = list(dict.fromkeys(seeds if OmegaConf.is_list(seeds) else [seeds]))
     if max(found) >= 2**63:

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from lamp_lightning.adapters import Adapter, load, load_painter, size_unit
-from lamp_lightning.batch import Batch, how_many, in_batches, paint
+from lamp_lightning.batch import Batch, check_memory, how_many, how_many_fit, in_batches, paint
 from lamp_lightning.console import quiet_libraries, short, threads
 from lamp_lightning.gallery import Gallery, Output
 from lamp_lightning.generate import evaluation
@@ -56,6 +56,7 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
         own_size=lambda: model().default_size,
         unit=lambda: size_unit(model()),
     )
+    check_memory(jobs)
     with only_writer(output.folder, inside=("*_frames",), wait=True):
         writable_folder(output.folder)
         motions = motions_of(adapter)
@@ -96,13 +97,22 @@ def divide(
 ) -> list[Batch]:
     """The videos to paint, in batches; one that is made again stands where it stood in a batch of copies."""
     jobs = [place.job for place in places]
+    check_memory(jobs, pipeline, precision)
     if (
         again is not None
         and batch == "auto"
         and len(jobs) == 1
         and not differences(places[0].settings, again)
     ):
-        return [Batch(jobs * again["made"]["batch"], [again["made"]["place"]])]
+        copies = again["made"]["batch"]
+        if copies == 1 or copies <= how_many_fit(pipeline, jobs, precision):
+            return [Batch(jobs * copies, [again["made"]["place"]])]
+        print(
+            f"Note: the video was one of {copies} that were painted at once, for which the free memory does "
+            "not suffice here. Painted alone, it may differ in the last bits.",
+            flush=True,
+        )
+        return [Batch(jobs, [0])]
     at_once = how_many(batch, pipeline, jobs, precision)
     return in_batches(jobs, [place.finished is not None for place in places], at_once)
 

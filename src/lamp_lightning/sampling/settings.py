@@ -18,7 +18,7 @@ Start = Literal["noise", "inversion", "warp", "still"]
 MOST_FRAMES = 10_000  # of one video: twenty minutes at 8 frames per second
 LONGEST_SIDE = 16_384  # in pixels
 
-Steps = Annotated[int, Field(ge=1, le=10_000)]
+Steps = Annotated[int, Field(ge=1, le=1000)]  # as many as the models have noise levels
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
