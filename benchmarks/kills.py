@@ -149,7 +149,7 @@ def scenarios(world: Path) -> dict[str, Scenario]:
         return ["motion=waterfall", *small, *ends, f"hydra.run.dir={folder / 'run'}"]
 
     def sample(folder: Path) -> list[str]:
-        what = ["prompt=[a lake,a red bird]", "seed=[1,2]", "batch=2", "format=[mp4,png]", "threads=1"]
+        what = ["prompt=[a lake,a red bird]", "count=2", "batch=2", "format=[mp4,png]", "threads=1"]
         return [f"run={world / 'tuned'}", *what, f"out={folder / 'out'}"]
 
     def sweep(folder: Path) -> list[str]:

@@ -31,7 +31,7 @@ from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.report import SHOWN_SIZE, Painted, measure
 from lamp_lightning.runs import RunFolder, write_json
 from lamp_lightning.runtime.files import part_of, remove_dead
-from lamp_lightning.runtime.locks import beside, hold
+from lamp_lightning.runtime.locks import beside, hold, remove_free
 from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.sampling import pixels_from_image
 from lamp_lightning.stopping import Stopped, StopRequest
@@ -98,6 +98,8 @@ def edit(run: RunFolder, cfg: DictConfig) -> None:
     folder = Path(cfg.out) if cfg.out else run.videos / f"{safe_name(str(cfg.prompt))}_seed{cfg.seed}"
     if not cfg.overwrite and is_finished(folder, cfg):
         print(f"Finished already: {short(folder)}", flush=True)
+        run.tidy_up()
+        remove_free(folder.parent)
         return
     advice = "Wait until it ends, or choose another folder with out=<folder>."
     with run.locked(), hold(beside(folder), what=f"The folder {folder}", advice=advice):

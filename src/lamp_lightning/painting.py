@@ -114,7 +114,13 @@ def divide(
         )
         return [Batch(jobs, [0])]
     at_once = how_many(batch, pipeline, jobs, precision)
-    return in_batches(jobs, [place.finished is not None for place in places], at_once)
+    return in_batches(jobs, [_painted_at(place.finished) for place in places], at_once)
+
+
+def _painted_at(record: Record | None) -> tuple[int, int] | None:
+    """The size of the batch in which a finished video was painted, and its place there."""
+    made = (record or {}).get("made") or {}
+    return None if record is None else (made.get("batch", 1), made.get("place", 0))
 
 
 def paint_rest(

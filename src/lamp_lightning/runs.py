@@ -22,7 +22,7 @@ from lamp_lightning.console import is_first_process
 from lamp_lightning.errors import UserError
 from lamp_lightning.runtime.files import explained, remove_dead, write_atomic, write_json, write_text
 from lamp_lightning.runtime.hardware import hardware
-from lamp_lightning.runtime.locks import Busy, hold, in_folder
+from lamp_lightning.runtime.locks import Busy, hold, holder_of, in_folder
 from lamp_lightning.runtime.reading import Schema, checked, literal, read_json
 from lamp_lightning.runtime.run_config import read_config
 
@@ -201,6 +201,13 @@ class RunFolder:
         with hold(in_folder(self.path), what=f"The run folder {self.path}", advice=advice):
             remove_dead(self.path, WRITTEN, owned=True)
             yield
+
+    def tidy_up(self) -> None:
+        """Remove what a process left that was killed at the very end of its work; else change nothing."""
+        holder = holder_of(in_folder(self.path))
+        if holder is not None and holder.is_dead:
+            with contextlib.suppress(UserError), self.locked():
+                pass
 
     def is_finished(self, cfg: DictConfig) -> bool:
         """Whether all that ``cfg`` asks for is there, so that going on has nothing to do."""

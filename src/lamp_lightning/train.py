@@ -120,6 +120,7 @@ def new_run(folder: Path, cfg: DictConfig, group: str | None = None) -> Iterator
 
 def say_finished(run: RunFolder) -> None:
     """Tell the user that there is nothing to go on with."""
+    run.tidy_up()
     print(f"Finished already: {short(run.path)}", flush=True)
 
 
