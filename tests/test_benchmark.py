@@ -8,6 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 
+from lamp_lightning import benchmarking
 from lamp_lightning.benchmark import main
 from lamp_lightning.benchmarking import QUICK, command_of
 from lamp_lightning.compare import Comparison
@@ -40,17 +43,16 @@ def _quoted(word: str) -> str:
 def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are tuned in this process: only what an interruption needs is worth a process of its own."""
 
-    class Popen(subprocess.Popen):  # type: ignore[type-arg]
-        def __new__(cls, args: list[str], *_: object, **__: object) -> object:
-            if "lamp_lightning.train" not in args:
-                return super().__new__(cls)
-            outer = Singleton.get_state()  # Hydra's: of the benchmark command
-            GlobalHydra.instance().clear()
-            status = train(args[args.index("lamp_lightning.train") + 1 :])
-            Singleton.set_state(outer)
-            return SimpleNamespace(poll=lambda: status, wait=lambda *_: status, returncode=status, pid=0)
+    @contextmanager
+    def attached(module: str, words: list[str]) -> Iterator[SimpleNamespace]:
+        assert module == "lamp_lightning.train"
+        outer = Singleton.get_state()  # Hydra's: of the benchmark command
+        GlobalHydra.instance().clear()
+        status = train(words)
+        Singleton.set_state(outer)
+        yield SimpleNamespace(poll=lambda: status)
 
-    monkeypatch.setattr(subprocess, "Popen", Popen)
+    monkeypatch.setattr(benchmarking, "attached", attached)
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
@@ -60,6 +62,7 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
     return {row[name]: row for row in rows}
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_suite_ends_in_tables_and_a_page_and_called_again_does_nothing_anew(words, tmp_path, capsys):
     suite = ["entries=[lamp,untuned]", "motions=[rain,waterfall]", "seeds=[0,1]", "steps=2", *words]
     assert main(suite) == 0
@@ -91,7 +94,7 @@ def test_a_suite_ends_in_tables_and_a_page_and_called_again_does_nothing_anew(wo
     assert "lamp_lightning.train" not in capsys.readouterr().out
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("trained_here")
 @pytest.mark.parametrize("entries", [None, "full,no_first_frame,noise_05,clips_1"])
 def test_quick_goes_once_through_a_suite(entries, words, tmp_path):
     asked = ["suite=baselines"] if entries is None else ["suite=ablations", f"entries=[{entries}]"]
@@ -112,6 +115,7 @@ def test_quick_goes_once_through_a_suite(entries, words, tmp_path):
     assert (folder / "index.html").is_file()
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_other_sampling_takes_the_runs_that_are_there(words, tmp_path):
     asked = ["suite=ablations", "entries=[full,noise_08]", "motions=[rain]", "seeds=[0]", "steps=1", *words]
     assert main(asked) == 0
@@ -121,6 +125,7 @@ def test_other_sampling_takes_the_runs_that_are_there(words, tmp_path):
     assert (full.videos[0].video.read() != shared.videos[0].video.read()).any()
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_figures_never_stand_under_words_that_did_not_make_them(words, tmp_path, capsys):
     asked = ["entries=[lamp]", "motions=[rain]", "seeds=[0]", "steps=1", *words]
     assert main(asked) == 0
@@ -139,8 +144,9 @@ def test_figures_never_stand_under_words_that_did_not_make_them(words, tmp_path,
     assert main([*asked, "threads=2"]) == 0  # changes no figure
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_stopped_suite_goes_on(words, tmp_path):
-    suite = ["entries=[lamp,untuned]", "motions=[rain]", "seeds=[0,1]", "steps=40", *words]
+    suite = ["entries=[lamp,untuned]", "motions=[rain]", "seeds=[0,1]", "steps=10", *words]
     command = [sys.executable, "-m", "lamp_lightning.benchmark", *suite]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -155,9 +161,10 @@ def test_a_stopped_suite_goes_on(words, tmp_path):
     assert main(suite) == 0
     assert len(Comparison.load(tmp_path / "b" / "comparison.json").results) == 4 + 2
     steps = [json.loads(path.read_text())["steps"] for path in (tmp_path / "b").rglob("lamp/*/metrics.json")]
-    assert steps == [40, 40]
+    assert steps == [10, 10]
 
 
+@pytest.mark.usefixtures("trained_here")
 def test_a_broken_run_is_named_and_the_rest_compared(words, tmp_path, capsys):
     suite = ["entries=[lamp,untuned]", "motions=[rain]", "seeds=[0]", "steps=1", *words]
     assert main(suite) == 0
@@ -174,7 +181,7 @@ def test_a_broken_run_is_named_and_the_rest_compared(words, tmp_path, capsys):
     }
     (run / "config.yaml").write_bytes(b"{damaged")
     assert main(suite) == 0
-    assert "lamp/rain_seed0/config.yaml is damaged" in capsys.readouterr().err.replace("\\", "/")
+    assert "lamp/rain_seed0/config.yaml cannot be read" in capsys.readouterr().err.replace("\\", "/")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +149,7 @@ def find_methods(cfg: DictConfig) -> list[Method]:
         if method.of is not None and method.of not in wanted:
             raise UserError(f"{method.name} is {method.of} sampled in another way: ask for {method.of}, too.")
         for motion in cfg.motions:  # a typo is said now
-            check_config(composed("train", [*method.words, *cfg.words, f"motion={motion}"]))
+            check_config(_composed([*method.words, *cfg.words, f"motion={motion}"]))
     return methods
 
 
@@ -173,7 +175,7 @@ def check_runs(cfg: DictConfig, out: Path) -> None:
             if not there:
                 continue
             words = words or _own_words(cfg, method)
-            asked = composed("train", [*words, f"motion={motion}"])
+            asked = _composed([*words, f"motion={motion}"])
             settle_paths(asked)
             for seed, folder in there.items():
                 asked.seed = seed
@@ -195,11 +197,22 @@ def _moved(cfg: DictConfig, name: str) -> bool:
     return name in PATHS and value is not None and not Path(str(value)).exists()
 
 
+def _composed(words: Sequence[str]) -> DictConfig:
+    """The train command's config with these words."""
+    return deepcopy(_composed_once(tuple(words)))
+
+
+@lru_cache(maxsize=256)
+def _composed_once(words: tuple[str, ...]) -> DictConfig:
+    """Composing takes a tenth of a second, and the same runs are asked about again and again."""
+    return composed("train", words)
+
+
 def _budgets(cfg: DictConfig, methods: Sequence[Method]) -> str:
     """Steps and clips of each as text, those of most methods first; what is not tuned is left out."""
     labels: dict[str, list[str]] = {}
     for method in (method for method in methods if method.of is None):
-        tuned = composed("train", [*_own_words(cfg, method), f"motion={cfg.motions[0]}"])
+        tuned = _composed([*_own_words(cfg, method), f"motion={cfg.motions[0]}"])
         if tuned.trainer.max_steps:
             clips = _count(range(tuned.data.batch_size * tuned.trainer.accumulate_grad_batches), "clip")
             labels.setdefault(f"{tuned.trainer.max_steps} of {clips}", []).append(method.label)
@@ -250,7 +263,7 @@ def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
 
 def _own_words(cfg: DictConfig, method: Method) -> list[str]:
     """Those that say what a method's runs are, whatever makes them."""
-    trained = composed("train", [*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
+    trained = _composed([*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
     words = [*method.words, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
     if cfg.steps is not None and trained:
         words.append(f"model.recipe.max_steps={cfg.steps}")  # for lamp_paper as many clips, in more steps
