@@ -207,8 +207,9 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
             "16384x16384 does not fit into memory (it needs at least",
         ),
         (["sampler.scheduler=RePaintScheduler"], "RePaintScheduler cannot use this model with"),
-        (["prompt=caf\udce9"], r"prompt='caf\udce9' is no UTF-8 text"),
-        (["first_frame=caf\udce9.png"], r"first_frame='caf\udce9.png' is no UTF-8 text"),
+        (["first_frame=odd"], r"first_frame='odd/caf\udce9.png' has a name that is no UTF-8"),
+        (["prompt=caf\udce9"], r"'prompt=caf\udce9' is no UTF-8 text"),
+        (["first_frame=caf\udce9.png"], r"'first_frame=caf\udce9.png' is no UTF-8 text"),
         (["seeds=[]"], "seeds must be a list of whole numbers"),
         (["seeds=[1,-2]"], "seeds must be"),
         (["seed=99999999999999999999"], "seed must be a whole number from 0 to 9,223,372,036,854,775,807"),
@@ -240,7 +241,8 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
 def test_what_cannot_be_used_ends_in_one_message(run, tmp_path, capsys, words, message):
     (tmp_path / "text.png").write_text("not a picture")
     Image.new("RGB", (40, 30), "blue").save(tmp_path / "photo.png")
-    Path(os.fsdecode(b"caf\xe9.png")).write_bytes((tmp_path / "photo.png").read_bytes())
+    (tmp_path / "odd").mkdir()
+    Path(os.fsdecode(b"odd/caf\xe9.png")).write_bytes((tmp_path / "photo.png").read_bytes())
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("# nothing\n\n")
     (tmp_path / "other.json").write_text('{"name": 1}')

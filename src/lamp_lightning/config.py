@@ -23,6 +23,7 @@ from lamp_lightning.errors import UserError, is_out_of_memory
 from lamp_lightning.runtime import hardware
 from lamp_lightning.runtime.files import is_full, no_space
 from lamp_lightning.runtime.locks import release_kept
+from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.reading import literal
 from lamp_lightning.runtime.settings import GROUPS, RULES
 from lamp_lightning.stopping import Stopped, is_interrupt, say_stopped
@@ -135,6 +136,7 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     hydra_full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the words for the user are ours
     try:
+        check_unicode(argv)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
@@ -166,6 +168,16 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
         if hydra_full is not None:
             os.environ["HYDRA_FULL_ERROR"] = hydra_full
     return 1 if failed else 0
+
+
+def check_unicode(argv: Sequence[str]) -> None:
+    """UserError where a word, or the folder that we are in, has bytes that are no UTF-8.
+
+    Configs, records and adapters hold texts and paths, and could not be written.
+    """
+    for text in (*argv, os.getcwd()):
+        if not is_unicode(text):
+            raise UserError(f"{text!a} is no UTF-8 text. Rename the file or folder, or give another text.")
 
 
 class _JobFailed(Exception):
@@ -256,10 +268,8 @@ def readable(error: BaseException) -> str | None:
             "data.size."
         )
     if isinstance(error, UnicodeEncodeError):
-        return (
-            f"{ascii(error.object)[:200]} cannot be written as {error.encoding}. Rename the file or folder, "
-            "or give another text."
-        )
+        found = error.object[max(0, error.start - 60) : error.end + 20]
+        return f"{found!a} cannot be written as {error.encoding}. Rename what has such a name."
     return None
 
 

@@ -76,9 +76,7 @@ def find_jobs(
         UserError: a file that is missing, empty or no picture, or settings that contradict each other.
     """
     prompts = find_prompts(cfg.prompt, cfg.prompts)
-    check_unicode("prompt", prompts)
     pictures = find_pictures(cfg.first_frame)
-    check_unicode("first_frame", [str(picture.file) for picture in pictures])
     seeds = find_seeds(cfg.seed, cfg.count, cfg.seeds)
     sampler = _sampler(cfg, adapter, bool(pictures), own_size)
     single = isinstance(cfg.first_frame, str) and Path(cfg.first_frame).expanduser().is_file()
@@ -121,13 +119,6 @@ def _sampler(
         given["histogram_matching"] = True
     sampler = adapter.sampler.changed(given)
     return sampler if sampler.size is not None else replace(sampler, size=own_size())
-
-
-def check_unicode(setting: str, texts: Sequence[str]) -> None:
-    """UserError where a text or name has bytes that are no UTF-8: nothing could be written about it."""
-    for text in texts:
-        if not is_unicode(text):
-            raise UserError(f"{setting}={text!a} is no UTF-8 text. Rename the file, or give another.")
 
 
 def find_seeds(seed: int, count: int, seeds: Any) -> Sequence[int]:
@@ -186,6 +177,9 @@ def find_pictures(where: Any) -> list[Picture]:
                 f"first_frame={path} is no file and no folder. Give a picture (png, jpg, webp, ...) or a "
                 "folder of pictures."
             )
+    for file in files:
+        if not is_unicode(str(file)):
+            raise UserError(f"first_frame={str(file)!a} has a name that is no UTF-8. Rename it.")
     return [Picture(file, file_sha256(file), read_image(file).shape[:2]) for file in files]
 
 
