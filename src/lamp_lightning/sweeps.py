@@ -155,7 +155,7 @@ class _Overrides(Schema):
 
 _HARMLESS = (  # of Hydra's own settings: which launcher, and its numbers and names
     r"hydra/launcher=(basic|joblib|ray|submitit_local|submitit_slurm)",
-    r"hydra\.launcher\.\w+=[\w.-]*",
+    r"hydra\.launcher\.(?!_)\w+=[\w.-]*",
     r"hydra\.sweep\.subdir=(?!\.)([\w.=+,-]|\$\{(motion\.name|seed|hydra\.job\.num)\})+",
 )
 
