@@ -6,10 +6,12 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,12 @@ from rich.console import Console
 
 from lamp_lightning import LAMPPipeline, batch, gallery, painting
 from lamp_lightning.adapters import find_adapter
+from lamp_lightning.config import composed, readable
+from lamp_lightning.generate import Sampler
 from lamp_lightning.progress import PaintingProgress
+from lamp_lightning.runs import RunFolder
 from lamp_lightning.sample import main
+from lamp_lightning.studio import Studio
 from lamp_lightning.video import read_video
 
 SAMPLER = {"num_inference_steps": 2, "guidance_scale": 2.0, "num_frames": 3, "size": [32, 32]}
@@ -66,9 +72,9 @@ def record(name, folder="samples"):
     return json.loads((Path(folder) / f"{name}.json").read_text())
 
 
-def unchanged(before, *those):
+def unchanged(before, *those, folder="samples"):
     """Whether the files of these videos are still those that were there."""
-    now = written()
+    now = written(folder)
     kept = [file for file in before if file.startswith(those) and "more" not in file]
     return kept and all(now[file] == before[file] for file in kept)
 
@@ -224,6 +230,59 @@ def test_another_model_paints_the_first_frames(adapter, random_model, counted):
     assert paint(adapter, "painter=no/such/model") == 1
 
 
+def test_a_record_of_a_larger_batch_than_fits_is_painted_alone(adapter, counted, capsys, monkeypatch):
+    assert paint(adapter, "prompt=a", "out=x", "batch=1") == 0
+    facts = record("a_seed0", "x")
+    facts["made"] |= {"batch": 1000, "place": 7}
+    Path("many.json").write_text(json.dumps(facts))
+    monkeypatch.setattr(batch, "free_memory", lambda device: 1 << 20)
+    counted.sizes.clear()
+    assert main(["again=many.json"]) == 0
+    assert counted.sizes == [1]
+    out = capsys.readouterr().out
+    assert "one of 1000 that were painted at once" in out
+    assert "bit for bit" in out
+
+
+def test_an_adapter_file_paints_what_its_run_folder_paints(adapter, random_base, random_model, random_clip):
+    """The file says base model, painter, sampler, CLIP and what saves memory, too."""
+    tuned = LAMPPipeline.from_pretrained(random_base, norm="joint")
+    tuned.load_motion(adapter)
+    settings = [
+        "motion=rain",
+        "motion.prompt=a lake",
+        f"model.path={random_base}",
+        "model.norm=joint",
+        "model.layers.gate=true",
+        f"model.clip={random_clip}",
+        f"model.painter={random_model('sdxl')}",
+        "model.painter_variant=fp16",
+        "model.vae_tiling=true",
+        "data.size=[32,32]",
+        "data.num_frames=3",
+        "sampler.num_inference_steps=2",
+        "sampler.paint_steps=2",
+        "sampler.negative_prompt=rain",
+        "sampler.fps=3",
+    ]
+    cfg = composed("train", settings)
+    run = RunFolder.create(Path("run"), cfg)
+    Studio(run, cfg, tuned, Sampler.from_config(cfg), None, None, None).save_adapter(5)
+    Path("elsewhere").mkdir()
+    file = shutil.copy(run.adapter, "elsewhere/rain.safetensors")
+    of_run, of_file = find_adapter("run"), find_adapter(file)
+    assert replace(of_file, file=of_run.file, run=of_run.run) == of_run
+    assert (of_run.painter_variant, of_run.memory["vae_tiling"]) == ("fp16", True)
+    hashes = []
+    for number, where in enumerate(("run", file)):
+        assert main([f"run={where}", "seed=4", "threads=1", "format=png", f"out=out_{number}"]) == 0
+        facts = record("a_lake_seed4", f"out_{number}")
+        assert facts["painter"] == str(random_model("sdxl"))
+        assert facts["measured"].keys() >= {"clip_score", "motion_amount"}
+        hashes.append(facts["frames_sha256"])
+    assert hashes[0] == hashes[1]
+
+
 # What is there already
 
 
@@ -269,6 +328,42 @@ def test_another_video_of_that_name_is_kept_unless_it_may_be_overwritten(adapter
     assert Path("own.gif").read_bytes() == kept
     assert paint(adapter, "prompt=b", "out=own.gif", "overwrite=true") == 0
     assert Path("own.gif").read_bytes() != kept
+
+
+def test_painted_nan_and_a_full_memory_end_in_one_message(adapter, random_base, monkeypatch, capsys):
+    unet = LAMPPipeline.from_pretrained(random_base).unet
+    with torch.no_grad():
+        for parameter in unet.tuned_parameters():
+            parameter.fill_(3e38)
+    unet.save_motion("wild.safetensors", base_model=str(random_base), motion="wild", sampler=SAMPLER)
+    assert paint("wild.safetensors") == 1
+    assert "The model painted NaN" in capsys.readouterr().err
+    full = RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
+        "to allocate 68719476736 bytes. Error code 12 (Cannot allocate memory)"
+    )
+    for error in (full, MemoryError()):
+        monkeypatch.setattr(batch, "generate_batch", failing(error))
+        assert paint(adapter, "prompt=a") == 1
+        err = capsys.readouterr().err
+        assert "3 frames of 32x32 does not fit into memory" in err
+        assert "Traceback" not in err
+        assert "ran out of memory" in readable(error)
+    assert not names()
+
+
+def failing(error):
+    def fails(*args, **kwargs):
+        raise error
+
+    return fails
+
+
+def test_the_largest_seed_paints_with_a_painter_too(adapter, random_model):
+    seed = 2**63 - 1
+    assert paint(adapter, "prompt=a", f"seed={seed}", f"painter={random_model('sd1')}") == 0
+    assert main([f"again=samples/a_seed{seed}.json"]) == 0
+    assert record(f"a_seed{seed}")["seed"] == seed
 
 
 def test_two_prompts_of_one_name_are_two_videos(adapter):
@@ -324,6 +419,28 @@ def test_a_video_whose_files_are_not_whole_is_painted_again_in_its_place(adapter
     assert all(record(name)["finished"] for name in names())
     assert [len(read_video(f"samples/a_seed{seed}_frames")) for seed in range(3)] == [3, 3, 3]
     assert counted.sizes == [2, 1, 1]
+
+
+def test_a_batch_that_was_cut_off_while_it_was_written_is_painted_again_as_a_whole(
+    adapter, counted, monkeypatch
+):
+    assert paint(adapter, "prompt=a", "count=3", "out=whole") == 0
+    write = gallery.write_as
+
+    def cut_off(kind, folder, name, *args):
+        if name == "a_seed1":
+            raise KeyboardInterrupt
+        return write(kind, folder, name, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, "write_as", cut_off)
+        assert paint(adapter, "prompt=a", "count=3", "out=cut_off") == 130
+    before = written("cut_off")
+    assert paint(adapter, "prompt=a", "count=3", "out=cut_off") == 0
+    assert counted.sizes == [3, 3, 3]
+    assert unchanged(before, "a_seed0", folder="cut_off")
+    for name in names("whole"):
+        assert record(name, "whole") == record(name, "cut_off")
 
 
 def test_a_killed_process_loses_nothing_that_was_finished(adapter):

@@ -63,32 +63,38 @@ class Made:
     place: int
 
 
-def in_batches(jobs: Sequence[Job], finished: Sequence[tuple[int, int] | None], most: int) -> list[Batch]:
+def in_batches(
+    jobs: Sequence[Job],
+    finished: Sequence[tuple[int, int] | None],
+    most: int,
+    interrupted: Sequence[bool] | None = None,
+) -> list[Batch]:
     """The unfinished jobs, those of one size at most `most` at once.
 
     All jobs are divided before the finished ones are left out: after an interruption between batches the rest
-    is painted in the very same batches. After one within a batch, when some of its videos were written, that
-    batch is painted again as a whole for the sake of the others: by itself each would be rounded otherwise.
+    is painted in the very same batches. After one while a batch was written, that batch is painted again as a
+    whole for the sake of the videos that are missing: by itself each would be rounded otherwise.
 
     Args:
         jobs: the videos.
         finished: of each that is there, the size of the batch that it was painted in and its place there.
         most: videos at once.
+        interrupted: of each, whether it was about to be written; None: of none.
     """
     sizes = dict.fromkeys(job.sampler.size for job in jobs)
+    every = list(zip(jobs, finished, interrupted or [False] * len(jobs), strict=True))
     batches = []
     for size in sizes:
-        same = [(job, done) for job, done in zip(jobs, finished, strict=True) if job.sampler.size == size]
+        same = [each for each in every if each[0].sampler.size == size]
         for begin in range(0, len(same), most):
             whole = same[begin : begin + most]
-            left = [k for k, (_, done) in enumerate(whole) if done is None]
-            if not left:
-                continue
-            if any(done == (len(whole), k) for k, (_, done) in enumerate(whole)):
-                batches.append(Batch([job for job, _ in whole], left))
-            else:
+            left = [k for k, (_, done, _) in enumerate(whole) if done is None]
+            together = any(done == (len(whole), k) for k, (_, done, _) in enumerate(whole))
+            if together and any(cut_off for _, _, cut_off in whole):
+                batches.append(Batch([job for job, _, _ in whole], left))
+            elif left:
                 batches.append(Batch([whole[k][0] for k in left], list(range(len(left)))))
-    return batches
+    return [batch for batch in batches if batch.places]
 
 
 def paint(

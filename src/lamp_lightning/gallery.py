@@ -64,11 +64,11 @@ class Gallery:
         painted = [painted_by(made.job, made.frames) for made in videos]
         measured = measure(painted, self.adapter.clip)[1]
         folder, formats = self.output.folder, self.output.formats
+        for made in videos:  # of all at once: from them an interruption among these files is known
+            write_json(folder / f"{made.job.name}.json", begun(self._settings(made.job.name)))
         for made, video, values in zip(videos, painted, measured, strict=True):
             name = made.job.name
-            settings = self.places[name].settings
-            settings = settings | {"base": settings["base"] | {"identity": self._identity}}
-            write_json(folder / f"{name}.json", begun(settings))
+            settings = self._settings(name)
             files = [write_as(kind, folder, name, made.frames, made.job.sampler.fps) for kind in formats]
             how = self._made | {"batch": made.batch, "place": made.place}
             self.records[name] = complete(settings, made.frames, formats=formats, measured=values, made=how)
@@ -76,6 +76,10 @@ class Gallery:
             self._keep(name, video)
             others = ", ".join("frames" if file.is_dir() else file.suffix for file in files[1:])
             say(f"  video         {short(files[0])}" + (f" (and {others})" if others else ""))
+
+    def _settings(self, name: str) -> Record:
+        settings = self.places[name].settings
+        return settings | {"base": settings["base"] | {"identity": self._identity}}
 
     def show(self) -> None:
         """Print the mean numbers; write a contact sheet and, of several videos, one with all of them."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +15,22 @@ from omegaconf import DictConfig
 from lamp_lightning.adapters import Adapter, load, load_painter, size_unit
 from lamp_lightning.batch import Batch, check_memory, how_many, how_many_fit, in_batches, paint
 from lamp_lightning.console import quiet_libraries, short, threads
+from lamp_lightning.errors import UserError
 from lamp_lightning.gallery import Gallery, Output
 from lamp_lightning.generate import evaluation
 from lamp_lightning.jobs import find_jobs
 from lamp_lightning.pipeline import LAMPPipeline
 from lamp_lightning.precision import fast_float32, sampling_dtype
 from lamp_lightning.progress import PaintingProgress
-from lamp_lightning.record import Place, Record, differences, find_places, motions_of, settings_of
+from lamp_lightning.record import (
+    Place,
+    Record,
+    differences,
+    find_places,
+    motions_of,
+    read_record,
+    settings_of,
+)
 from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.stopping import Stopped, StopRequest
@@ -77,7 +87,7 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
                     pipeline = model()
                     gallery.describe(pipeline, device)
                     painter = load_painter(adapter, pipeline.unet.device, dtype)
-                    batches = divide(places, pipeline, cfg.batch, precision, again)
+                    batches = divide(places, output.folder, pipeline, cfg.batch, precision, again)
                     paint_rest(pipeline, painter, gallery, batches, precision, stop)
                     stop.check()
                 except (Stopped, KeyboardInterrupt):
@@ -93,7 +103,12 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
 
 
 def divide(
-    places: list[Place], pipeline: LAMPPipeline, batch: Any, precision: str, again: Record | None
+    places: list[Place],
+    folder: Path,
+    pipeline: LAMPPipeline,
+    batch: Any,
+    precision: str,
+    again: Record | None,
 ) -> list[Batch]:
     """The videos to paint, in batches; one that is made again stands where it stood in a batch of copies."""
     jobs = [place.job for place in places]
@@ -114,13 +129,23 @@ def divide(
         )
         return [Batch(jobs, [0])]
     at_once = how_many(batch, pipeline, jobs, precision)
-    return in_batches(jobs, [_painted_at(place.finished) for place in places], at_once)
+    painted = [_painted_at(place.finished) for place in places]
+    interrupted = [place.finished is None and _is_begun(folder, place) for place in places]
+    return in_batches(jobs, painted, at_once, interrupted)
 
 
 def _painted_at(record: Record | None) -> tuple[int, int] | None:
     """The size of the batch in which a finished video was painted, and its place there."""
     made = (record or {}).get("made") or {}
     return None if record is None else (made.get("batch", 1), made.get("place", 0))
+
+
+def _is_begun(folder: Path, place: Place) -> bool:
+    """Whether a video was about to be written when its command was killed."""
+    try:
+        return not read_record(folder / f"{place.job.name}.json")["finished"]
+    except UserError:
+        return False
 
 
 def paint_rest(
