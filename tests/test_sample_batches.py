@@ -8,8 +8,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +27,7 @@ from lamp_lightning.runs import RunFolder
 from lamp_lightning.sample import main
 from lamp_lightning.studio import Studio
 from lamp_lightning.video import read_video
+from processes import start
 
 SAMPLER = {"num_inference_steps": 2, "guidance_scale": 2.0, "num_frames": 3, "size": [32, 32]}
 
@@ -445,12 +444,12 @@ def test_a_batch_that_was_cut_off_while_it_was_written_is_painted_again_as_a_who
 
 def test_a_killed_process_loses_nothing_that_was_finished(adapter):
     more = ["prompt=a", "count=40", "batch=1", "format=mp4"]
-    code = f"from lamp_lightning.sample import main; main({words(adapter, *more)!r})"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 240
-        while len(names()) < 3 and time.monotonic() < until and process.poll() is None:
-            time.sleep(0.02)
-        process.kill()
+    process = start("lamp_lightning.sample", words(adapter, *more), Path.cwd())
+    until = time.monotonic() + 240
+    while len(names()) < 3 and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
     finished = [name for name in names() if record(name)["finished"]]
     assert 2 <= len(finished) < 40
     before = written()
