@@ -89,10 +89,9 @@ class SweepFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not is_first_process():
             return
-        given = [word for word in config.hydra.overrides.hydra if word.startswith("hydra.sweep.dir=")]
         folder = Path(str(config.hydra.sweep.dir))
         try:
-            mine = _claimed(folder, or_next=not given)
+            mine = _claimed(folder, or_next=not is_named(config.hydra))
         except UserError as error:  # Hydra would warn of it, and go on
             print(f"Error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
@@ -100,6 +99,11 @@ class SweepFolder(Callback):
             with read_write(config), open_dict(config):
                 config.hydra.sweep.dir = str(mine)
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{mine}'")  # for the jobs
+
+
+def is_named(job: Any) -> bool:
+    """Whether the user named the folder of a sweep with these settings of Hydra's."""
+    return any(word.startswith("hydra.sweep.dir=") for word in job.overrides.hydra)
 
 
 def _claimed(folder: Path, *, or_next: bool) -> Path:

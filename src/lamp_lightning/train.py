@@ -109,13 +109,17 @@ def new_run(folder: Path, cfg: DictConfig, group: str | None = None) -> Iterator
         yield RunFolder.open(folder)[0]
         return
     job: Any = HydraConfig.get()
-    named = any(word.startswith("hydra.run.dir=") for word in job.overrides.hydra)
-    with RunFolder.begun(folder, cfg, group, or_next=group is None and not named) as run:
+    with RunFolder.begun(folder, cfg, group, or_next=group is None and not is_named(job)) as run:
         if run.path != folder.absolute():
             print(f"{short(folder)} belongs to another run: this one is in {short(run.path)}.", flush=True)
             with read_write(job), open_dict(job):  # from there the other processes are told
                 job.run.dir = job.runtime.output_dir = str(run.path)
         yield run
+
+
+def is_named(job: Any) -> bool:
+    """Whether the user named the folder of a run, of a job with these settings of Hydra's."""
+    return any(word.startswith("hydra.run.dir=") for word in job.overrides.hydra)
 
 
 def say_finished(run: RunFolder) -> None:
