@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from lamp_lightning.sampling.follow import Way, following
 from lamp_lightning.sampling.repaint import repaint
 from lamp_lightning.toyworld import Scene, render_clip
 from lamp_lightning.video import write_mp4
+from processes import start
 
 PLACE = Path("videos") / "a_red_bird_flies_seed0"
 REAL_CLIPS = Path(__file__).parents[2] / "shared" / "real_clips" / "single"
@@ -540,14 +539,8 @@ def test_another_video_or_other_frames_need_a_new_edit(run, clips, capsys):
 def test_a_stop_while_tuning_is_saved_and_gone_on_from(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     many = [word for word in words if not word.startswith("trainer.max_steps")]
-    command = [sys.executable, "-m", "lamp_lightning.edit", *many]
-    process = subprocess.Popen(
-        [*command, "trainer.max_steps=100000", "save_every=1", "hydra.run.dir=run", "out=here"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    many += ["trainer.max_steps=100000", "save_every=1", "hydra.run.dir=run", "out=here"]
+    process = start("lamp_lightning.edit", many, tmp_path)
     checkpoint, end = Path("run/checkpoints/last.ckpt"), time.monotonic() + 200
     while not checkpoint.exists():
         assert process.poll() is None, process.communicate()

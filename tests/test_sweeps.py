@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lamp_lightning.train import main
-from test_train_resume import assert_same_end, start, wait_for
+from processes import start
+from test_train_resume import assert_same_end, wait_for
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def jobs(folder: Path) -> list[Path]:
 
 def test_a_killed_sweep_skips_what_is_finished_and_ends_as_an_uninterrupted_one(sweep, tmp_path, capsys):
     assert main([*sweep, "hydra.sweep.dir=whole"]) == 0
-    killed = start([*sweep, "hydra.sweep.dir=killed"], tmp_path)
+    killed = start("lamp_lightning.train", [*sweep, "hydra.sweep.dir=killed"], tmp_path)
     second = jobs(tmp_path / "whole")[1].name
     wait_for(tmp_path / "killed" / second / "checkpoints" / "last.ckpt", killed)
     os.kill(killed.pid, signal.SIGKILL)
@@ -61,7 +62,7 @@ def test_the_same_words_and_folder_go_on_too_and_other_settings_are_refused(swee
 
 
 def test_a_stopped_sweep_says_how_to_go_on(sweep, tmp_path):
-    process = start([*sweep, "trainer.max_steps=2000", "hydra.sweep.dir=s"], tmp_path)
+    process = start("lamp_lightning.train", [*sweep, "trainer.max_steps=2000", "hydra.sweep.dir=s"], tmp_path)
     wait_for(tmp_path / "s" / "0" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=200)
@@ -75,7 +76,9 @@ def test_other_launchers_run_the_jobs_and_report_those_that_fail(launcher, sweep
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     swept = ["motion=rain", "seed=0", "sampler.scheduler=Nothing,DDIMScheduler"]
     words = [*sweep, *swept, "trainer.max_steps=2"]
-    process = start([*words, f"hydra/launcher={launcher}", "hydra.sweep.dir=s"], tmp_path)
+    process = start(
+        "lamp_lightning.train", [*words, f"hydra/launcher={launcher}", "hydra.sweep.dir=s"], tmp_path
+    )
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, (out, err)
     finished = [path for path in jobs(tmp_path / "s") if (path / "metrics.json").exists()]

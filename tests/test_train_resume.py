@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lamp_lightning.train import main
+from processes import start
 
-STEPS = 40
-
-
-def start(overrides: list[str], folder: Path) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "lamp_lightning.train", *overrides],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+STEPS = 16
 
 
-def wait_for(file: Path, process: subprocess.Popen[str], seconds: float = 200) -> None:
+def wait_for(file: Path, process: Any, seconds: float = 200) -> None:
     end = time.monotonic() + seconds
     while not file.exists():
         assert process.poll() is None, process.communicate()
@@ -66,7 +54,7 @@ def quick(small: list[str]) -> list[str]:
 def test_a_killed_run_resumes_to_the_same_bits(quick, tmp_path, capsys):
     rates = ["tuner.schedule=cosine", "tuner.warmup_steps=3", "trainer.accumulate_grad_batches=2"]
     assert main([*quick, *rates, "hydra.run.dir=whole", f"save_every={STEPS}"]) == 0
-    killed = start([*quick, *rates, "hydra.run.dir=killed", "save_every=3"], tmp_path)
+    killed = start("lamp_lightning.train", [*quick, *rates, "hydra.run.dir=killed", "save_every=3"], tmp_path)
     wait_for(tmp_path / "killed" / "checkpoints" / "last.ckpt", killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
@@ -79,7 +67,7 @@ def test_a_killed_run_resumes_to_the_same_bits(quick, tmp_path, capsys):
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_run_saves_and_says_how_to_resume(quick, tmp_path, signum, status):
     many = [word for word in quick if not word.startswith("trainer.max_steps")] + ["trainer.max_steps=100000"]
-    process = start([*many, "hydra.run.dir=stopped", "save_every=2"], tmp_path)
+    process = start("lamp_lightning.train", [*many, "hydra.run.dir=stopped", "save_every=2"], tmp_path)
     wait_for(tmp_path / "stopped" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signum)
     out, err = process.communicate(timeout=200)
