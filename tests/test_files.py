@@ -100,8 +100,7 @@ def test_a_full_disk_is_named_as_that(tmp_path, error):
     with pytest.raises(UserError) as raised, replacing(file):
         raise error
     assert str(raised.value) == (
-        f"{file} cannot be written: no space is left on the device. Free some space, and give the same "
-        "command again."
+        f"{file} cannot be written: no space is left on the device. Free some space and try again."
     )
     assert not list(tmp_path.iterdir())
 

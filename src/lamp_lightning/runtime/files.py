@@ -164,8 +164,7 @@ def is_full(error: BaseException) -> bool:
 def no_space(path: Path | str) -> UserError:
     """What to tell the user where the disk is full."""
     return UserError(
-        f"{path} cannot be written: no space is left on the device. Free some space, and give the same "
-        "command again."
+        f"{path} cannot be written: no space is left on the device. Free some space and try again."
     )
 
 
