@@ -17,7 +17,7 @@ from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.runtime.reading import literal, read_yaml
 from lamp_lightning.runtime.run_config import NEEDED, TARGETS, read_config
-from lamp_lightning.sweeps import words_of
+from lamp_lightning.sweeps import changed_settings, words_of
 
 # Ways to run code or to overwrite a file that Hydra's own list of forbidden functions lets through.
 CODE = {
@@ -291,3 +291,13 @@ def test_overrides_of_a_sweep_of_ours_are_taken_up(tmp_path):
 def test_overrides_of_the_wrong_type_are_named(tmp_path, task):
     with pytest.raises(UserError, match=r"multirun.yaml cannot be used as the overrides of a sweep: 'task"):
         words_of(sweep(tmp_path / "sweep", task))
+
+
+def test_a_sweep_goes_on_on_another_kind_of_machine(monkeypatch):
+    """What a run took from its machine is no other setting; what the user asks for is."""
+    monkeypatch.setenv("LAMP_LIGHTNING_HARDWARE", "cuda_bf16")
+    before = OmegaConf.create(OmegaConf.to_container(composed("train", ["model=sdxl"]), resolve=True))
+    monkeypatch.setenv("LAMP_LIGHTNING_HARDWARE", "cpu")
+    assert changed_settings(before, composed("train", ["model=sdxl"])) == []
+    other = composed("train", ["model=sdxl", "trainer.precision=32-true"])
+    assert changed_settings(before, other) == ["trainer.precision"]
