@@ -330,7 +330,7 @@ def set_config(folder, **changes):
         (lambda f: os.truncate(f / "diffusion_pytorch_model.bin", 5000), "damaged"),
         (lambda f: (f / "diffusion_pytorch_model.bin").unlink(), "holds no weights"),
         (lambda f: (f / "config.json").unlink(), "no checkpoint folder"),
-        (lambda f: (f / "config.json").write_text("x"), "not JSON"),
+        (lambda f: (f / "config.json").write_text("x"), "not valid JSON"),
         (lambda f: set_config(f, _class_name="UNet2DConditionModel"), "UNet2DConditionModel"),
         (lambda f: set_config(f, use_temp=False), "temporal"),
         (lambda f: set_config(f, act_fn="mish"), "act_fn='mish'"),

@@ -45,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def convert(cfg: DictConfig) -> None:
     """Convert ``from``, an official checkpoint folder or an adapter, to the other, ``out``."""
     check_config(cfg, may_be_null=("motion.",))
+    if cfg.size == "auto":
+        raise UserError(
+            "size=auto takes the shape of a picture, and there is none here: give the size that the motion "
+            "is painted at, like size=[320,512]."
+        )
     source, out = Path(str(cfg["from"])).expanduser(), Path(str(cfg.out)).expanduser()
     if not source.exists():
         raise UserError(

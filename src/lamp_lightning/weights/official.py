@@ -12,18 +12,21 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lamp_lightning.errors import UserError
 from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead, save_tensors
+from lamp_lightning.runtime.reading import parse_json, read_text
 from lamp_lightning.unet.variant import Variant
 from lamp_lightning.weights.adapter import check_tensors
+from lamp_lightning.weights.parts import Count, UNetConfig, check_config, check_pickle
 
 if TYPE_CHECKING:
     from lamp_lightning.unet import MotionUNet
@@ -36,6 +39,8 @@ _WEIGHTS = (  # in the order of preference of those who read such folders
     "diffusion_pytorch_model.fp16.safetensors",
     "diffusion_pytorch_model.fp16.bin",
 )
+_WHAT = "the configuration of a UNet"
+_LARGEST_CONFIG = 2**20  # bytes; theirs have a thousand
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _OFFICIAL_CLASS = {"_class_name": "UNet3DConditionModel", "_diffusers_version": "0.11.1"}
 # Keys of their UNet's configuration, with its values where an image model's config leaves them out.
@@ -66,6 +71,21 @@ _OFFICIAL_KEYS: dict[str, Any] = {
     "upcast_attention": False,
     "use_linear_projection": False,
 }
+
+
+_Few = Annotated[int, Field(ge=1, le=32)]
+_Levels = Annotated[list[_Few], Field(max_length=8)]
+
+
+class _OfficialConfig(UNetConfig):
+    """What a UNet may be built of: a wrong number here could take for ever, even without its weights."""
+
+    block_out_channels: list[Count] = Field(default=[320, 640, 1280, 1280], min_length=1, max_length=8)
+    down_block_types: list[str] = Field(default=["DownBlock3D"], min_length=1, max_length=8)
+    up_block_types: list[str] = Field(default=["UpBlock3D"], min_length=1, max_length=8)
+    layers_per_block: _Few | _Levels = 2
+    transformer_layers_per_block: _Few | _Levels = 1
+    reverse_transformer_layers_per_block: _Levels | None = None
 
 
 def load_official(folder: str | Path, norm: Any = "joint") -> MotionUNet:
@@ -182,27 +202,22 @@ def official_config(folder: str | Path) -> str:
 
 
 def _read_config(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {_one_line(error)}") from error
+    return read_text(path, what=_WHAT, limit=_LARGEST_CONFIG)
 
 
 def _image_config(path: Path, text: str) -> dict[str, Any]:
     """Their UNet's configuration as one of diffusers' `UNet2DConditionModel`."""
-    try:
-        config = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}).") from error
+    config = parse_json(text, file=path, what=_WHAT)
     if not isinstance(config, dict):
         raise UserError(f"{path} is not the configuration of a UNet.")
-    if config.get("_class_name") != _OFFICIAL_CLASS["_class_name"]:
+    if (found := config.get("_class_name")) != _OFFICIAL_CLASS["_class_name"]:
         raise UserError(
-            f"{path} describes a {config.get('_class_name')!r}, not LAMP's {_OFFICIAL_CLASS['_class_name']}."
+            f"{path} describes a {repr(found)[:60]}, not LAMP's {_OFFICIAL_CLASS['_class_name']}."
         )
     if config.get("use_temp") is False:
         raise UserError(f"{path} has use_temp=false: such a checkpoint has no temporal layers.")
     _check_activation(config, str(path))
+    check_config(config, path, _OfficialConfig)
     known = inspect.signature(UNet2DConditionModel.__init__).parameters
     return {key: _rename(value, "3D", "2D") for key, value in config.items() if key in known}
 
@@ -211,7 +226,8 @@ def _check_activation(config: Mapping[str, Any], where: str) -> None:
     """Their code has SiLU in the time embedding and before `conv_out` whatever `act_fn` says."""
     if config.get("act_fn", "silu") not in ("silu", "swish"):
         raise UserError(
-            f"{where} has act_fn={config['act_fn']!r}: only silu is computed as the authors' code does."
+            f"{where} has act_fn={repr(config['act_fn'])[:60]}: only silu is computed as the authors' code "
+            "does."
         )
 
 
@@ -219,9 +235,9 @@ def _describes(text: str, ours: dict[str, Any]) -> bool:
     """Whether an official `config.json` says of the UNet what ours does."""
     try:
         theirs = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
-    if not isinstance(theirs, dict):
+    if not isinstance(theirs, dict) or theirs.get("_class_name") != _OFFICIAL_CLASS["_class_name"]:
         return False
     same = {**_OFFICIAL_CLASS, **_OFFICIAL_KEYS, "use_temp": True, **theirs}
     return all(same[key] == json.loads(json.dumps(value)) for key, value in ours.items() if key[0] != "_")
@@ -259,9 +275,10 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if file.suffix == ".safetensors":
         try:
             tensors: Any = load_file(file)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, KeyError) as error:  # KeyError: numbers that torch does not know
             raise UserError(f"{file} is damaged: {error}") from error
     else:
+        check_pickle(file)
         try:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for damaged files
