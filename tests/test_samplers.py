@@ -166,7 +166,7 @@ def test_another_scheduler_by_the_sample_command_leaves_the_options_behind(run, 
             ["has spacing,", "UniPCMultistepScheduler does not know", "solver_order"],
         ),
         (["scheduler_options={timestep_spacing: sideways}"], ["cannot use", "sideways"]),
-        (["scheduler_options=trailing"], ["must be names and values", "'trailing'"]),
+        (["scheduler_options=trailing"], ["must be options like", "'trailing'"]),
         (
             ["scheduler=DDIMScheduler", "scheduler_options={use_karras_sigmas: true}"],
             ["use_karras_sigmas", "DDIMScheduler does not know", "timestep_spacing"],
