@@ -14,6 +14,7 @@ PROGRAM = Path(__file__).parents[1] / "benchmarks" / "kills.py"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each trial is a fork")
 def test_resumed_commands_end_as_those_that_were_never_killed(tmp_path):
     words = [sys.executable, str(PROGRAM), "--count", "25", "--seed", "1", "--out", str(tmp_path)]
