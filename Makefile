@@ -32,7 +32,7 @@ demo: setup ## tune "waterfall" on the tiny model and show what it learned (no G
 	$(BIN)/python -m lamp_lightning.train motion=waterfall
 
 test: dev lint ## lint, type-check and all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: dev ## the tests that take minutes (12 GB of memory, 9 GB of disk)
 	$(BIN)/python -m pytest -m slow

@@ -19,6 +19,22 @@ os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 from random_models import save_random_clip, save_random_model
 
 
+# The files whose tests take longest, the longest first: workers get whole files, so that what a file's tests
+# share is made once, and small files at the end keep all of them busy.
+LONGEST_FIRST = (
+    "test_benchmark", "test_edit_command", "test_sweeps", "test_backbones", "test_train_resume",
+    "test_tiny_models", "test_metrics_motion", "test_memory_table", "test_sample_batches",
+    "test_convert_command", "test_sample_command", "test_hostile_files", "test_train_command",
+    "test_evaluate_runs", "test_precision", "test_methods_commands", "test_evaluate_command",
+    "test_samplers", "test_notebook", "test_wheel",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays for good: searching it for garbage again and again takes seconds."""
     gc.collect()

@@ -25,6 +25,7 @@ def test_the_packaged_model_is_tuned_on_real_footage(tmp_path):
     run = tmp_path / "run"
     words = ["motion=fire", f"data.root={REAL_CLIPS}", f"hydra.run.dir={run}", "trainer.max_steps=2"]
     words += ["logger=none", "samples.every=null", "samples.final=1", f"data.cache_dir={tmp_path / 'cache'}"]
+    words += ["data.num_frames=8", "sampler.num_inference_steps=4", "sampler.paint_steps=4"]
     assert main(words) == 0
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["steps"] == 2

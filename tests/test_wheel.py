@@ -57,7 +57,8 @@ def test_train_command_of_the_wheel_works_in_an_empty_folder(unpacked: Path, tmp
         "print(package.__file__); from lamp_lightning.train import main; sys.exit(main(sys.argv[1:]))"
     )
     words = ["motion=rain", "trainer.max_steps=2", "logger=none", "samples.every=null", "samples.final=1"]
-    words += ["sampler.num_inference_steps=2", f"data.cache_dir={tmp_path / 'cache'}"]
+    words += ["data.num_frames=8", "sampler.num_inference_steps=2", "sampler.paint_steps=2"]
+    words += [f"data.cache_dir={tmp_path / 'cache'}"]
     done = subprocess.run(
         [sys.executable, "-c", script, *words],
         cwd=tmp_path,
