@@ -18,7 +18,6 @@ os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
 from random_models import save_random_clip, save_random_model
 
-
 # The files whose tests take longest, the longest first: workers get whole files, so that what a file's tests
 # share is made once, and small files at the end keep all of them busy.
 LONGEST_FIRST = (
