@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from lamp_lightning import evaluate
+from lamp_lightning.data.cache import file_sha256
 from lamp_lightning.footage import VideoReader, list_videos, read_prompts
 from lamp_lightning.metrics import MEASURES, evaluate_videos, load_clip
 from lamp_lightning.record import FORMAT
+from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.toyworld import Scene, held_out_scenes, motion_set_scenes, render_clip
 from lamp_lightning.video import write_frames, write_gif, write_mp4, write_webp
 from wandb_files import read_finished
@@ -272,13 +274,22 @@ def test_companions_that_are_missing_are_named(horse, capsys) -> None:
 
 def test_records_of_the_sample_command_say_prompt_size_and_first_frame(horse) -> None:
     write_frames("picture", horse[:1])
+    picture = Path("picture/0000.png")
     for k in range(2):
         write_mp4(f"videos/v_seed{k}.mp4", horse, min_size=256)
         record = {
             "format": FORMAT,
+            "finished": False,
             "prompt": PROMPT,
-            "first_frame": {"file": str(Path("picture/0000.png").absolute()), "fit": "crop"},
-            "sampler": {"size": [64, 64]},
+            "negative_prompt": None,
+            "seed": k,
+            "first_frame": {"file": str(picture.absolute()), "sha256": file_sha256(picture), "fit": "crop"},
+            "sampler": Sampler(size=(64, 64)).settings(),
+            "precision": "32-true",
+            "motions": [{"file": "a.safetensors", "sha256": "0" * 64, "motion": "run", "weight": 1.0}],
+            "base": {"model": "tiny", "config": None, "variant": None, "dtype": "float32"},
+            "painter": None,
+            "words": {"run": ["a.safetensors:1.0"]},
         }
         Path(f"videos/v_seed{k}.json").write_text(json.dumps(record))
     write_mp4("videos/v_and_1_more.mp4", np.concatenate([horse, horse], axis=2))

@@ -193,7 +193,10 @@ def check_checkpoint(file: Path, tuner: MotionTuner, trainer: Trainer) -> None:
     """
     content = read_checkpoint(file)
     checkpoint = checked(Checkpoint, content, file=file, what=WHAT, advice=ADVICE)
-    tuner.on_load_checkpoint(content)
+    try:
+        tuner.on_load_checkpoint(content)
+    except UserError as error:
+        raise UserError(f"{file} cannot be used here. {error}") from error
     shapes = {
         name: tuple(parameter.shape)
         for name, parameter in zip(tuner.tuned_names(), tuner.unet.tuned_parameters(), strict=True)

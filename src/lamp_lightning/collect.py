@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.config import check_config, run_command
 from lamp_lightning.console import quiet, short
+from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.locks import only_writer
 
 
@@ -47,7 +48,9 @@ def output(cfg: DictConfig, asked: Sequence[Any]) -> Path:
     if cfg.out is not None:
         return Path(str(cfg.out)).expanduser()
     folder = Path(str(asked[0])).expanduser()
-    return folder / "collected" if len(asked) == 1 and folder.is_dir() else Path("collected")
+    if len(asked) > 1 or not folder.is_dir():
+        return Path("collected")
+    return inside(folder / "collected", folder)
 
 
 if __name__ == "__main__":

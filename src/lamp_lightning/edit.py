@@ -12,7 +12,7 @@ from lamp_lightning.config import FREE_TEXT, check_config, run_command, run_plai
 from lamp_lightning.console import quiet
 from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder
-from lamp_lightning.runtime.run_config import check_targets
+from lamp_lightning.runtime.run_config import OF_EDIT, check_targets
 from lamp_lightning.train import check_places, new_run, settle_paths, with_values
 
 
@@ -56,6 +56,8 @@ def edit_again(folder: str, words: Sequence[str]) -> int:
             )
         check_targets(cfg, file=run.config_file, given=words)
         check_places(cfg, run, words)
+        if missing := [key for key in OF_EDIT if key not in cfg and key != "run"]:
+            raise UserError(f"{run.config_file} lacks the setting {missing[0]!r}: begin a new edit.")
         cfg = changed(cfg, words)
         check(cfg)
         settle(cfg)

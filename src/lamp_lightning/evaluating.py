@@ -36,6 +36,7 @@ from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
 from lamp_lightning.metrics.results import read_metrics
 from lamp_lightning.motions import motion_prompt
 from lamp_lightning.runs import RunFolder
+from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.scores import Result, publish
 from lamp_lightning.stopping import StopRequest
@@ -61,7 +62,8 @@ def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
                 "like a_red_horse.mp4.",
                 stacklevel=2,
             )
-    out = as_path(cfg.out) or (folder if folder.is_dir() else folder.parent) / "evaluation"
+    home = folder if folder.is_dir() else folder.parent
+    out = as_path(cfg.out) or inside(home / "evaluation", home)
     with only_writer(out), VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
         reference = _given_reference(cfg, reader)
         clip = ANY_CLIP if cfg.clip == "auto" else cfg.clip
@@ -80,7 +82,9 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
     quiet_libraries()
     torch.set_num_threads(threads(cfg.threads))
     out = as_path(cfg.out) or (
-        folders[0] / "evaluation" if len(folders) == 1 else Path("evaluations") / "comparison"
+        inside(folders[0] / "evaluation", folders[0])
+        if len(folders) == 1
+        else Path("evaluations") / "comparison"
     )
     results: list[Result] = []
     left_out: list[dict[str, str]] = []

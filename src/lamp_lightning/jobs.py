@@ -180,7 +180,8 @@ def find_pictures(where: Any) -> list[Picture]:
     for file in files:
         if not is_unicode(str(file)):
             raise UserError(f"first_frame={str(file)!a} has a name that is no UTF-8. Rename it.")
-    return [Picture(file, file_sha256(file), read_image(file).shape[:2]) for file in files]
+    shapes = [read_image(file).shape[:2] for file in files]  # before the hash: this refuses what is too large
+    return [Picture(file, file_sha256(file), shape) for file, shape in zip(files, shapes, strict=True)]
 
 
 def prompt_of(file: Path) -> str | None:

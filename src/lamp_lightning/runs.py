@@ -20,7 +20,14 @@ from pydantic import ConfigDict, Field
 
 from lamp_lightning.console import is_first_process
 from lamp_lightning.errors import UserError
-from lamp_lightning.runtime.files import explained, remove_dead, write_atomic, write_json, write_text
+from lamp_lightning.runtime.files import (
+    check_links,
+    explained,
+    remove_dead,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.runtime.locks import Busy, hold, holder_of, in_folder
 from lamp_lightning.runtime.reading import Schema, checked, literal, read_json
@@ -52,8 +59,8 @@ class RunFolder:
 
     ``config.yaml`` (composed, paths absolute), ``run.json`` (identity, group, versions),
     ``adapter.safetensors``, ``checkpoints/last.ckpt``, ``samples/`` (while training), ``videos/``,
-    ``contact_sheet.png``, ``metrics.json``. AnimateDiff's modules are also in ``motion_adapter/``, which
-    diffusers loads.
+    ``contact_sheet.png``, ``metrics.json``, which comes last. AnimateDiff's modules are also in
+    ``motion_adapter/``, which diffusers loads. As long as a command writes there, ``.lock`` says which.
     """
 
     path: Path
@@ -199,6 +206,7 @@ class RunFolder:
         with explained(self.path, "Choose another with hydra.run.dir=<folder>."):
             self.path.mkdir(parents=True, exist_ok=True)
         with hold(in_folder(self.path), what=f"The run folder {self.path}", advice=advice):
+            check_links(self.path)
             remove_dead(self.path, WRITTEN, owned=True)
             yield
 

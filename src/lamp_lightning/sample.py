@@ -14,6 +14,7 @@ from lamp_lightning.config import check_config, run_command
 from lamp_lightning.console import quiet, short
 from lamp_lightning.errors import UserError
 from lamp_lightning.mixing import HOW, find_motions
+from lamp_lightning.runtime.files import inside
 
 if TYPE_CHECKING:
     from lamp_lightning.gallery import Output
@@ -65,12 +66,13 @@ def output(cfg: DictConfig, adapter: Adapter) -> Output:
     from lamp_lightning.gallery import Output
 
     formats = [str(kind) for kind in (cfg.format if OmegaConf.is_list(cfg.format) else [cfg.format])]
-    folder = Path("samples") if adapter.run is None or adapter.others else adapter.run.samples
     if cfg.out is None:
-        if cfg.again is None:
-            return Output(folder, None, formats)
-        record = Path(str(cfg.again)).expanduser()
-        return Output(record.parent / "again", record.stem, formats)
+        if cfg.again is not None:
+            record = Path(str(cfg.again)).expanduser()
+            return Output(inside(record.parent / "again", record.parent), record.stem, formats)
+        if adapter.run is None or adapter.others:
+            return Output(Path("samples"), None, formats)
+        return Output(inside(adapter.run.samples, adapter.run.path), None, formats)
     path = Path(str(cfg.out)).expanduser()
     kind = path.suffix.lower().removeprefix(".")
     if kind in MOVING:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pydantic import Field
@@ -21,6 +26,7 @@ from lamp_lightning.runtime.run_config import TARGETS, check_targets, settings_o
 from lamp_lightning.runtime.settings import GROUPS, RULES
 
 SWEEP_FILE = "multirun.yaml"  # Hydra writes it: the words that the sweep began with
+MOST_JOBS = 10_000  # of a sweep that goes on
 FREE = ("threads", "logger", "save_every")  # may differ when a job goes on: no result depends on them
 FREE_HERE = ("data.cache_dir", "trainer.precision", "model.dtype")  # likewise, where the call names no value
 
@@ -146,8 +152,29 @@ def words_of(folder: Path) -> list[str]:
     for word in given:
         if not _is_harmless(word):
             raise UserError(f"{file} has the override {word!r}, which a file may not give. {advice}")
+    if (jobs := _count_jobs(overrides.task)) > MOST_JOBS:
+        raise UserError(f"{file} asks for {jobs:,} jobs, and {MOST_JOBS:,} are the most. {advice}")
     given = [word for word in given if not word.startswith("data.cache_dir=")]  # a place to write to
     return ["-m", *given, f"hydra.sweep.dir={folder}"]
+
+
+def _count_jobs(words: Sequence[str]) -> int:
+    """How many jobs overrides make; those that Hydra cannot read, and says so, make none."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(words))
+    except HydraException:
+        return 0
+    jobs = 1
+    for override in overrides:
+        value = override.value()
+        if isinstance(value, RangeSweep):
+            assert value.start is not None
+            assert value.stop is not None
+            steps = (value.stop - value.start) / value.step if value.step else math.inf  # which never ends
+            jobs *= max(0, math.ceil(steps)) if math.isfinite(steps) else MOST_JOBS + 1
+        elif isinstance(value, ChoiceSweep):
+            jobs *= len(value.list)
+    return jobs
 
 
 class _Overrides(Schema):

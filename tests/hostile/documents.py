@@ -42,7 +42,7 @@ def damage_json(rng: random.Random, file: Path, box: Path) -> str:
 
 
 def damage_yaml(rng: random.Random, file: Path, box: Path, mark: Path) -> str:
-    """A YAML file with another field, with YAML's own dangers, other bytes, or something else in its place."""
+    """As `damage_json`, with YAML's own dangers, too."""
     chance = rng.random()
     if chance < 0.6:
         value, what = mutated(rng, yaml.safe_load(file.read_text()))

@@ -94,7 +94,8 @@ def paint(box: Box, kind: str, *names: str, run: Path | None = None, **words: st
 def again(box: Box, kind: str) -> Case:
     """Make the video of a record again."""
     argv = [f"again={box.record}"]
-    return Case(kind, ("sample", argv), [box.record.stem], writes=[box.samples / "again"])
+    names = [box.record.stem, "The setting prompt"]
+    return Case(kind, ("sample", argv), names, writes=[box.samples / "again"])
 
 
 def measure(box: Box, kind: str, *names: str, **words: str) -> Case:
@@ -119,11 +120,11 @@ def turn(box: Box, kind: str, *names: str, source: Path | None = None, **words: 
     return Case(kind, ("convert", argv), [str(source or box.done), *names], writes=[box.out.parent])
 
 
-def edit_again(box: Box, kind: str, *names: str) -> Case:
-    """Another edit of the edited video."""
+def edit_again(box: Box, kind: str, *names: str, new: bool = True) -> Case:
+    """Another edit of the edited video, or the rest of the one in its config."""
     run = box.edited
     changes = [run / "config.yaml", run / "adapter.safetensors", run / "checkpoints" / "last.ckpt"]
-    argv = [f"run={run}", "prompt=a red lake"]
+    argv = [f"run={run}", "prompt=a red lake"] if new else [f"run={run}", "strength=0.5"]
     return Case(kind, ("edit", argv), [run.name, *names], writes=[run], changes=changes)
 
 
@@ -158,6 +159,8 @@ def config(rng: random.Random, box: Box) -> Case:
     """The config.yaml of a run."""
     reader = rng.choice([resume, resume, paint, edit_again, measure, gather, turn])
     case = reader(box, "config.yaml", "config.yaml", "dance", "clip_0")
+    if reader is edit_again and rng.random() < 0.5:
+        case = edit_again(box, "config.yaml", "config.yaml", "clip_0", new=False)
     run = {resume: box.half, edit_again: box.edited}.get(reader, box.done)
     case.what = damage_yaml(rng, run / "config.yaml", box.root, box.mark)
     where = case.what.partition(":")[0].removeprefix("lacks ").removeprefix("unknown ")
@@ -349,6 +352,8 @@ def record(rng: random.Random, box: Box) -> Case:
             ]
         )
         prepare(box.outside, box.mark)
+        case.names += ["outside/remote", "outside/videos"]
+        case.names += ["somebody/evil"] if value == "somebody/evil" else []
         group, _, name = key.rpartition(".")
         inner = found[group] if group else found
         if isinstance(value, dict) and isinstance(inner.get(name), dict):

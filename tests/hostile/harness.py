@@ -41,6 +41,10 @@ RESIDENT = 3 * 2**30  # bytes in memory
 LONGEST = 1500  # characters of a message
 HASHED = 64 * 2**20  # bytes of a file that are compared
 COMMANDS = ("train", "sample", "edit", "evaluate", "collect", "convert")
+MODULES = (  # that the commands import late
+    *("tuning", "editing", "painting", "evaluating", "batch", "gallery", "painter", "pipeline", "toyworld"),
+    *("compare", "metrics.motion", "weights.single_file", "weights.text_to_image", "weights.official"),
+)
 ALWAYS = ("tmp", "cache", "home/hf")  # folders of the world that any command may write into
 
 
@@ -211,9 +215,7 @@ def _import() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in (*COMMANDS, "tuning", "editing", "painting", "evaluating", "batch", "gallery", "painter",
-                 "compare", "metrics.motion", "weights.single_file", "weights.text_to_image", "weights.official",
-                 "pipeline", "toyworld"):  # fmt: skip
+    for name in (*COMMANDS, *MODULES):
         importlib.import_module(f"lamp_lightning.{name}")
     import matplotlib.pyplot  # noqa: F401
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
@@ -222,7 +224,8 @@ def _import() -> None:
 
 def _faults_of_message(case: Case, text: str) -> Iterable[str]:
     """What is wrong with the words that a command ended in."""
-    message = text[text.rfind("Error: ") :] if "Error: " in text else ""
+    found = list(re.finditer(r"^Error: ", text, re.MULTILINE))
+    message = text[found[-1].start() :] if found else ""
     if not message:
         yield "no message"
     elif len(message) > LONGEST:

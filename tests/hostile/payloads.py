@@ -21,7 +21,7 @@ def targets(mark: Path, outside: Path) -> dict[str, Any]:
         "io.open": {"_args_": [str(outside / "canary.txt"), "w"]},
         "pathlib.Path.write_text": {"_args_": [path, "x"]},
         "pathlib.Path.touch": {"_args_": [path]},
-        "pathlib.Path.unlink": {"_args_": [{"_target_": "pathlib.Path", "_args_": [f"{outside}/canary.txt"]}]},
+        "pathlib.Path.unlink": {"_args_": [{**path, "_args_": [f"{outside}/canary.txt"]}]},
         "subprocess.run": {"_args_": [spawn]},
         "subprocess.Popen": {"_args_": [spawn]},
         "subprocess.getoutput": {"_args_": [f"touch {text}"]},

@@ -45,6 +45,7 @@ def build(box: Path) -> None:
     small = [
         f"model.path={box}/model",
         f"model.clip={box}/clip",
+        *("model.norm=joint", "model.layers.gate=true"),  # the authors' code has nothing else
         f"data.cache_dir={box}/cache",
         f"data.size=[{SIZE},{SIZE}]",
         "sampler.num_inference_steps=1",

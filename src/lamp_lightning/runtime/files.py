@@ -204,6 +204,28 @@ def is_alive(process: int, since: float) -> bool:
         return True
 
 
+def inside(folder: Path, home: Path) -> Path:
+    """``folder``, a place of ours in the folder ``home``, after a look that no link leads out of that.
+
+    Raises:
+        UserError: a link does: what is written must not end up elsewhere.
+    """
+    place = folder.resolve()
+    if not place.is_relative_to(home.resolve()):
+        raise UserError(
+            f"{folder} is a link that leads out of {home}, to {place}: nothing is written through it. Put a "
+            "folder in its place."
+        )
+    return folder
+
+
+def check_links(home: Path) -> None:
+    """Refuse a folder of ours with a link to a folder elsewhere, at any depth; raises as `inside` does."""
+    for place, folders, _ in os.walk(home):
+        for name in folders:
+            inside(Path(place, name), home)
+
+
 def remove_dead(folder: Path, inside: Sequence[str] = (), *, owned: bool = False) -> None:
     """Remove the temporary files and folders of processes that are no more.
 

@@ -83,13 +83,14 @@ def make_scheduler(config: Any, source: str) -> DDIMScheduler:
         config: the model's `scheduler_config.json`.
         source: the model, for errors.
     """
+    config = dict(config)
+    checked(SchedulerConfig, config, file=Path(source), what="a model with its scheduler", advice=FETCH)
     name = config.get("_class_name", "")
     if "beta_schedule" not in config or "FlowMatch" in name or "EDM" in name:
         raise UserError(
             f"{source}: its scheduler is a {name}, without the noise levels of a diffusion model that "
             "predicts noise, velocity or samples. Flow matching and EDM models cannot be tuned."
         )
-    checked(SchedulerConfig, dict(config), file=Path(source), what="a model with its scheduler", advice=FETCH)
     # Samplers that never clip do not say so, and DDIM's default would clip latents as if they were pixels.
     return DDIMScheduler.from_config({"clip_sample": False, **config})
 

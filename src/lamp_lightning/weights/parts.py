@@ -127,6 +127,7 @@ class ProcessorConfig(PartConfig):
 class SchedulerConfig(PartConfig):
     """Of any scheduler of a diffusion model with discrete noise levels."""
 
+    class_name: str = Field("", alias="_class_name")
     num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0001
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
@@ -169,7 +170,7 @@ def check_folder(folder: Path, schema: type[BaseModel] | None = None, name: str 
             check_config(value, file, None)
     for file in sorted(folder.iterdir()):
         if file.suffix in _PICKLES and file.is_file():
-            check_pickle(file)
+            read_pickle(file)
 
 
 def check_config(value: Any, file: Path, schema: type[BaseModel] | None) -> None:
@@ -213,6 +214,34 @@ def check_pickle(file: Path) -> None:
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed or sum(entry.file_size for entry in entries) > file.stat().st_size:
         raise UserError(f"{file} is compressed, which torch's files of tensors never are. {FETCH}")
+
+
+def read_pickle(file: Path) -> dict[str, Any]:
+    """The tensors of a file of torch's, by name and as far as possible without reading them; code is not run.
+
+    Raises:
+        UserError: it is no plain file of tensors, or one of its tensors has more numbers than the file.
+    """
+    check_pickle(file)
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise UserError(
+            f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
+        ) from error
+    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is not a plain file of tensors: it holds a {type(found).__name__}. {FETCH}")
+    for name, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise UserError(
+                f"{file}: the tensor {str(name)!r} has {tensor.numel():,} numbers, more than the file has. "
+                f"{FETCH}"
+            )
+    return found
 
 
 def check_size(folder: Path, cls: Any, config: dict[str, Any], dtype: torch.dtype) -> None:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from lamp_lightning.errors import UserError
 from lamp_lightning.weights.base import BaseModel
 from lamp_lightning.weights.folder import check_local_config, make_scheduler
-from lamp_lightning.weights.parts import check_pickle, check_tokenizer, library_reason
+from lamp_lightning.weights.parts import check_tokenizer, library_reason, read_pickle
 
 _XL_KEY = "conditioner.embedders.1."  # the second text encoder
 _UNET_KEY, _VAE_KEY = "model.diffusion_model.", "first_stage_model."
@@ -89,16 +89,7 @@ def _tensor_names(file: Path) -> Collection[str]:
         raise UserError(
             f"{file} is no model: give a .safetensors or .ckpt checkpoint, a diffusers folder or a hub id."
         )
-    check_pickle(file)
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise UserError(
-            f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
-        ) from error
-    while isinstance(tensors, dict) and "state_dict" in tensors:
-        tensors = tensors["state_dict"]
-    return set(tensors) if isinstance(tensors, dict) else set()
+    return {str(name) for name in read_pickle(file)}
 
 
 def _check_complete(model: torch.nn.Module, where: str) -> None:

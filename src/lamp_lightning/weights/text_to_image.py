@@ -19,7 +19,7 @@ from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
 from lamp_lightning.errors import UserError
 from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.weights.folder import check_loaded, not_from_hub, read_index
-from lamp_lightning.weights.parts import check_folder, check_pickle, check_size
+from lamp_lightning.weights.parts import check_folder, check_size, read_pickle
 
 _FILES = (".safetensors", ".ckpt")
 _SPECIAL = {  # arguments of pipelines that do more than to paint an image from a text
@@ -189,7 +189,8 @@ def _load_file(file: Path, config: str | None, dtype: torch.dtype) -> Any:
 
 def _kind_of_file(file: Path) -> str:
     """The hub id of a model of the same kind, told from the tensors."""
-    check_pickle(file)
+    if file.suffix != ".safetensors":
+        read_pickle(file)
     try:
         return fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"]
     except Exception as error:
