@@ -49,6 +49,11 @@ def opened_picture(file: Path, *, what: str, advice: str) -> Iterator[Image.Imag
                     yield image
         except UserError:
             raise
+        except Image.DecompressionBombError as error:
+            raise UserError(
+                f"{file} cannot be read as {what}: it has more pixels than the {MOST_PIXELS:,} that are the "
+                f"most. {advice}"
+            ) from error
         except Exception as error:  # damaged files make Pillow raise errors of every kind
             raise UserError(f"{file} cannot be read as {what} ({_reason(error)}). {advice}") from error
 
