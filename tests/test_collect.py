@@ -26,7 +26,10 @@ def make_run(folder: Path, noise: float = 0.2, motion: str = "rain", seed: int =
         "motion": {"name": motion},
         "model": {"name": "tiny", "norm": "per_frame", "recipe": {"max_steps": 3 + seed}},
         "data": {"folder": f"/clips/{motion}", "flip": motion == "rain", "size": [64, 64]},
-        "sampler": {"shared_noise": noise, "noise_sharing": "variance_preserving" if noise > 0 else "authors"},
+        "sampler": {
+            "shared_noise": noise,
+            "noise_sharing": "variance_preserving" if noise > 0 else "authors",
+        },
         "seed": seed,
     }
     run = RunFolder.create(folder, OmegaConf.merge(full_config(), config), None)

@@ -224,12 +224,18 @@ def test_a_clip_without_a_caption_is_warned_of(captions):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"captions.txt": b"\xff\xfe\xfa caf\xe9"}, "captions.txt cannot be read as captions: byte 0 is no UTF-8"),
+        (
+            {"captions.txt": b"\xff\xfe\xfa caf\xe9"},
+            "captions.txt cannot be read as captions: byte 0 is no UTF-8",
+        ),
         ({"captions.txt": "  \n"}, "captions.txt: this caption file is empty"),
         ({"captions.txt": "one\ntwo"}, "captions.txt: found 2 captions for 3 clips"),
         ({"captions.txt": "a.mp4: one\nd.mp4: four"}, "names 'd.mp4', which is no clip"),
         ({"captions.txt": "a.mp4:\nb.webm: b\nc 1.gif: c"}, "empty caption"),
-        ({"captions.json": '{"a": "one",}'}, "captions.json cannot be read as captions: it is not valid JSON .*line 1"),
+        (
+            {"captions.json": '{"a": "one",}'},
+            "captions.json cannot be read as captions: it is not valid JSON .*line 1",
+        ),
         ({"captions.json": '{"a": 1}'}, "captions must be texts"),
         ({"captions.json": "3"}, "captions must be texts"),
         ({"captions.json": '"a"', "captions.txt": "a"}, "Keep one"),

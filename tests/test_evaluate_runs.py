@@ -14,6 +14,7 @@ from conftest import full_config
 from lamp_lightning import evaluate
 from lamp_lightning.record import FORMAT
 from lamp_lightning.runs import RunFolder, write_json
+from lamp_lightning.sampling.settings import Sampler
 from lamp_lightning.toyworld import held_out_scenes, motion_set_scenes, render_clip
 from lamp_lightning.train import main as train
 from lamp_lightning.video import write_mp4
@@ -173,9 +174,17 @@ def test_samples_of_a_run_without_final_videos_are_measured_by_their_records(rai
     for k, scene in enumerate(held_out_scenes("rain", 2)):
         record = {
             "format": FORMAT,
+            "finished": False,
             "prompt": scene.caption,
+            "negative_prompt": None,
+            "seed": k,
             "first_frame": None,
-            "sampler": {"size": [64, 64]},
+            "sampler": Sampler(size=(64, 64)).settings(),
+            "precision": "32-true",
+            "motions": [{"file": "a.safetensors", "sha256": "0" * 64, "motion": "rain", "weight": 1.0}],
+            "base": {"model": "tiny", "config": None, "variant": None, "dtype": "float32"},
+            "painter": None,
+            "words": {"run": ["a.safetensors:1.0"]},
         }
         write_json(Path(f"run/samples/v_seed{k}.json"), record)
     write_mp4("run/samples/wall.mp4", rain[0])

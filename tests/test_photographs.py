@@ -266,7 +266,9 @@ def test_damaged_and_huge_files_are_named(scene, monkeypatch):
         with pytest.raises(UserError, match=f"{name} cannot be read as an image"):
             read_image(name)
     monkeypatch.setattr("lamp_lightning.runtime.pictures.MOST_PIXELS", 100)
-    with pytest.raises(UserError, match=r"whole.png cannot be read as an image: it has .* and 100 are the most"):
+    with pytest.raises(
+        UserError, match=r"whole.png cannot be read as an image: it has .* and 100 are the most"
+    ):
         read_image("whole.png")
 
 

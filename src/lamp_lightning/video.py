@@ -20,9 +20,9 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image
 
 from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.files import explained, part_of, replacing
 from lamp_lightning.runtime.pictures import MOST_OF_FRAMES, frames_of, opened_picture
 from lamp_lightning.runtime.reading import open_file
-from lamp_lightning.runtime.files import explained, part_of, replacing
 from lamp_lightning.sheet import draw_sheet
 
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
@@ -174,7 +174,7 @@ def _read_mp4(path: Path) -> np.ndarray:
     frames, size = [], 0
     with open_file(path, what="a video", limit=MOST_OF_FRAMES) as file:
         try:
-            with av.open(file, format="mp4") as container:
+            with av.open(file, "r", format="mp4") as container:
                 for frame in container.decode(video=0):
                     size += 3 * frame.width * frame.height
                     if size > MOST_OF_FRAMES:
