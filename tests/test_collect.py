@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from conftest import full_config
 from lamp_lightning.collect import main
+from lamp_lightning.console import short
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.video import write_mp4
 from wandb_files import read_finished
@@ -116,10 +117,8 @@ def test_the_newer_of_two_equal_runs_counts(tmp_path: Path, capsys: pytest.Captu
     make_run(tmp_path / "runs" / "c", noise=0.0)
     assert main([f"runs={tmp_path / 'runs'}", f"out={tmp_path / 'out'}"]) == 0
     assert table(tmp_path / "out")["0.2", "all"]["clip_score"] == "5"
-    assert (
-        f"{tmp_path / 'runs' / 'b'} has the same settings as {tmp_path / 'runs' / 'a'}"
-        in capsys.readouterr().err
-    )
+    newer, older = (short(tmp_path / "runs" / name) for name in ("a", "b"))
+    assert f"{older} has the same settings as {newer}, which is newer" in capsys.readouterr().err
 
 
 def test_lists_and_patterns_of_runs(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

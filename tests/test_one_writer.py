@@ -206,7 +206,10 @@ with attached("timeit", ["-n1", "-r1", "import time; time.sleep(600)"]) as child
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_child_command_ends_with_its_parent_however_that_ends(signum):
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore it in the background
     )
     child = psutil.Process(int(parent.stdout.readline()))
     time.sleep(0.3)
