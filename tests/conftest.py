@@ -20,8 +20,6 @@ from omegaconf import DictConfig, OmegaConf
 # each other. OpenCV reads this when it is imported, here and in the processes that tests start.
 os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
-from random_models import save_random_clip, save_random_model
-
 # The files whose tests take longest, the longest first: workers get whole files, so that what a file's tests
 # share is made once, and small files at the end keep all of them busy.
 LONGEST_FIRST = (
@@ -74,6 +72,8 @@ _compose_quickly()
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The pipeline folder of a kind ("sd1", "sd2", "sdxl"), saved on first use."""
+    from random_models import save_random_model
+
     return cache(lambda kind: save_random_model(tmp_path_factory.mktemp(f"random_{kind}"), kind))
 
 
@@ -86,6 +86,8 @@ def random_base(random_model: Callable[[str], Path]) -> Path:
 @pytest.fixture(scope="session")
 def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP folder: model, tokenizer, image processor."""
+    from random_models import save_random_clip
+
     return save_random_clip(tmp_path_factory.mktemp("random_clip"))
 
 

@@ -6,8 +6,6 @@ import csv
 import json
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from lamp_lightning.benchmarking import QUICK, command_of
 from lamp_lightning.compare import Comparison
 from lamp_lightning.config import composed
 from lamp_lightning.train import main as train
+from processes import start
 from test_train_resume import wait_for
 
 
@@ -144,13 +143,9 @@ def test_figures_never_stand_under_words_that_did_not_make_them(words, tmp_path,
     assert main([*asked, "threads=2"]) == 0  # changes no figure
 
 
-@pytest.mark.usefixtures("trained_here")
-def test_a_stopped_suite_goes_on(words, tmp_path):
+def test_a_stopped_suite_goes_on(words, tmp_path, request):
     suite = ["entries=[lamp,untuned]", "motions=[rain]", "seeds=[0,1]", "steps=10", *words]
-    command = [sys.executable, "-m", "lamp_lightning.benchmark", *suite]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = start("lamp_lightning.benchmark", suite, tmp_path)
     first = tmp_path / "b" / "runs" / "lamp" / "rain_seed0"
     wait_for(first / "config.yaml", process)
     process.send_signal(signal.SIGTERM)
@@ -158,6 +153,7 @@ def test_a_stopped_suite_goes_on(words, tmp_path):
     assert process.returncode == 143
     assert "The same words go on" in out
     assert not (tmp_path / "b" / "index.html").exists()
+    request.getfixturevalue("trained_here")
     assert main(suite) == 0
     assert len(Comparison.load(tmp_path / "b" / "comparison.json").results) == 4 + 2
     steps = [json.loads(path.read_text())["steps"] for path in (tmp_path / "b").rglob("lamp/*/metrics.json")]

@@ -28,7 +28,7 @@ from lamp_lightning.sampling import denoise, invert
 from lamp_lightning.sampling.follow import Way, following
 from lamp_lightning.sampling.repaint import repaint
 from lamp_lightning.toyworld import Scene, render_clip
-from lamp_lightning.video import write_mp4
+from lamp_lightning.video import read_video, write_mp4
 from processes import start
 
 PLACE = Path("videos") / "a_red_bird_flies_seed0"
@@ -76,7 +76,7 @@ def state(run: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def frames(folder: Path) -> np.ndarray:
-    return decode_clip(folder / "edit.mp4").frames
+    return read_video(folder / "edit.mp4")
 
 
 def facts(folder: Path) -> dict:

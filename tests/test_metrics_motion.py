@@ -11,7 +11,7 @@ from lamp_lightning.errors import UserError
 from lamp_lightning.metrics import MotionFidelity, WarpingError, motion_signature, motion_signatures
 from lamp_lightning.toyworld import MOTIONS, held_out_scenes, motion_set_scenes, render_clip
 
-FRAMES = 16
+FRAMES = 12
 
 
 def shuffled(video: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 
 def frames(file):
-    return decode_clip(file).frames
+    return read_video(file)
 
 
 def names(folder, ending=""):

@@ -14,11 +14,11 @@ from safetensors import safe_open
 
 from lamp_lightning import LAMPPipeline, UserError
 from lamp_lightning.config import conf_dir, options
-from lamp_lightning.data import decode_clip
 from lamp_lightning.generate import Sampler, generate_batch
 from lamp_lightning.sample import main as sample_main
 from lamp_lightning.sampling import denoise, shared_noise
 from lamp_lightning.train import main as train_main
+from lamp_lightning.video import read_video
 from method_models import motion_unet, text, video
 from random_models import KINDS
 
@@ -144,7 +144,7 @@ def test_a_preset_goes_with_the_motion(run, random_base):
 def painted(run, folder, *words):
     """The frames of a video by the sample command."""
     assert sample_main([f"run={run}", "prompt=a lake", "threads=1", f"out={folder}", *words]) == 0
-    return decode_clip(next(folder.glob("*.mp4"))).frames
+    return read_video(next(folder.glob("*.mp4")))
 
 
 def test_another_scheduler_by_the_sample_command_leaves_the_options_behind(run, tmp_path):
