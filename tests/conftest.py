@@ -27,7 +27,7 @@ LONGEST_FIRST = (
     "test_tiny_models", "test_metrics_motion", "test_memory_table", "test_sample_batches",
     "test_convert_command", "test_sample_command", "test_hostile_files", "test_train_command",
     "test_evaluate_runs", "test_precision", "test_methods_commands", "test_evaluate_command",
-    "test_samplers", "test_notebook", "test_wheel",
+    "test_samplers", "test_hardware", "test_notebook", "test_wheel",
 )  # fmt: skip
 
 
