@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lamp_lightning import UserError
+from lamp_lightning.data.cache import Cache
 from lamp_lightning.footage import list_videos, listed_prompts, read_prompts
 from lamp_lightning.jobs import find_pictures, find_prompts
 from lamp_lightning.judging import read_arrays, write_arrays
@@ -25,6 +26,7 @@ from lamp_lightning.metrics.results import read_judged, read_metrics
 from lamp_lightning.runtime.files import check_links, inside
 from lamp_lightning.runtime.reading import check_text
 from lamp_lightning.sampling.images import read_image
+from lamp_lightning.sweeps import words_of
 from lamp_lightning.weights.base import load_base_model
 from lamp_lightning.weights.folder import make_scheduler
 from lamp_lightning.weights.parts import read_pickle
@@ -309,6 +311,42 @@ def test_sound_models_pass(tmp_path):
     save_file(load_file(folder / "vae" / "diffusion_pytorch_model.safetensors"), weights)
     with pytest.raises(UserError, match="unet"):  # the autoencoder's
         load_base_model(folder)
+
+
+# -- sweeps and the cache ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=range(0,1000000000)", "seed=range(0,1,0)", "seed=shuffle(range(99999))"]
+)
+@pytest.mark.parametrize("kind", ["task", "hydra"])
+def test_a_sweep_of_somebody_else_has_a_bounded_number_of_jobs(tmp_path, word, kind):
+    overrides = {"task": ["motion=rain"], "hydra": ["hydra.mode=MULTIRUN"]}
+    overrides[kind].append(word)
+    (tmp_path / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": overrides}}))
+    with pytest.raises(UserError, match=r"multirun.yaml asks for .* jobs, and 10,000 are the most"):
+        words_of(tmp_path)
+    overrides[kind][-1] = "seed=range(0,5)"
+    (tmp_path / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": overrides}}))
+    assert "seed=range(0,5)" in words_of(tmp_path)
+
+
+def test_entries_of_the_cache_that_cannot_be_used_are_none(tmp_path):
+    cache = Cache(tmp_path)
+    entry = cache.path("frames", {"clip": "a"}, ".rgb")
+    entry.parent.mkdir(parents=True)
+    facts = {"shape": [1, 2, 2, 3], "source_size": [2, 2], "fps": 8.0, "sha256": "0" * 64}
+    for content in (facts, {**facts, "shape": [2**40]}, {**facts, "fps": "x"}, [[[[1]]]]):
+        entry.write_bytes(bytes(12))
+        entry.with_suffix(".json").write_text(json.dumps(content))
+        with pytest.warns(UserWarning, match="this cache file is damaged"):
+            assert cache.load_frames(entry) is None
+    if hasattr(os, "mkfifo"):
+        entry.unlink()
+        os.mkfifo(entry)
+        entry.with_suffix(".json").write_text(json.dumps(facts))
+        with pytest.warns(UserWarning, match="its size is wrong"):
+            assert cache.load_frames(entry) is None
 
 
 # -- links ---------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ class SchedulerState(Part):
     step_count: Count = Field(0, alias="_step_count")
     base_lrs: list[Amount]
     last_lr: list[Amount] = Field([], alias="_last_lr")
-    lr_lambdas: list[Nothing] = Field(default_factory=list)
+    lr_lambdas: list[Nothing]
 
 
 class ProgressState(Part):

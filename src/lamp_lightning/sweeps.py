@@ -152,7 +152,7 @@ def words_of(folder: Path) -> list[str]:
     for word in given:
         if not _is_harmless(word):
             raise UserError(f"{file} has the override {word!r}, which a file may not give. {advice}")
-    if (jobs := _count_jobs(overrides.task)) > MOST_JOBS:
+    if (jobs := _count_jobs(given)) > MOST_JOBS:
         raise UserError(f"{file} asks for {jobs:,} jobs, and {MOST_JOBS:,} are the most. {advice}")
     given = [word for word in given if not word.startswith("data.cache_dir=")]  # a place to write to
     return ["-m", *given, f"hydra.sweep.dir={folder}"]

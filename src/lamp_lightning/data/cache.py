@@ -10,16 +10,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
+from lamp_lightning.errors import UserError
 from lamp_lightning.runtime.files import remove_dead, replacing
 from lamp_lightning.runtime.locks import beside, hold, remove_free
+from lamp_lightning.runtime.reading import Schema, checked, read_json
 from lamp_lightning.stopping import check_stop
 
 if TYPE_CHECKING:
@@ -49,6 +53,19 @@ def file_sha256(path: Path) -> str:
 def array_sha256(array: np.ndarray) -> str:
     """SHA-256 of an array's bytes in C order."""
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+_Side = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class _Facts(Schema):
+    """What is known of decoded frames, beside the fields that only people read."""
+
+    model_config = ConfigDict(extra="ignore")
+    shape: Annotated[list[_Side], Field(min_length=4, max_length=4)]
+    source_size: Annotated[list[_Side], Field(min_length=2, max_length=2)]
+    fps: Annotated[float, Field(ge=0)]
+    sha256: str
 
 
 class Cache:
@@ -104,6 +121,8 @@ class Cache:
         from safetensors import safe_open
 
         try:
+            if not path.is_file():
+                raise ValueError("it is no regular file")
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 no mapping
                 expected = (file.metadata() or {}).get("sha256")
@@ -121,15 +140,18 @@ class Cache:
         if not path.exists() or not facts_path.exists():
             return None
         try:
-            facts = json.loads(facts_path.read_text(encoding="utf-8"))
-            frames = np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(facts["shape"]))
-            if path.stat().st_size != frames.size or array_sha256(frames) != facts["sha256"]:
+            what = "the facts of a clip"
+            found = read_json(facts_path, what=what)
+            facts = checked(_Facts, found, file=facts_path, what=what, advice="It is made anew.")
+            if not path.is_file() or path.stat().st_size != math.prod(facts.shape):
+                raise ValueError("its size is wrong")
+            frames = np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(facts.shape))
+            if array_sha256(frames) != facts.sha256:
                 raise ValueError("its checksum is wrong")
-            facts = {"fps": float(facts["fps"]), "source_size": tuple(facts["source_size"])}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, UserError) as error:
             _warn_damaged(path, str(error))
             return None
-        return frames, facts
+        return frames, {"fps": facts.fps, "source_size": tuple(facts.source_size)}
 
     def save_facts(self, path: Path, facts: dict[str, Any]) -> None:
         """Write the .json beside `path`: the entry counts from then on."""

@@ -266,8 +266,8 @@ def _check_names(found: Iterable[str], wanted: Mapping[str, Any], file: Path, be
     ):
         if names:
             raise UserError(
-                f"{file} {kind} ({len(names)}, first {min(names)!r}): it belongs to another model or is "
-                f"damaged.{belongs}"
+                f"{file} {kind} ({len(names)}, first {min(names)[:200]!r}): it belongs to another model or "
+                f"is damaged.{belongs}"
             )
 
 
