@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,8 +15,9 @@ import pytest
 from omegaconf import DictConfig
 
 from lamp_lightning import sweeps, train, tuning
-from lamp_lightning.config import composed
+from lamp_lightning.config import composed, run_plainly
 from lamp_lightning.data.cache import Cache
+from lamp_lightning.errors import UserError
 from lamp_lightning.runs import RunFolder
 from lamp_lightning.runtime.locks import Busy, hold, in_folder
 from lamp_lightning.stopping import Stopped, StopRequest, is_interrupt, quiet_interrupts
@@ -190,6 +192,24 @@ def test_work_between_steps_ends_at_a_stop(tmp_path):
         with pytest.raises(Stopped):
             Cache(tmp_path).tensors(tmp_path / "latents" / "a.safetensors", lambda: pytest.fail("it goes on"))
     assert not list((tmp_path / "latents").iterdir())
+
+
+def test_a_second_interrupt_that_a_library_swallows_still_ends_in_one_word(capsys):
+    def load():
+        with StopRequest():
+            signal.raise_signal(signal.SIGINT)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            raise UserError("the weights cannot be loaded")  # which has lost the cause
+
+    assert run_plainly(load) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "Stopped."
+
+    def fail():
+        raise UserError("no such file")
+
+    assert run_plainly(fail) == 1  # what is interrupted is over
+    assert capsys.readouterr().err == "Error: no such file\n"
 
 
 # -- children ------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from lamp_lightning.runtime.locks import release_kept
 from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.reading import literal
 from lamp_lightning.runtime.settings import GROUPS, RULES
-from lamp_lightning.stopping import Stopped, is_interrupt, say_stopped
+from lamp_lightning.stopping import Stopped, StopRequest, is_interrupt, say_stopped
 
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 FREE_TEXT = {
@@ -135,6 +135,7 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     old_argv, sys.argv = sys.argv, [sys.argv[0], *shell_overrides(argv)]
     hydra_full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the words for the user are ours
+    StopRequest.interrupted = False
     try:
         check_unicode(argv)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
@@ -193,6 +194,7 @@ def run_plainly(task: Callable[[], Any]) -> int:
 
     ``LAMP_FULL_ERROR=1`` shows the traceback of such errors, too.
     """
+    StopRequest.interrupted = False
     try:
         task()
     except Stopped as stop:

@@ -28,6 +28,7 @@ class StopRequest:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
     active: ClassVar[list[StopRequest]] = []  # those within their ``with`` block, the innermost last
+    interrupted: ClassVar[bool] = False  # whether one has raised KeyboardInterrupt since the command began
 
     def __init__(self) -> None:
         self.signum: int | None = None
@@ -51,6 +52,7 @@ class StopRequest:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:
+            StopRequest.interrupted = True
             raise KeyboardInterrupt
         self.signum = signum
         with contextlib.suppress(OSError, RuntimeError):  # a closed terminal, or one that is just written to
@@ -97,7 +99,12 @@ def quiet_interrupts() -> None:
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """Whether an error is an interrupt, or came of one: libraries trip over it in their own clean-up."""
+    """Whether an error is an interrupt, or came of one.
+
+    Libraries trip over it in their own clean-up, and some raise an error that has lost the cause.
+    """
+    if StopRequest.interrupted:
+        return True
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, KeyboardInterrupt):
