@@ -15,11 +15,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lamp_lightning import benchmark
-from lamp_lightning.compare import TRUTH, Comparison
-from lamp_lightning.compare.statistics import summary
-from lamp_lightning.config import composed
-from lamp_lightning.video import contact_sheet
+from lamp_lightning.benchmark import __main__ as benchmark
+from lamp_lightning.data.video import contact_sheet
+from lamp_lightning.report import TRUTH, Comparison
+from lamp_lightning.report.statistics import summary
+from lamp_lightning.runtime.config import composed
 
 SUITES = ("baselines", "ablations")
 PLOTS = ("moving_error_ratio", "motion_fidelity", "moving_error_ratio_over_frames")

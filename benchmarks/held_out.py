@@ -15,11 +15,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from toy_motions import tune
 
-from lamp_lightning.config import conf_dir
-from lamp_lightning.generate import Sampler, evaluation, generate_batch, mixed_precision
 from lamp_lightning.metrics import ClipJudge, FlowAgreement, MovingPixelError, evaluate_videos
-from lamp_lightning.pipeline import LAMPPipeline
-from lamp_lightning.runs import RunFolder
+from lamp_lightning.runtime.config import conf_dir
+from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.sample.generate import Sampler, evaluation, generate_batch, mixed_precision
+from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.toyworld import continuation, held_out_scenes
 
 BATCH = 4  # videos at once

@@ -385,9 +385,9 @@ def _be_command(
         os.environ[MARK], os.environ["TMPDIR"] = str(folder), str(folder / "tmp")
         tempfile.tempdir = None
         os.chdir(folder)
-        command = __import__(f"lamp_lightning.{module}", fromlist=["main"])
+        command = __import__(f"lamp_lightning.{module}.__main__", fromlist=["main"])
         sys.argv = [command.__file__, *words]
-        from lamp_lightning.stopping import quiet_interrupts
+        from lamp_lightning.runtime.stopping import quiet_interrupts
 
         quiet_interrupts()
         operations = _count_operations(kill)
@@ -441,8 +441,10 @@ def _import_everything() -> None:
     import diffusers
     import transformers
 
-    from lamp_lightning import edit, sample, train
-    from lamp_lightning.console import quiet, quiet_libraries
+    from lamp_lightning.edit import __main__ as edit
+    from lamp_lightning.runtime.console import quiet, quiet_libraries
+    from lamp_lightning.sample import __main__ as sample
+    from lamp_lightning.train import __main__ as train
 
     for name in ("AutoencoderKL", "DDIMScheduler", "PNDMScheduler", "StableDiffusionPipeline"):
         getattr(diffusers, name)
@@ -451,7 +453,10 @@ def _import_everything() -> None:
             getattr(transformers, name)
     for command in (train, edit, sample):
         assert command.main
-    from lamp_lightning import editing, evaluating, painting, tuning
+    from lamp_lightning.edit import run as editing
+    from lamp_lightning.evaluate import run as evaluating
+    from lamp_lightning.sample import run as painting
+    from lamp_lightning.train import run as tuning
 
     for module in (editing, evaluating, painting, tuning):
         assert module.__file__

@@ -20,11 +20,11 @@ from diffusers import DDIMScheduler
 from held_out import Motion, fill, kept, preset
 from torch import Tensor
 
-from lamp_lightning.generate import evaluation, mixed_precision
+from lamp_lightning.data.video import contact_sheet
+from lamp_lightning.diffusion import denoise, pixels_from_image
 from lamp_lightning.metrics.truth import moving_pixels
-from lamp_lightning.sampling import denoise, pixels_from_image
+from lamp_lightning.sample.generate import evaluation, mixed_precision
 from lamp_lightning.toyworld import Scene, first_moment, motion_name, render_clip
-from lamp_lightning.video import contact_sheet
 
 MOTIONS = ("helicopter", "horse_run", "play_the_guitar", "waterfall")
 RANDOM_DETAILS = ("waterfall",)  # has more than one true continuation

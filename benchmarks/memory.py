@@ -35,12 +35,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lamp_lightning.config import conf_dir
-from lamp_lightning.module import MotionTuner
-from lamp_lightning.pipeline import DECODED_AT_ONCE
-from lamp_lightning.sampling.loss import first_frame_loss
-from lamp_lightning.unet import MotionUNet
-from lamp_lightning.weights.base import BaseModel
+from lamp_lightning.diffusion.loss import first_frame_loss
+from lamp_lightning.models.base.model import BaseModel
+from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.runtime.config import conf_dir
+from lamp_lightning.sample.pipeline import DECODED_AT_ONCE
+from lamp_lightning.train.tuner import MotionTuner
 
 GIB = 2**30
 CARDS = (8, 12, 16, 24)  # GiB

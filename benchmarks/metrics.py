@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from lamp_lightning.metrics import MEASURES, evaluate_videos, load_clip, markdown_table, motion_signatures
-from lamp_lightning.runs import write_text
+from lamp_lightning.runtime.runs import write_text
 from lamp_lightning.toyworld import MOTIONS, Scene, held_out_scenes, motion_set_scenes, render_clip
 
 FRAMES = 16

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from held_out import BATCH, Motion, error_difference, error_ratio, fill, kept, preset, score
 
-from lamp_lightning.generate import Sampler
+from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.metrics import load_clip
+from lamp_lightning.sample.generate import Sampler
 from lamp_lightning.toyworld import motion_name
-from lamp_lightning.video import contact_sheet
 
 MOTIONS = ("birds_fly", "helicopter", "horse_run", "turn_to_smile", "rain")
 RANDOM_DETAILS = ("rain",)  # has more than one true continuation: judged by its flow

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from lamp_lightning import train
-from lamp_lightning.generate import Sampler, mixed_precision
+from lamp_lightning.data.video import contact_sheet, write_gif
 from lamp_lightning.metrics import FlowAgreement, MovingPixelError, evaluate_videos, load_clip
-from lamp_lightning.pipeline import LAMPPipeline
-from lamp_lightning.runs import RunFolder
+from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.sample.generate import Sampler, mixed_precision
+from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.toyworld import FPS, MOTIONS, Scene, continuation, held_out_scenes, motion_name
-from lamp_lightning.unet import MotionUNet
-from lamp_lightning.video import contact_sheet, write_gif
-from lamp_lightning.weights.base import load_base_model
+from lamp_lightning.train import __main__ as train
 
 RANDOM_DETAILS = ("rain", "waterfall")  # judged by flow; the others have one true continuation
 

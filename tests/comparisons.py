@@ -6,16 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lamp_lightning.compare import (
-    Claim,
-    Comparison,
-    Entry,
-    Measure,
-    Result,
-    Scene,
-    SceneVideo,
-    VideoFile,
-)
+from lamp_lightning.report import Claim, Comparison, Entry, Measure, Result, Scene, SceneVideo, VideoFile
 
 SIZE, FRAMES = 32, 10
 # error, consistency and motion of each method by motion and seed

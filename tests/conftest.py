@@ -25,7 +25,7 @@ os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 LONGEST_FIRST = (
     "test_benchmark", "test_edit_command", "test_sweeps", "test_backbones", "test_train_resume",
     "test_tiny_models", "test_metrics_motion", "test_memory_table", "test_sample_batches",
-    "test_convert_command", "test_sample_command", "test_hostile_files", "test_train_command",
+    "test_convert", "test_sample_command", "test_hostile_files", "test_train_command",
     "test_evaluate_runs", "test_precision", "test_methods_commands", "test_evaluate_command",
     "test_samplers", "test_hardware", "test_notebook", "test_wheel",
 )  # fmt: skip
@@ -93,7 +93,7 @@ def random_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_clips(folder: Path, count: int = 8, frames: int = 6, size: int = 32) -> Path:
     """``count`` mp4 clips of a bright square that moves to the right over noise."""
-    from lamp_lightning.video import write_mp4
+    from lamp_lightning.data.video import write_mp4
 
     rng = np.random.default_rng(0)
     for k in range(count):
@@ -145,6 +145,6 @@ def small(
 @cache
 def full_config() -> DictConfig:
     """The config of the train command with its defaults, resolved; not to be changed."""
-    from lamp_lightning.config import composed
+    from lamp_lightning.runtime.config import composed
 
     return OmegaConf.create(OmegaConf.to_container(composed("train"), resolve=True))

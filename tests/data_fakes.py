@@ -9,7 +9,7 @@ import av
 import numpy as np
 import torch
 
-from lamp_lightning.weights import TextEmbeddings
+from lamp_lightning.models import TextEmbeddings
 
 CODECS = {
     ".mp4": ("libx264", "yuv420p"),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lamp_lightning.unet import MotionUNet
+from lamp_lightning.models.families import MotionUNet
 from random_models import TOKENS, WIDTH, random_unet
 
 
@@ -34,3 +34,18 @@ def video(frames: int = 5, clips: int = 2, size: tuple[int, int] = (8, 8), seed:
 def text(clips: int = 2, seed: int = 2) -> Tensor:
     """Gaussian text embeddings, `b 16 16`."""
     return torch.randn(clips, TOKENS, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def output(unet, frames=5):
+    with torch.no_grad():
+        return unet(video(frames), 9, text())
+
+
+def images_of(sample, words, timestep=9):
+    """What the image model makes of each frame, `b c f h w`."""
+    frames = sample.shape[2]
+    with torch.no_grad():
+        folded = image_unet()(
+            sample.transpose(1, 2).flatten(0, 1), timestep, words.repeat_interleave(frames, dim=0)
+        ).sample
+    return folded.unflatten(0, (-1, frames)).transpose(1, 2)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 # A forked process cannot use a GPU that its parent has used, and macOS does not support forking well.
 FORKS = sys.platform == "linux" and not torch.cuda.is_available()
@@ -65,13 +66,19 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+def main_of(command: str) -> Any:
+    """The function that ``python -m <command>`` runs: a command is a module, or a folder with `__main__`."""
+    module = import_module(command)
+    return (module if hasattr(module, "main") else import_module(f"{command}.__main__")).main
+
+
 def start(module: str, words: Sequence[str], folder: Path) -> Any:
     """``python -m <module> <words>`` in `folder`: has the methods of `subprocess.Popen`.
 
     A session of its own, as in a terminal of its own.
     """
     if FORKS:
-        return Forked(import_module(module).main, words, folder)
+        return Forked(main_of(module), words, folder)
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(
         [sys.executable, "-m", module, *words], cwd=folder, start_new_session=True, **pipes
@@ -99,3 +106,29 @@ def _become(command: Any, words: list[str], folder: Path, out: int, err: int) ->
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status if isinstance(status, int) else 1 if status else 0)
+
+
+def wait_for(file: Path, process: Any, seconds: float = 200) -> None:
+    end = time.monotonic() + seconds
+    while not file.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"no {file} after {seconds} s"
+        time.sleep(0.002)
+
+
+def state(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    """The same weights and optimiser state, to the bit."""
+    tuned_a, tuned_b = load_file(a / "adapter.safetensors"), load_file(b / "adapter.safetensors")
+    assert tuned_a.keys() == tuned_b.keys()
+    for name, tensor in tuned_a.items():
+        assert torch.equal(tensor, tuned_b[name]), name
+    state_a, state_b = state(a), state(b)
+    assert state_a["global_step"] == state_b["global_step"]
+    moments_a, moments_b = (s["optimizer_states"][0]["state"] for s in (state_a, state_b))
+    for number, moments in moments_a.items():
+        for name, value in moments.items():
+            assert torch.equal(value, moments_b[number][name]), (number, name)

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from conftest import full_config
 from lamp_lightning.collect import main
-from lamp_lightning.console import short
-from lamp_lightning.runs import RunFolder
-from lamp_lightning.video import write_mp4
+from lamp_lightning.data.video import write_mp4
+from lamp_lightning.runtime.console import short
+from lamp_lightning.runtime.runs import RunFolder
 from wandb_files import read_finished
 
 SWEEP = [(noise, motion, seed) for noise in (0.0, 0.2) for motion in ("rain", "birds_fly") for seed in (0, 1)]

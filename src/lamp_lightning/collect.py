@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.config import check_config, run_command
-from lamp_lightning.console import quiet, short
+from lamp_lightning.runtime.config import check_config, run_command
+from lamp_lightning.runtime.console import quiet, short
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.locks import only_writer
 
@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def collect(cfg: DictConfig) -> None:
     """Gather the finished runs, write the report and say what was left out."""
     check_config(cfg)
-    from lamp_lightning.compare import report_to, write_report
-    from lamp_lightning.compare.runs import compare_runs, find_runs
+    from lamp_lightning.report import report_to, write_report
+    from lamp_lightning.report.runs import compare_runs, find_runs
 
     asked: list[Any] = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
     folders = find_runs([str(each) for each in asked])

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from lamp_lightning.config import check_config, run_command
-from lamp_lightning.console import quiet, quiet_libraries, short
-from lamp_lightning.errors import UserError
-from lamp_lightning.runs import RunFolder
+from lamp_lightning.runtime.config import check_config, run_command
+from lamp_lightning.runtime.console import quiet, quiet_libraries, short
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.runs import RunFolder
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from lamp_lightning.unet import MotionUNet
+    from lamp_lightning.models.families import MotionUNet
 
 _TUNED = "conv1d, conv_gate, attn1.to_q and attn_temp"
 
@@ -69,8 +69,8 @@ def convert(cfg: DictConfig) -> None:
 
 def adapter_of(source: Path) -> Path | None:
     """The adapter that ``source`` is or, being a run folder, holds; None for the authors' checkpoints."""
-    from lamp_lightning.weights.adapter import read_metadata
-    from lamp_lightning.weights.official import unet_folder
+    from lamp_lightning.models.adapter import read_metadata
+    from lamp_lightning.models.official import unet_folder
 
     if source.is_file():
         if (source.parent / "config.json").is_file():
@@ -100,9 +100,9 @@ def adapter_of(source: Path) -> Path | None:
 
 def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
     """Write the tuned tensors of an official checkpoint folder as a motion adapter."""
-    from lamp_lightning.generate import Sampler
-    from lamp_lightning.unet import MotionUNet
-    from lamp_lightning.weights.official import official_config
+    from lamp_lightning.models.families import MotionUNet
+    from lamp_lightning.models.official import official_config
+    from lamp_lightning.sample.generate import Sampler
 
     unet = MotionUNet.from_official(source)
     check_new_norms(unet, source)
@@ -226,7 +226,7 @@ def warn_of_half(unet: MotionUNet, source: Path) -> None:
 
 def check_adapter_out(source: Path, out: Path, overwrite: bool) -> None:
     """Whether an adapter may be written to ``out``."""
-    from lamp_lightning.weights.adapter import read_metadata
+    from lamp_lightning.models.adapter import read_metadata
 
     if out.is_dir() or out.suffix != ".safetensors":
         raise UserError(
@@ -248,8 +248,8 @@ def check_adapter_out(source: Path, out: Path, overwrite: bool) -> None:
 
 def to_official(file: Path, out: Path, cfg: DictConfig) -> None:
     """Write base model and adapter as ``<out>/unet``, in the adapter's precision."""
-    from lamp_lightning.weights.adapter import read_metadata
-    from lamp_lightning.weights.official import save_official
+    from lamp_lightning.models.adapter import read_metadata
+    from lamp_lightning.models.official import save_official
 
     facts = read_metadata(file)
     if facts.get("norm") != "joint":
@@ -289,7 +289,7 @@ def precision(file: Path) -> torch.dtype:
 
 def check_folder_out(source: Path, out: Path, overwrite: bool) -> None:
     """Whether ``<out>/unet`` may be written."""
-    from lamp_lightning.weights.official import official_config
+    from lamp_lightning.models.official import official_config
 
     if out.is_file() or out.suffix in (".safetensors", ".bin", ".ckpt", ".pt"):
         raise UserError(
@@ -316,8 +316,8 @@ def base_unet(
     """The base model's UNet, inflated and not tuned; in float32 where no ``dtype`` is given."""
     import torch
 
-    from lamp_lightning.unet import MotionUNet
-    from lamp_lightning.weights.base import load_base_model
+    from lamp_lightning.models.base.model import load_base_model
+    from lamp_lightning.models.families import MotionUNet
 
     model = load_base_model(base, config=config, variant=variant, torch_dtype=dtype or torch.float32)
     return MotionUNet.from_unet(model.unet)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from lamp_lightning.toyworld import tiny_model_path
-from lamp_lightning.toyworld.pretraining import STAGES, Recipe, pretrain
+from lamp_lightning.toyworld.pretraining.stages import STAGES, Recipe, pretrain
 
 
 def main(arguments: list[str] | None = None) -> None:

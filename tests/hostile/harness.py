@@ -16,6 +16,7 @@ import importlib
 import json
 import os
 import pickle
+import pkgutil
 import re
 import resource
 import shutil
@@ -32,8 +33,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import lamp_lightning
 from hostile import world
 from hostile.generator import Case, make
+from processes import main_of
 
 LIMIT = 20.0  # seconds
 MEMORY = 6 * 2**30  # bytes of address space
@@ -41,10 +44,6 @@ RESIDENT = 3 * 2**30  # bytes in memory
 LONGEST = 1500  # characters of a message
 HASHED = 64 * 2**20  # bytes of a file that are compared
 COMMANDS = ("train", "sample", "edit", "evaluate", "collect", "convert")
-MODULES = (  # that the commands import late
-    *("tuning", "editing", "painting", "evaluating", "batch", "gallery", "painter", "pipeline", "toyworld"),
-    *("compare", "metrics.motion", "weights.single_file", "weights.text_to_image", "weights.official"),
-)
 ALWAYS = ("tmp", "cache", "home/hf")  # folders of the world that any command may write into
 
 
@@ -207,7 +206,7 @@ def _command(case: Case, box: Path) -> int:
     name, words = case.command
     # As a shell would give them: no word has a zero byte.
     sys.argv = [f"lamp_lightning.{name}"]
-    return importlib.import_module(f"lamp_lightning.{name}").main([word.replace("\0", "") for word in words])
+    return main_of(f"lamp_lightning.{name}")([word.replace("\0", "") for word in words])
 
 
 def _import() -> None:
@@ -215,8 +214,8 @@ def _import() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in (*COMMANDS, *MODULES):
-        importlib.import_module(f"lamp_lightning.{name}")
+    for module in pkgutil.walk_packages(lamp_lightning.__path__, "lamp_lightning."):
+        importlib.import_module(module.name)
     import matplotlib.pyplot  # noqa: F401
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel  # noqa: F401
     from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer  # noqa: F401

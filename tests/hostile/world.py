@@ -34,7 +34,9 @@ def environment(box: Path) -> dict[str, str]:
 
 def build(box: Path) -> None:
     """Make the world in the folder ``box``; runs the commands in this process."""
-    from lamp_lightning import edit, sample, train
+    from lamp_lightning.edit import __main__ as edit
+    from lamp_lightning.sample import __main__ as sample
+    from lamp_lightning.train import __main__ as train
 
     for name in ("home", "tmp", "work", "outside/videos", "clips/dance", "pictures"):
         (box / name).mkdir(parents=True)
@@ -98,7 +100,7 @@ def _clips_and_pictures(box: Path) -> None:
     import numpy as np
     from PIL import Image
 
-    from lamp_lightning.video import write_gif, write_mp4
+    from lamp_lightning.data.video import write_gif, write_mp4
 
     rng = np.random.default_rng(0)
     for k in range(8):

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import remove_dead, replacing
 from lamp_lightning.runtime.locks import beside, hold, remove_free
 from lamp_lightning.runtime.reading import Schema, checked, read_json
-from lamp_lightning.stopping import check_stop
+from lamp_lightning.runtime.stopping import check_stop
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import re
 import warnings
 from pathlib import Path
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import check_text, parse_json, read_text
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lamp_lightning.data.damage import describe_content, find_truncation
 from lamp_lightning.data.decoder_process import ClipDecoder, DecodedFile, DecodeError
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import scratch
 
 CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")

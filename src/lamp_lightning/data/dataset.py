@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from lamp_lightning.data.latents import LatentClips
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 
 
 class MotionDataset(Dataset):

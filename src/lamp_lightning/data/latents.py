@@ -13,8 +13,8 @@ from einops import rearrange
 
 from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.motion_set import MotionClip, MotionSet
-from lamp_lightning.errors import UserError
-from lamp_lightning.weights.text import TextEmbeddings, added_conditions, size_conditions
+from lamp_lightning.models.base.conditions import TextEmbeddings, added_conditions, size_conditions
+from lamp_lightning.runtime.errors import UserError
 
 _PIXELS_AT_ONCE = 1 << 20
 

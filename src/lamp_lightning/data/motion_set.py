@@ -16,8 +16,8 @@ from lamp_lightning.data.cache import Cache, again, array_sha256, file_sha256
 from lamp_lightning.data.captions import read_captions
 from lamp_lightning.data.clips import ClipError, check_clip, decode_into, list_clips
 from lamp_lightning.data.decoder_process import ClipDecoder
-from lamp_lightning.errors import UserError
-from lamp_lightning.stopping import check_stop
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.stopping import check_stop
 
 _FEWEST, _MOST = 8, 16
 

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lamp_lightning.errors import UserError
-from lamp_lightning.runtime.reading import read_json
-from lamp_lightning.video import as_frames
-from lamp_lightning.weights.parts import (
+from lamp_lightning.data.video import as_frames
+from lamp_lightning.models.parts import (
     ClipConfig,
     check_folder,
     check_processor,
@@ -23,6 +21,8 @@ from lamp_lightning.weights.parts import (
     check_tokenizer,
     library_reason,
 )
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.reading import read_json
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lamp_lightning.data.video import as_frames
 from lamp_lightning.metrics.clip import ClipJudge, consistency, fit
 from lamp_lightning.metrics.fidelity import MotionSignature, motion_fidelity, motion_signatures
 from lamp_lightning.metrics.flicker import warping_error
@@ -23,7 +24,6 @@ from lamp_lightning.metrics.likeness import (
 from lamp_lightning.metrics.motion import MIN_FRAMES, motion_amount
 from lamp_lightning.metrics.registry import MEASURES
 from lamp_lightning.metrics.truth import FlowAgreement, MovingPixelError, alike
-from lamp_lightning.video import as_frames
 
 
 def evaluate_videos(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lamp_lightning.errors import UserError
 from lamp_lightning.metrics.flow import FollowedVideo, moved
+from lamp_lightning.runtime.errors import UserError
 
 MIN_FRAMES = 3  # of a video: two flows tell how motion goes on
 CHANGE = 0.06  # of 0..1: pixels that change less from one frame to the next do not move

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from lamp_lightning.video import as_frames
+from lamp_lightning.data.video import as_frames
 
 FLOW_SIZE = 256  # small videos are enlarged to this width for the flow: its patches are 8 pixels
 FLOW_ROWS = 32  # and to this height: with fewer rows OpenCV's flow crashes

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.data.video import as_frames
 from lamp_lightning.metrics.clip import ClipJudge
-from lamp_lightning.video import as_frames
+from lamp_lightning.runtime.errors import UserError
 
 Kind = Literal["fid", "fvd"]
 KINDS: tuple[Kind, ...] = ("fid", "fvd")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.data.video import as_frames
 from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.metrics.truth import alike
-from lamp_lightning.video import as_frames
+from lamp_lightning.runtime.errors import UserError
 
 
 class Diversity(Metric):

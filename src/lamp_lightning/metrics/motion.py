@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lamp_lightning.data.video import as_frames
 from lamp_lightning.metrics.flow import colour_flow, optical_flow
-from lamp_lightning.video import as_frames
 
 DRIFT_SIZE = 128  # larger videos are reduced to this longest side for the drift
 MIN_FRAMES = 4  # fewer do not tell what stands still from what moves

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lamp_lightning.data.video import as_frames
 from lamp_lightning.metrics.motion import drift
-from lamp_lightning.video import as_frames
 
 
 def moving_pixels(true: np.ndarray, threshold: float = 0.1) -> np.ndarray:

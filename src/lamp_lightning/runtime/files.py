@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 
 LONGEST = 180  # bytes of a name within a temporary name; file systems allow 255 in all
 DAY = 24 * 3600

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import Schema, checked, read_json
 
 Kind = Literal["cpu", "cpu_bf16", "cuda", "cuda_bf16", "mps"]

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import PERMISSIONS, explained, is_alive, machine, remove_dead
 from lamp_lightning.runtime.reading import Schema, parse_json, read_text
-from lamp_lightning.stopping import check_stop
+from lamp_lightning.runtime.stopping import check_stop
 
 NAME = ".lock"
 POLL = 0.1  # seconds

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 
 LARGEST_TEXT = 16 * 2**20  # bytes of a text file that is read: configs, records and captions are far smaller
 LONGEST_PROMPT = 10_000  # characters of a prompt or caption; CLIP reads about the first 300

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, create_model
 
-from lamp_lightning.errors import UserError
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import Schema, checked, read_yaml
 from lamp_lightning.runtime.settings import RULES, Rule, is_plain
 
@@ -24,13 +24,21 @@ TRAINER = ("deterministic", "detect_anomaly", "fast_dev_run", "gradient_clip_alg
            "profiler", "sync_batchnorm")  # fmt: skip
 # Groups that make an object, and what a file may ask for there. A file never says which code is called.
 TARGETS: dict[str, tuple[str, ...]] = {
-    "data": ("lamp_lightning.datamodule.MotionSetDataModule", "lamp_lightning.editing.ClipDataModule",
-             "lamp_lightning.MotionSetDataModule", "lamp_lightning.ClipDataModule"),
-    "tuner": ("lamp_lightning.module.MotionTuner", "lamp_lightning.MotionTuner"),
+    "data": ("lamp_lightning.MotionSetDataModule", "lamp_lightning.ClipDataModule"),
+    "tuner": ("lamp_lightning.MotionTuner",),
     "trainer": ("lightning.Trainer", "lightning.pytorch.Trainer"),
-    "logger": ("lamp_lightning.loggers.wandb_logger", "lamp_lightning.loggers.csv_logger",
-               "lamp_lightning.loggers.tensorboard_logger", "lamp_lightning.loggers.no_logger"),
+    "logger": ("lamp_lightning.wandb_logger", "lamp_lightning.csv_logger",
+               "lamp_lightning.tensorboard_logger", "lamp_lightning.no_logger"),
 }  # fmt: skip
+FORMER_TARGETS = {  # what configs of version 0.1 say
+    "lamp_lightning.datamodule.MotionSetDataModule": "lamp_lightning.MotionSetDataModule",
+    "lamp_lightning.editing.ClipDataModule": "lamp_lightning.ClipDataModule",
+    "lamp_lightning.module.MotionTuner": "lamp_lightning.MotionTuner",
+    "lamp_lightning.loggers.wandb_logger": "lamp_lightning.wandb_logger",
+    "lamp_lightning.loggers.csv_logger": "lamp_lightning.csv_logger",
+    "lamp_lightning.loggers.tensorboard_logger": "lamp_lightning.tensorboard_logger",
+    "lamp_lightning.loggers.no_logger": "lamp_lightning.no_logger",
+}
 # What the first version's runs have: what came later may be missing, and is then as it was before.
 NEEDED = (
     "seed", "threads", "save_every", "motion.name", "motion.folder", "motion.prompt", "model.name",
@@ -108,6 +116,9 @@ def read_config(file: Path) -> dict[str, Any]:
             f"{file} cannot be used as {CONFIG}: it does not say which motion the run tunes. Give a folder "
             "that lamp_lightning.train wrote."
         )
+    for group in TARGETS:
+        if isinstance(found := values.get(group), dict) and isinstance(found.get("_target_"), str):
+            found["_target_"] = FORMER_TARGETS.get(found["_target_"], found["_target_"])
     ours = {group: _ours(group, found) for group, found in values.items()}
     advice = "Mend it, or begin a new run."
     checked(run_schema("video" in values), ours, file=file, what=CONFIG, advice=advice)

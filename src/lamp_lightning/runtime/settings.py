@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lamp_lightning.precision import PRECISIONS
+from lamp_lightning.runtime.precision import PRECISIONS
 
 GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "experiment")  # in conf/
 Rule = tuple[Callable[[Any], bool], str]  # whether it accepts a value, and what that may be, in words

@@ -71,7 +71,7 @@ def render_motion_set(
         captions: also write each scene's caption, to ``captions.json``; without, the motion's name is the
             prompt of all clips, as in the paper.
     """
-    from lamp_lightning.video import write_mp4
+    from lamp_lightning.data.video import write_mp4
 
     if motion not in MOTIONS:
         raise ValueError(f"The toy world has no motion {motion!r}; it has {', '.join(MOTIONS)}.")

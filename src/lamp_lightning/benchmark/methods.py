@@ -1,0 +1,164 @@
+"""LAMP and its rivals behind one face: prompts, perhaps first frames, and seeds to videos.
+
+The methods are the options of the config group ``method``; ``python -m lamp_lightning.train method=<name>``
+makes a run of each, those without training included (``trainer.max_steps=0``).
+
+==================  ====================================================  ===================================
+method              what it is                                            a given first frame
+==================  ====================================================  ===================================
+lamp                LAMP with the recipe that suits the model             stays clean; all frames look at it
+lamp_paper          LAMP by the authors' recipe                           likewise
+untuned             the inflated image model (no training)                likewise
+frozen              no motion (no training)                               is every frame
+text2video_zero     Khachatryan et al. 2023 (no training)                 its noised latents are moved
+tune_a_video        Wu et al. 2023, tuned on one clip                     replaces frame 0 at each step
+animatediff         Guo et al. 2024, motion modules tuned on the clips    replaces frame 0 at each step
+==================  ====================================================  ===================================
+
+Without first frames the first four paint one with the untuned image model, and the last three make all frames
+from the prompt, as published. "Replaces": frame 0 is the given one with noise of the step's level, as a model
+that was trained without conditions is given some (Ho et al. 2022, "Video Diffusion Models", section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.models.adapter import read_metadata
+from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.families import inflated
+from lamp_lightning.runtime.config import check_config, composed, options
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.hardware import hardware
+from lamp_lightning.runtime.precision import sampling_dtype
+from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.sample.generate import evaluation, generate_batch, mixed_precision, spare_memory
+from lamp_lightning.sample.motions import find_adapter, load
+from lamp_lightning.sample.pipeline import LAMPPipeline
+from lamp_lightning.train.run import variant_from
+
+if TYPE_CHECKING:
+    from lamp_lightning.sample.pipeline import Progress
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that is ready to make videos. Made by `load_method` or `training_free`."""
+
+    name: str
+    pipeline: LAMPPipeline
+    sampler: Sampler
+    precision: str = "32-true"
+
+    def with_sampler(self, **changes: Any) -> Method:
+        """The same with other settings of its sampler (`Sampler`), such as ``num_inference_steps``."""
+        return replace(self, sampler=self.sampler.changed(changes))
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        first_frames: Sequence[Any] | None = None,
+        seeds: Sequence[int] | None = None,
+        *,
+        at_once: int = 4,
+        progress: Progress | None = None,
+    ) -> list[np.ndarray]:
+        """Make a video for each prompt.
+
+        Args:
+            prompts: what is to be seen.
+            first_frames: a picture for each (path, PIL image, array ``(h, w, 3)``, ...), or None; the module
+                says what each method does with and without them.
+            seeds: of each video's noise; None: 0, 1, 2, ...
+            at_once: videos in a batch; the same number gives the same bits.
+            progress: called as by the pipeline.
+
+        Returns:
+            Videos, each uint8 ``(f, h, w, 3)``.
+
+        Raises:
+            UserError: numbers of prompts, pictures and seeds that do not go together.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = range(len(prompts)) if seeds is None else list(seeds)
+        for name, given in (("first frames", first_frames), ("seeds", seeds)):
+            if given is not None and len(given) != len(prompts):
+                raise UserError(f"{len(given)} {name} do not go with {len(prompts)} prompts: give one each.")
+        videos: list[np.ndarray] = []
+        unet = self.pipeline.unet
+        with evaluation(unet), mixed_precision(unet.device, self.precision):
+            for k in range(0, len(prompts), at_once):
+                part = slice(k, k + at_once)
+                videos += generate_batch(
+                    self.pipeline,
+                    prompts[part],
+                    self.sampler,
+                    seeds=seeds[part],
+                    first_frames=None if first_frames is None else list(first_frames[part]),
+                    progress=progress,
+                )
+        return videos
+
+
+def load_method(run: str | Path, device: str = "auto", precision: str | None = None) -> Method:
+    """The method of a run folder or an adapter file, as it was tuned and is sampled.
+
+    Args:
+        run: the folder of ``python -m lamp_lightning.train``, or an adapter.
+        device: "auto" for a GPU where there is one.
+        precision: as ``trainer.precision``; None: the run's, for an adapter the fast one of the device.
+
+    Raises:
+        UserError: no run or adapter, or one without weights yet.
+    """
+    adapter = find_adapter(run)
+    name = read_metadata(adapter.file).get("method", "lamp")
+    device = _device(device)
+    if precision is None:
+        cfg = None if adapter.run is None else RunFolder.open(adapter.run.path)[1]
+        precision = hardware(device).precision if cfg is None else str(cfg.trainer.precision)
+    pipeline = load(adapter, device, sampling_dtype(adapter.dtype, precision))
+    return Method(name, pipeline, adapter.sampler, precision)
+
+
+def training_free(name: str, overrides: Sequence[str] = (), device: str = "auto") -> Method:
+    """A method that needs no run: frozen, untuned or text2video_zero.
+
+    Args:
+        name: of the config group ``method``.
+        overrides: words of the train command, such as ``model=sd15`` or ``sampler.num_inference_steps=20``.
+        device: "auto" for a GPU where there is one.
+
+    Raises:
+        UserError: an unknown method, or one that has to be tuned.
+    """
+    if name not in options("method"):
+        raise UserError(f"There is no method {name!r}; there are {', '.join(options('method'))}.")
+    cfg = composed("train", [f"method={name}", *overrides])
+    check_config(cfg)
+    if cfg.trainer.max_steps:
+        raise UserError(
+            f"The method {name} is tuned: make a run with python -m lamp_lightning.train method={name}, and "
+            "load_method its folder."
+        )
+    base = load_base_model(
+        cfg.model.path,
+        config=cfg.model.config,
+        variant=cfg.model.variant,
+        torch_dtype=getattr(torch, sampling_dtype(cfg.model.dtype, cfg.trainer.precision)),
+    )
+    pipeline = LAMPPipeline.from_base(base, inflated(base.unet, cfg.model.norm, variant_from(cfg)))
+    pipeline.set_progress_bar_config(disable=True)
+    spare_memory(pipeline, cfg.model)
+    return Method(name, pipeline.to(_device(device)), Sampler.from_config(cfg), cfg.trainer.precision)
+
+
+def _device(device: str) -> str:
+    return hardware().device if device == "auto" else device

@@ -1,0 +1,363 @@
+"""A suite of methods, all tuned on the same clips and shown the same first frames, in one comparison.
+
+Runs are made by the train command, a sweep over motions and seeds for each method, so that any launcher can
+take them. Then each run paints the held-out scenes and is measured. Both can be stopped anywhere: what is
+finished is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lamp_lightning.benchmark.trial import Trial, judge_references, judge_trial, run_folder
+from lamp_lightning.data.video import writable_folder
+from lamp_lightning.metrics import MEASURES
+from lamp_lightning.report import TRUTH, Claim, Comparison, Entry, Result, report_to, write_report
+from lamp_lightning.report import Measure as Column
+from lamp_lightning.report.measures import measure
+from lamp_lightning.runtime.attached import attached
+from lamp_lightning.runtime.config import check_config, composed, options
+from lamp_lightning.runtime.console import quiet_libraries, short, threads
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.locks import only_writer
+from lamp_lightning.runtime.runs import RunFolder, versions
+from lamp_lightning.runtime.stopping import StopRequest
+from lamp_lightning.runtime.sweeps import changed_settings
+from lamp_lightning.train.__main__ import PATHS, settle_paths
+
+QUICK = {"scenes": 2, "steps": 3}
+DECIDING = (
+    "moving_error_ratio",
+    "motion_fidelity",
+)  # the first needs the truth, which only the toy world has
+SHOWN = (
+    "moving_error_ratio", "motion_fidelity", "clip_score", "frame_consistency", "first_frame_fidelity",
+    "motion_amount", "warping_error", "diversity",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """An entry of a suite: words of the train command, or another entry's runs sampled in another way."""
+
+    name: str
+    label: str
+    about: str = ""
+    kind: Any = "baseline"
+    words: tuple[str, ...] = ()
+    of: str | None = None
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+def run_suite(cfg: DictConfig) -> Path:
+    """Tune, paint, measure and report what ``cfg`` asks for; returns the page.
+
+    Raises:
+        UserError: settings that cannot be used, or no run that could be measured.
+        Stopped: after a Ctrl-C or SIGTERM; the same words go on.
+    """
+    quiet_libraries()
+    torch.set_num_threads(threads(cfg.threads))
+    command = command_of(cfg)
+    cfg = _quick(cfg) if cfg.quick else cfg
+    methods = find_methods(cfg)
+    out = Path(str(cfg.out)).expanduser().absolute()
+    check_runs(cfg, out)
+    with only_writer(out, inside=("scenes", "results/*", "plots")):
+        writable_folder(out)
+        return _run(cfg, methods, out, command)
+
+
+def _run(cfg: DictConfig, methods: Sequence[Method], out: Path, command: str) -> Path:
+    print(
+        f"{cfg.suite.title}: {len(methods)} methods on {_count(cfg.motions, 'motion')} with "
+        f"{_count(cfg.seeds, 'seed')}, {cfg.scenes} scenes each, in {short(out)}",
+        flush=True,
+    )
+    results: list[Result] = []
+    problems: list[str] = []
+    trials: list[Trial] = []
+    with StopRequest() as stop:
+        for method in methods:
+            if method.of is None:
+                tune(cfg, method, out, stop)
+            for motion in cfg.motions:
+                for seed in cfg.seeds:
+                    stop.check()
+                    trial = Trial(out, method.of or method.name, method.name, motion, seed, cfg.scenes)
+                    try:
+                        found = judge_trial(trial, dict(method.sampler), stop.check)
+                    except UserError as error:
+                        problems.append(f"{method.label}, {motion}, seed {seed}: {error}")
+                        print(f"Left out: {problems[-1]}", file=sys.stderr, flush=True)
+                        continue
+                    results.append(found)
+                    trials.append(trial)
+                    _say(method, found)
+        if not results:
+            raise UserError(f"None of the suite's runs could be measured; the first: {problems[0]}")
+        references, scenes = judge_references(trials, stop.check)
+    comparison = compare(cfg, methods, [*references, *results], scenes, problems)
+    comparison = replace(comparison, settings={"command": command, **comparison.settings})
+    page = write_report(comparison, out)
+    logged = report_to(cfg.logger, comparison, out, job_type="benchmark")
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(f"  page          {short(page)}\n  tables        {short(out)}/table.md, .csv, .tex")
+    for what, where in logged:
+        print(f"  {what:<14}{where}")
+    sys.stdout.flush()
+    return page
+
+
+def find_methods(cfg: DictConfig) -> list[Method]:
+    """The suite's methods that are asked for.
+
+    Raises:
+        UserError: an unknown motion or entry, or words that the train command does not take.
+    """
+    if not OmegaConf.is_list(cfg.seeds) or None in cfg.seeds:
+        raise UserError("The benchmark needs a list of seeds, like seeds=[0,1,2].")
+    if cfg.out is None:
+        raise UserError("The benchmark needs a folder to write to: give out=<folder>.")
+    for name in ("motions", "seeds", "entries"):
+        values = list(cfg[name] or [])
+        twice = [str(value) for k, value in enumerate(values) if value in values[:k]]
+        if twice:
+            raise UserError(f"{name} has {twice[0]} more than once: give each once.")
+    for motion in cfg.motions:
+        if motion not in options("motion"):
+            raise UserError(f"There is no motion {motion!r}; there are {', '.join(options('motion'))}.")
+    known: Any = OmegaConf.to_container(cfg.suite.entries, resolve=True)
+    wanted = list(known) if cfg.entries is None else list(cfg.entries)
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"The suite {cfg.suite.name} has no {name!r}; it has {', '.join(known)}.")
+    methods = [_method(cfg, name) for name in wanted]
+    for method in methods:
+        if method.of is not None and method.of not in wanted:
+            raise UserError(f"{method.name} is {method.of} sampled in another way: ask for {method.of}, too.")
+        for motion in cfg.motions:  # a typo is said now
+            check_config(_composed([*method.words, *cfg.words, f"motion={motion}"]))
+    return methods
+
+
+def _method(cfg: DictConfig, name: str) -> Method:
+    """An entry of the suite."""
+    entry: Any = OmegaConf.to_container(cfg.suite.entries[name], resolve=True)
+    return Method(name, **{"kind": cfg.suite.kind, **entry, "words": tuple(entry.get("words", ()))})
+
+
+def check_runs(cfg: DictConfig, out: Path) -> None:
+    """Refuse a folder with runs of other settings: their figures and scenes would stand under these words.
+
+    A run that cannot be opened is passed over: it is named and left out when its turn comes.
+
+    Raises:
+        UserError: names the run and what differs.
+    """
+    for method in (_method(cfg, name) for name in cfg.suite.entries):
+        words = None  # found where a run is there
+        for motion in cfg.motions:
+            folders = {seed: run_folder(out, method.name, motion, seed) for seed in cfg.seeds}
+            there = {s: folder for s, folder in folders.items() if RunFolder(folder).config_file.exists()}
+            if not there:
+                continue
+            words = words or _own_words(cfg, method)
+            asked = _composed([*words, f"motion={motion}"])
+            settle_paths(asked)
+            for seed, folder in there.items():
+                asked.seed = seed
+                try:
+                    _, before = RunFolder.open(folder)
+                except UserError:
+                    continue
+                changed = [name for name in changed_settings(before, asked) if not _moved(before, name)]
+                if changed:
+                    raise UserError(
+                        f"{short(folder)} holds a run with another {', '.join(changed[:3])}. Give another "
+                        "out=<folder>, or the words that it was tuned with."
+                    )
+
+
+def _moved(cfg: DictConfig, name: str) -> bool:
+    """Whether a setting is a path that is no more: with its project a suite may move to another place."""
+    value = OmegaConf.select(cfg, name)
+    return name in PATHS and value is not None and not Path(str(value)).exists()
+
+
+def _composed(words: Sequence[str]) -> DictConfig:
+    """The train command's config with these words."""
+    return deepcopy(_composed_once(tuple(words)))
+
+
+@lru_cache(maxsize=256)
+def _composed_once(words: tuple[str, ...]) -> DictConfig:
+    """Composing takes a tenth of a second, and the same runs are asked about again and again."""
+    return composed("train", words)
+
+
+def _budgets(cfg: DictConfig, methods: Sequence[Method]) -> str:
+    """Steps and clips of each as text, those of most methods first; what is not tuned is left out."""
+    labels: dict[str, list[str]] = {}
+    for method in (method for method in methods if method.of is None):
+        tuned = _composed([*_own_words(cfg, method), f"motion={cfg.motions[0]}"])
+        if tuned.trainer.max_steps:
+            clips = _count(range(tuned.data.batch_size * tuned.trainer.accumulate_grad_batches), "clip")
+            labels.setdefault(f"{tuned.trainer.max_steps} of {clips}", []).append(method.label)
+    usual, *others = sorted(labels, key=lambda each: -len(labels[each])) or ["none"]
+    return "; ".join([usual, *(f"{', '.join(labels[each])}: {each}" for each in others)])
+
+
+def _quick(cfg: DictConfig) -> DictConfig:
+    """One motion and seed, few scenes and steps; in a folder of its own."""
+    small = cfg.copy()
+    small.motions, small.seeds = list(cfg.motions)[:1], list(cfg.seeds)[:1]
+    small.scenes, small.steps = QUICK["scenes"], QUICK["steps"]
+    small.out = f"{cfg.out}_quick"
+    return small
+
+
+def command_of(cfg: DictConfig) -> str:
+    """The command that asks for this, with what differs from the suite."""
+    changed = [name for name in ("motions", "seeds", "scenes", "steps") if cfg[name] != cfg.suite[name]]
+    changed += [name for name in ("entries", "words") if cfg[name]]
+    words = [f"suite={cfg.suite.name}", *(f"{name}={_word(cfg[name])}" for name in changed)]
+    words += ["quick=true"] * cfg.quick
+    return shlex.join(["python", "-m", "lamp_lightning.benchmark", *words])
+
+
+def _word(value: Any) -> str:
+    """A setting in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return value if value.isidentifier() else json.dumps(value)
+    return str(value) if isinstance(value, int) else f"[{','.join(map(_word, value))}]"
+
+
+def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
+    """What the train command is called with for all runs of a method."""
+    words = _own_words(cfg, method)
+    if cfg.launcher is not None:
+        words.append(f"hydra/launcher={cfg.launcher}")
+    if cfg.threads is not None:
+        words.append(f"threads={cfg.threads}")
+    seeds = ",".join(str(seed) for seed in cfg.seeds)
+    return [
+        "-m", *words, f"motion={','.join(cfg.motions)}", f"seed={seeds}",
+        f"hydra.sweep.dir={out / 'runs' / method.name}", "hydra.sweep.subdir=${motion.name}_seed${seed}",
+    ]  # fmt: skip
+
+
+def _own_words(cfg: DictConfig, method: Method) -> list[str]:
+    """Those that say what a method's runs are, whatever makes them."""
+    trained = _composed([*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
+    words = [*method.words, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
+    if cfg.steps is not None and trained:
+        words.append(f"model.recipe.max_steps={cfg.steps}")  # for lamp_paper as many clips, in more steps
+    return words
+
+
+def tune(cfg: DictConfig, method: Method, out: Path, stop: StopRequest) -> None:
+    """Make a method's runs that are not finished yet, in a process of its own."""
+    folders = [run_folder(out, method.name, m, s) for m in cfg.motions for s in cfg.seeds]
+    if all((folder / "metrics.json").exists() for folder in folders):
+        return
+    words = train_words(cfg, method, out)
+    print(f"\n{method.label}: python -m lamp_lightning.train {' '.join(words)}", flush=True)
+    with attached("lamp_lightning.train", words) as process:
+        told = False
+        while process.poll() is None:
+            if stop.requested and not told:
+                process.send_signal(stop.signum or 2)
+                told = True
+            time.sleep(0.1)
+    stop.check()
+
+
+def compare(
+    cfg: DictConfig,
+    methods: Sequence[Method],
+    results: Sequence[Result],
+    scenes: Sequence[Any],
+    problems: Sequence[str],
+) -> Comparison:
+    """Everything that came out, as one structure for tables, plots and the page."""
+    found = {name for result in results for name in result.metrics}
+    shown = [name for name in SHOWN if name in found]
+    references = [entry for entry in _REFERENCES if any(r.entry == entry.name for r in results)]
+    entries = [Entry(m.name, m.label, m.about, m.kind) for m in methods]
+    names = {entry.name for entry in (*entries, *references)}
+    asked: Any = OmegaConf.to_container(cfg.suite.claims) if "claims" in cfg.suite else []
+    claims = [Claim(**{**claim, "against": tuple(claim["against"])}) for claim in asked]
+    sampled_again = {m.name for m in methods if m.of is not None}
+    tuning = sum(r.minutes or 0 for r in results if r.entry not in sampled_again)
+    painting = sum((r.seconds_per_video or 0) * len(r.videos) / 60 for r in results)
+    return Comparison(
+        title=str(cfg.suite.title),
+        question=str(cfg.suite.question),
+        measures=tuple(_column(name, TRUTH in {e.name for e in references}) for name in shown),
+        entries=(*entries, *references),
+        motions=tuple(cfg.motions),
+        results=tuple(r if set(r.metrics) <= set(shown) else _only(r, shown) for r in results),
+        scenes=tuple(scenes),
+        settings={
+            "steps of tuning": _budgets(cfg, methods),
+            "held-out scenes": f"{cfg.scenes} of each motion",
+            "minutes of tuning and of painting, in all": f"{tuning:.0f} and {painting:.0f}",
+            "processor threads": str(torch.get_num_threads()),
+            **versions(),
+        },
+        deciding=tuple(name for name in DECIDING if name in shown),
+        moves_by="motion_amount" if TRUTH in names else None,
+        claims=tuple(
+            claim for claim in claims if claim.measure in shown and {claim.entry, *claim.against} <= names
+        ),
+        left_out=tuple(problems),
+    )
+
+
+_REFERENCES = (
+    Entry("frozen", "frozen first frame", "The first frame, standing still.", "reference"),
+    Entry(TRUTH, "the truth", "How the scene truly goes on.", "reference"),
+)
+
+
+def _column(name: str, truth: bool) -> Column:
+    column = measure(name)
+    return column if truth or column.better != "truth" else replace(column, better="none")
+
+
+def _only(result: Result, names: Sequence[str]) -> Result:
+    """A result with some of its measures."""
+
+    def some(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name in names}
+
+    videos = tuple(replace(video, metrics=some(video.metrics)) for video in result.videos)
+    return replace(result, metrics=some(result.metrics), videos=videos, over_frames=some(result.over_frames))
+
+
+def _say(method: Method, result: Result) -> None:
+    values = [
+        f"{MEASURES[name].title} {MEASURES[name].shown(result.metrics[name])}"
+        for name in SHOWN[:4]
+        if name in result.metrics
+    ]
+    print(f"  {method.label}, {result.motion}, seed {result.seed}: {', '.join(values)}", flush=True)
+
+
+def _count(values: Sequence[Any], word: str) -> str:
+    return f"{len(values)} {word}{'s' * (len(values) != 1)}"

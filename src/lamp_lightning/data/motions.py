@@ -1,0 +1,74 @@
+"""Motions by name: their prompts, what to show them with, and the toy world's clips of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead
+
+USUAL_CLIPS = 8  # of a drawn motion set; the paper tunes on 8 to 16
+
+
+def sample_prompts(cfg: DictConfig, count: int) -> list[str]:
+    """``count`` prompts to show a motion with: the config's, else held-out ones, else its name."""
+    motion = cfg.motion
+    if motion.prompts:
+        prompts = list(motion.prompts)
+    elif cfg.model.name == "tiny" and is_toy_motion(motion.name):
+        from lamp_lightning.toyworld import held_out_prompts
+
+        prompts = list(held_out_prompts(motion.name, count))
+    else:
+        prompts = list(motion.get("held_out") or []) or [motion_prompt(cfg)]
+    return [prompts[i % len(prompts)] for i in range(count)]
+
+
+def motion_prompt(cfg: DictConfig) -> str:
+    """What a motion is tuned with: ``motion.prompt``, or the name with spaces."""
+    return str(cfg.motion.prompt or cfg.motion.name).replace("_", " ")
+
+
+def is_toy_motion(name: str) -> bool:
+    """Whether the toy world can draw this motion."""
+    from lamp_lightning.toyworld.scenes import MOTIONS
+
+    return name in MOTIONS
+
+
+def draw_toy_clips(cfg: DictConfig) -> None:
+    """Draw the toy world's clips of this motion where its folder is missing."""
+    name, folder = str(cfg.motion.name), Path(cfg.data.folder)
+    usual = folder == Path(cfg.data.root) / str(cfg.motion.folder)
+    if folder.exists() or not usual or not is_toy_motion(name):
+        return
+    if cfg.model.name != "tiny":
+        raise UserError(
+            f"There are no clips at {folder}. Put 8-16 clips of this motion there, or name their folder with "
+            "data.folder=<folder>. (Drawn clips of the toy world are only for model=tiny.)"
+        )
+    from lamp_lightning.toyworld import render_motion_set
+
+    clips = max(USUAL_CLIPS, cfg.data.get("max_clips") or 0)
+    print(f"No clips at {folder} yet: drawing the toy world's.", flush=True)
+    remove_dead(folder.parent)
+    part = part_of(folder)
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        render_motion_set(name, part, clips=clips)
+        os.replace(part, folder)
+    except (OSError, UserError) as error:
+        if is_full(error):
+            raise no_space(folder) from error
+        if not folder.exists():  # another process may have been faster
+            why = getattr(error, "strerror", error)
+            raise UserError(
+                f"The clips of the toy world cannot be written to {folder}: {why}. "
+                "Choose another place with data.root=<folder>."
+            ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,270 @@
+"""Videos to files: mp4, gif, webp, PNG frames, contact sheets, and file names made from prompts.
+
+A video is uint8 `(f, h, w, 3)` RGB everywhere here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
+
+from lamp_lightning.data.pictures import MOST_OF_FRAMES, frames_of, opened_picture
+from lamp_lightning.data.sheet import draw_sheet
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import explained, part_of, replacing
+from lamp_lightning.runtime.reading import open_file
+
+RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
+_ADVICE = "Choose an output folder that you may write to."
+_REPAINT = "Remove it to paint it again."
+SMPTE170M = 6  # the H.264 code of SD colour: what players assume for small untagged videos
+
+
+def as_frames(video: Any, *, min_frames: int = 1) -> np.ndarray:
+    """Any common form of a video as uint8 `(f, h, w, 3)` RGB.
+
+    Takes uint8 arrays or tensors `(f, h, w, 3)`, floats in [0, 1] of that shape (rounded), or a list of such
+    frames or PIL images. Raises UserError with fewer than `min_frames` frames, ValueError for another shape
+    or range.
+    """
+    if isinstance(video, list | tuple):
+        video = np.stack([np.asarray(f.convert("RGB") if isinstance(f, Image.Image) else f) for f in video])
+    if hasattr(video, "detach"):
+        video = video.detach().cpu().numpy()
+    frames = np.asarray(video)
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"a video is (frames, height, width, 3); got an array of shape {frames.shape}")
+    if frames.shape[0] < min_frames:
+        raise UserError(f"this needs a video of at least {min_frames} frames; it has {frames.shape[0]}")
+    if frames.dtype != np.uint8:
+        low, high = float(frames.min()), float(frames.max())
+        if not np.issubdtype(frames.dtype, np.floating) or not (low >= 0 and high <= 1):
+            raise ValueError(
+                f"frames are uint8, or floats in [0, 1]; got {frames.dtype} from {low:g} to {high:g}"
+            )
+        frames = np.round(frames * 255).astype(np.uint8)
+    return np.ascontiguousarray(frames)
+
+
+def write_mp4(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0, crf: int = 14) -> Path:
+    """Write H.264 yuv420p that every browser plays.
+
+    `min_size`: enlarge by the smallest whole factor (nearest neighbour) that gives the shorter side at least
+    this many pixels; 0 keeps the size. Odd sizes repeat their last row or column: yuv420p needs even ones.
+    `crf`: libx264's quality, lower is better. Raises UserError where the file cannot be written.
+    """
+    frames = _pad_to_even(_enlarge(as_frames(video), min_size))
+    rate = _rate(fps)
+    with (
+        _atomic(path) as part,
+        av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out,
+    ):
+        stream: Any = out.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": "medium"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        codec = stream.codec_context
+        codec.thread_count = 1  # several threads do not always make the same file
+        codec.colorspace = codec.color_primaries = codec.color_trc = SMPTE170M
+        codec.color_range = int(ColorRange.MPEG)
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            yuv = picture.reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG
+            )
+            out.mux(stream.encode(yuv))
+        out.mux(stream.encode(None))
+    return Path(path)
+
+
+def write_gif(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0) -> Path:
+    """Write a gif that loops for ever, all frames on one palette of 256 colours so that nothing flickers.
+
+    `min_size` as in `write_mp4`. Gifs count time in hundredths of a second and browsers slow down those above
+    50 frames per second: faster videos are written at 50. Raises UserError where the file cannot be written.
+    """
+    frames = as_frames(video)
+    palette = _shared_palette(frames)
+    images = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    factor = _factor(frames, min_size)
+    size = (frames.shape[2] * factor, frames.shape[1] * factor)
+    images = [i.resize(size, Image.Resampling.NEAREST) for i in images]
+    duration = max(20, round(1000 / float(_rate(fps)) / 10) * 10)
+    with _atomic(path) as part:
+        images[0].save(
+            part,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=duration,
+            loop=0,
+            optimize=False,
+        )
+    return Path(path)
+
+
+def write_webp(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0, quality: int = 92) -> Path:
+    """Write an animated webp that loops for ever, in all colours.
+
+    `min_size` as in `write_mp4`; `quality` 0 to 100. Raises UserError where the file cannot be written.
+    """
+    images = [Image.fromarray(frame) for frame in _enlarge(as_frames(video), min_size)]
+    duration = max(1, round(1000 / float(_rate(fps))))
+    with _atomic(path) as part:
+        images[0].save(
+            part,
+            format="WEBP",
+            save_all=True,
+            append_images=images[1:],
+            duration=duration,
+            loop=0,
+            quality=quality,
+        )
+    return Path(path)
+
+
+def write_frames(folder: str | Path, video: Any) -> Path:
+    """Write each frame as it is, without loss, to `folder`: 0000.png, 0001.png and so on.
+
+    Numbered pictures of a longer video that was there before are removed.
+    """
+    folder = Path(folder)
+    frames = as_frames(video)
+    for number, frame in enumerate(frames):
+        with _atomic(folder / f"{number:04d}.png") as part:
+            Image.fromarray(frame).save(part, format="PNG")
+    number = len(frames)
+    while (old := folder / f"{number:04d}.png").is_file():
+        old.unlink()
+        number += 1
+    return folder
+
+
+def read_video(path: str | Path) -> np.ndarray:
+    """A video that was written here, from any of its forms, or a picture: uint8 `(f, h, w, 3)`.
+
+    Raises:
+        UserError: it is not there or cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        parts = [read_video(file) for file in sorted(path.glob("[0-9]*.png"))]
+        if len({part.shape[1:] for part in parts}) != 1:
+            raise _not_read(path, "its pictures differ in size" if parts else "it has no numbered pictures")
+        return np.concatenate(parts)
+    if path.suffix == ".mp4":
+        return _read_mp4(path)
+    with opened_picture(path, what="a video", advice=_REPAINT) as image:
+        frames = [np.asarray(frame.convert("RGB")) for frame in frames_of(image, path)]
+    return np.stack(frames)
+
+
+def _read_mp4(path: Path) -> np.ndarray:
+    """By its own container format only, from the opened file: a file cannot send the decoder elsewhere."""
+    frames, size = [], 0
+    with open_file(path, what="a video", limit=MOST_OF_FRAMES) as file:
+        try:
+            with av.open(file, "r", format="mp4") as container:
+                for frame in container.decode(video=0):
+                    size += 3 * frame.width * frame.height
+                    if size > MOST_OF_FRAMES:
+                        raise _not_read(path, f"its frames have more than {MOST_OF_FRAMES >> 30} GiB")
+                    frames.append(frame.to_ndarray(format="rgb24"))
+        except (OSError, ValueError, IndexError, MemoryError, av.error.FFmpegError) as error:
+            raise _not_read(path, str(error)) from error
+    if len({frame.shape for frame in frames}) != 1:
+        raise _not_read(path, "its frames differ in size" if frames else "it has no frames")
+    return np.stack(frames)
+
+
+def _not_read(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} cannot be read as a video ({reason}). {_REPAINT}")
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, Any]], path: str | Path, columns: int = 8, *, cell: int = 128, title: str = ""
+) -> Path:
+    """Write a PNG with one labelled row of frames for each `(label, video)`.
+
+    `columns`: frames shown of each video, evenly chosen with the first and last; `cell`: the largest side of
+    a frame in pixels. Long labels are wrapped, then shortened. Raises UserError where it cannot be written.
+    """
+    if not rows:
+        raise ValueError("a contact sheet needs at least one row")
+    sheet = draw_sheet([(label, as_frames(video)) for label, video in rows], columns, cell=cell, title=title)
+    with _atomic(path) as part:
+        sheet.save(part, format="PNG")
+    return Path(path)
+
+
+def safe_name(text: str, max_length: int = 80) -> str:
+    """A file name, without extension, from any text: letters, digits, `-`, `_`, at most `max_length` bytes.
+
+    Accents are dropped, letters of other scripts stay, all else becomes `_`. A shortened name ends in a hash
+    of the whole text, so long prompts with one beginning keep apart; "untitled" where nothing is left.
+    """
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    plain = unicodedata.normalize("NFC", plain)
+    name = re.sub(r"[^\w-]+|_+", "_", plain.encode(errors="ignore").decode()).strip("_-").lower()
+    if len(name.encode()) > max_length:
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+        name = name.encode()[: max_length - 9].decode(errors="ignore").rstrip("_-") + "_" + digest
+    if not name:
+        return "untitled"
+    return name + "_" if name in RESERVED_NAMES else name
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Create the folder and prove that files can be written there. Raises UserError otherwise."""
+    folder = Path(path)
+    with explained(folder, _ADVICE):
+        folder.mkdir(parents=True, exist_ok=True)
+        proof = part_of(folder / "proof")
+        proof.touch()
+        proof.unlink()
+    return folder
+
+
+def _atomic(path: str | Path) -> contextlib.AbstractContextManager[Path]:
+    """A temporary path beside `path` that takes its place at the end: a killed run leaves no half files."""
+    return replacing(Path(path), _ADVICE)
+
+
+def _rate(fps: float) -> Fraction:
+    if not 0 < fps < 1000:
+        raise UserError(f"frames per second must lie between 0 and 1000; got {fps}")
+    return Fraction(fps).limit_denominator(1001)
+
+
+def _factor(frames: np.ndarray, min_size: int) -> int:
+    return max(1, -(-min_size // min(frames.shape[1:3])))
+
+
+def _enlarge(frames: np.ndarray, min_size: int) -> np.ndarray:
+    factor = _factor(frames, min_size)
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _pad_to_even(frames: np.ndarray) -> np.ndarray:
+    _, h, w, _ = frames.shape
+    return np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+
+
+def _shared_palette(frames: np.ndarray, pixels: int = 1 << 18) -> Image.Image:
+    """A palette image fitted to all frames: median cut over a mosaic of at most about `pixels` of them."""
+    flat = frames.reshape(-1, 3)
+    flat = flat[:: max(1, len(flat) // pixels)]
+    width = min(512, len(flat))
+    flat = flat[: len(flat) // width * width]
+    mosaic = Image.fromarray(flat.reshape(-1, width, 3))
+    return mosaic.quantize(256, method=Image.Quantize.MEDIANCUT, kmeans=2)

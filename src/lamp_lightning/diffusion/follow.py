@@ -1,0 +1,89 @@
+"""Painting under the attention of another video, so that what moves goes where it went there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lamp_lightning.models.unet.attention import MotionTransformerBlock
+
+
+@dataclass
+class Way:
+    """What `invert` went through with one clip, to be followed back.
+
+    latents: `steps c f h w`, those at each timestep, the noisiest last.
+    text_embeddings: of its prompt, `1 l d`.
+    added_cond_kwargs: further conditions of it (SDXL).
+    """
+
+    latents: Tensor | Sequence[Tensor]
+    text_embeddings: Tensor
+    added_cond_kwargs: dict[str, Tensor] | None = None
+
+
+@contextmanager
+def following(unet: nn.Module, way: Way, share: float) -> Iterator[None]:
+    """In this context the UNet's clips attend as the followed one does, for that share of the steps.
+
+    Plug-and-Play (Tumanyan et al. 2023), for videos FateZero (Qi et al. 2023): the followed clip is denoised
+    beside them, and in self-attention and temporal attention its queries and keys take the place of theirs,
+    while values stay their own. So each frame fetches from the new first frame what lies where the followed
+    video fetched it from its own. The followed clip goes back the very way that inversion came, whatever the
+    guidance, and each call of the UNet is one step of it: one run of as many steps as inversion had.
+
+    Args:
+        unet: a MotionUNet.
+        way: from `invert` with the same UNet, by its callback.
+        share: 0..1 of the steps, from the noisy end on. 0 follows nowhere, 1 all the way. Attention that is
+            taken over to the end brings in some of the followed video's look.
+    """
+    steps = round(share * len(way.latents))
+    calls, clips = 0, 1
+
+    def join(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        nonlocal calls, clips
+        calls += 1
+        clips = 1
+        if calls > steps:
+            return args, kwargs
+        sample, timestep, text = args
+        clips += len(sample)
+        followed = way.latents[-calls].to(sample).unsqueeze(0)
+        text = torch.cat([way.text_embeddings.to(text), text])
+        if way.added_cond_kwargs is not None:
+            others = kwargs["added_cond_kwargs"]
+            added = {name: torch.cat([own, others[name]]) for name, own in way.added_cond_kwargs.items()}
+            kwargs = {**kwargs, "added_cond_kwargs": added}
+        return (torch.cat([followed, sample]), timestep, text), kwargs
+
+    def lead(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if clips == 1:
+            return output
+        return output.unflatten(0, (clips, -1))[:1].expand(clips, *[-1] * output.ndim).flatten(0, 1)
+
+    def part(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output if clips == 1 else output[1:]
+
+    with ExitStack() as hooks:
+        for handle in (
+            unet.register_forward_pre_hook(join, with_kwargs=True),
+            unet.register_forward_hook(part),
+            *(layer.register_forward_hook(lead) for layer in _queries_and_keys(unet)),
+        ):
+            hooks.callback(handle.remove)
+        yield
+
+
+def _queries_and_keys(unet: nn.Module) -> Iterator[nn.Module]:
+    """The layers that project them where frames attend to frames."""
+    for block in unet.modules():
+        if isinstance(block, MotionTransformerBlock):
+            own = [] if block.only_cross_attention else [block.attn1]
+            for attention in (*own, block.attn_temp):
+                yield from (attention.to_q, attention.to_k)

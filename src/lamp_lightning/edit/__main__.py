@@ -1,0 +1,105 @@
+"""``python -m lamp_lightning.edit video=clip.mp4 prompt="a red car"``: the same motion in another look."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from lamp_lightning.runtime.config import FREE_TEXT, check_config, run_command, run_plainly
+from lamp_lightning.runtime.console import quiet
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.run_config import OF_EDIT, check_targets
+from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.train.__main__ import check_places, new_run, settle_paths, with_values
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    quiet()
+    runs = [word for word in argv if word.startswith("run=") and word not in ("run=null", "run=")]
+    if runs:
+        return edit_again(runs[-1].removeprefix("run="), [word for word in argv if word not in runs])
+    return run_command(begin, "edit", argv)
+
+
+def begin(cfg: DictConfig) -> None:
+    """The first edit of a video, in the folder that Hydra chose."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    job = HydraConfig.get()
+    group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+    check(cfg)
+    settle(cfg)
+    from lamp_lightning.edit.run import check_first_frame, count_frames, edit
+
+    check_first_frame(cfg)
+    cfg.data.num_frames = count_frames(cfg)
+    folder = Path(job.runtime.output_dir)
+    with new_run(folder, cfg, group) as run:
+        edit(run, cfg)
+
+
+def edit_again(folder: str, words: Sequence[str]) -> int:
+    """Another edit with the tuned state in ``folder``, or the rest of an interrupted one; the exit status."""
+
+    def go_on() -> None:
+        run, cfg = RunFolder.open(folder)
+        if "video" not in cfg:
+            raise UserError(
+                f"{run.path} holds the run of a motion, not an edit. Begin one with video=<file> prompt=...; "
+                "python -m lamp_lightning.sample paints with a motion."
+            )
+        check_targets(cfg, file=run.config_file, given=words)
+        check_places(cfg, run, words)
+        if missing := [key for key in OF_EDIT if key not in cfg and key != "run"]:
+            raise UserError(f"{run.config_file} lacks the setting {missing[0]!r}: begin a new edit.")
+        cfg = changed(cfg, words)
+        check(cfg)
+        settle(cfg)
+        from lamp_lightning.edit.run import check_first_frame, edit
+
+        check_first_frame(cfg)
+        edit(run, cfg)
+
+    return run_plainly(go_on)
+
+
+def changed(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
+    """``cfg`` with the values of ``words``; a new prompt has its own place and first frame."""
+    pairs = {key: value for key, eq, value in (word.partition("=") for word in words) if eq}
+    if "video" in pairs:
+        raise UserError("video= and run= do not go together: begin a new edit, or leave video out.")
+    if "prompt" in pairs:
+        cfg.out = cfg.first_frame = None
+    cfg.overwrite = False
+    texts = {key: value for key, value in pairs.items() if key in FREE_TEXT and key in cfg}
+    cfg = with_values(cfg, [word for word in words if word.partition("=")[0] not in texts])
+    for key, text in texts.items():
+        cfg[key] = None if text in ("", "null") else text
+    cfg.motion.prompt = cfg.source_prompt
+    return cfg
+
+
+def check(cfg: DictConfig) -> None:
+    """UserError for a value that cannot be used."""
+    check_config(cfg)
+    for key in ("prompt", "first_frame"):
+        if OmegaConf.is_list(cfg[key]) or (key == "prompt" and cfg[key] is None):
+            raise UserError(f"{key} must be one text, but is {cfg[key]}: edit with several in turn, by run=.")
+
+
+def settle(cfg: DictConfig) -> None:
+    """Make the config's paths absolute: an edit can be taken up again from anywhere."""
+    settle_paths(cfg)
+    for key in ("video", "first_frame", "out"):
+        if cfg[key] is not None:
+            cfg[key] = str(Path(str(cfg[key])).expanduser().absolute())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

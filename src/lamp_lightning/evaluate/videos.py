@@ -1,0 +1,366 @@
+"""Videos that lie on a disk: which there are, what each was asked to show, and their frames."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, decode_into, natural_order
+from lamp_lightning.data.decoder_process import ClipDecoder
+from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame
+from lamp_lightning.data.images import as_seen, read_image
+from lamp_lightning.data.pictures import frames_of, opened_picture
+from lamp_lightning.metrics.flow import reduced
+from lamp_lightning.metrics.results import read_metrics
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import scratch
+from lamp_lightning.runtime.reading import check_text, parse_json, read_text
+from lamp_lightning.sample.jobs import PICTURES, prompt_of
+from lamp_lightning.sample.record import read_record
+
+# Of a video that lies there in several formats, the one with the best pictures is read.
+SUFFIXES = (".mkv", ".mp4", ".mov", ".m4v", ".webm", ".avi", ".webp", ".gif")
+STILLS = (".png", ".jpg", ".jpeg")
+LARGEST = 512  # pixels of the longest side: larger videos are reduced to it
+SEED = re.compile(r"[ _]seed[ _]?\d+$")
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A video: its file, or its folder of pictures, and what is known about it.
+
+    ``size`` is the height and width that it was painted at, where the file is enlarged; ``fit`` how the
+    ``first_frame`` was fitted to it.
+    """
+
+    path: Path
+    prompt: str | None = None
+    size: tuple[int, int] | None = None
+    first_frame: Path | None = None
+    fit: str = "crop"
+
+    @property
+    def name(self) -> str:
+        """What other folders and files call it: without ending and seed of nobody's choice."""
+        return key_of(self.path)
+
+
+def key_of(path: Path) -> str:
+    """The name that a video has in any format: ``a.mp4``, ``a.gif`` and the folder ``a_frames`` are ``a``."""
+    if path.is_dir():
+        return path.name.removesuffix("_frames")
+    return path.stem if path.suffix.lower() in (*SUFFIXES, *PICTURES) else path.name
+
+
+def list_videos(folder: Path, what: str = "folder") -> list[Path]:
+    """The videos of a folder in natural order; hidden files are passed over.
+
+    A video is a file (mp4, mov, avi, mkv, webm, gif, webp) or a folder of pictures; files of one name in
+    several formats are one video. A single file, or a folder of pictures, is one video, too.
+
+    Raises:
+        UserError: the folder is missing or holds no video. ``what`` is the setting that names it.
+    """
+    if folder.is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise UserError(f"{what}={folder} does not exist. Give a folder of videos, or one video.")
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and _is_usable(entry)]
+    best: dict[str, tuple[int, Path]] = {}
+    for entry in entries:
+        rank = _rank(entry)
+        if rank is not None:
+            key = key_of(entry)
+            best[key] = min(best.get(key, (rank, entry)), (rank, entry))
+    if best:
+        return sorted((path for _, path in best.values()), key=natural_order)
+    if _stills(folder):
+        return [folder]
+    found = ", ".join(sorted(entry.name for entry in entries)[:3])
+    kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+    raise UserError(
+        f"{what}={folder}: no video here, found {f'only {found}' if found else 'nothing'}. Give a folder of "
+        f"videos ({kinds}, or a folder of pictures for each)."
+    )
+
+
+def _is_usable(entry: Path) -> bool:
+    """Whether it is a file or a folder: reading a pipe would never end."""
+    return entry.is_file() or entry.is_dir()
+
+
+def _rank(entry: Path) -> int | None:
+    if entry.is_dir():
+        return 0 if _stills(entry) else None
+    suffix = entry.suffix.lower()
+    return 1 + SUFFIXES.index(suffix) if suffix in SUFFIXES else None
+
+
+def _stills(folder: Path) -> list[Path]:
+    """The pictures of a folder that are numbered, in natural order: the frames of a video."""
+    numbered = [f for f in folder.iterdir() if f.suffix.lower() in STILLS and re.search(r"\d", f.stem)]
+    return sorted((f for f in numbered if not f.name.startswith(".") and f.is_file()), key=natural_order)
+
+
+# -- what a folder says about its videos ---------------------------------------------------------------------
+
+
+def footage_of(folder: Path, prompts: Path | None = None) -> tuple[list[Footage], list[str]]:
+    """The videos of a folder with prompts, and the names of files that were passed over.
+
+    Prompts come from the file ``prompts``, else from the records that lie beside videos of the sample
+    command, else from the metrics.json of the run that the folder is in, else from ``<name>.txt``, else from
+    the names themselves (``a_red_horse.mp4``); a video whose name is only a number has none. Where there are
+    records, files without one are walls of all videos.
+    """
+    paths = list_videos(folder)
+    around = folder if folder.is_dir() and paths != [folder] else folder.parent
+    listed = {
+        key_of(Path(file)): prompt for file, prompt in listed_prompts(around.parent / "metrics.json").items()
+    }
+    known = {path: found for path in paths if (found := _recorded(path, around)) is not None}
+    videos = [
+        known.get(path, Footage(path, listed.get(key_of(path)) or _own_prompt(path, around)))
+        for path in paths
+    ]
+    passed_over = []
+    if known and len(paths) > 1:
+        passed_over = [path.name for path in paths if path not in known]
+        videos = list(known.values())
+    if prompts is not None:
+        texts = read_prompts(prompts, [video.path for video in videos])
+        videos = [replace(video, prompt=text) for video, text in zip(videos, texts, strict=True)]
+    return videos, passed_over
+
+
+def _recorded(path: Path, around: Path) -> Footage | None:
+    """A video with what its record says; None where it has none."""
+    file = around / f"{key_of(path)}.json"
+    if not file.is_file():
+        return None
+    try:
+        record = read_record(file)
+        picture = record["first_frame"] or {}
+        size = record["sampler"]["size"]
+        return Footage(
+            path,
+            prompt=str(record["prompt"]),
+            size=None if size is None else (int(size[0]), int(size[1])),
+            first_frame=Path(picture["file"]) if picture and Path(picture["file"]).is_file() else None,
+            fit=str(picture.get("fit", "crop")),
+        )
+    except (UserError, KeyError, TypeError, ValueError):
+        return None  # another program's file of that name
+
+
+def _own_prompt(path: Path, around: Path) -> str | None:
+    beside = around / f"{key_of(path)}.txt"
+    if beside.is_file():
+        return check_text(_read(beside), file=beside, what="the prompt")
+    return prompt_of(Path(SEED.sub("", key_of(path)) + ".mp4"))
+
+
+def listed_prompts(metrics: Path) -> dict[str, str]:
+    """The prompt of each of a run's final videos by its file, as its metrics.json has them; none without."""
+    try:
+        videos = read_metrics(metrics).videos
+    except UserError:
+        return {}  # another program's file of that name
+    return {each.file: each.prompt for each in videos if each.prompt is not None}
+
+
+def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
+    """The prompt of each video from a file.
+
+    A text file has one prompt for all, one on each line in the videos' order, or lines ``name: prompt``; JSON
+    a text, a list, or an object by name; CSV two columns, name and prompt. Names are with or without ending.
+
+    Raises:
+        UserError: a file that cannot be read, or does not fit the videos.
+    """
+    if not file.is_file():
+        raise UserError(f"prompts={file} does not exist. Give a .txt, .json or .csv file.")
+    text = _read(file)
+    if file.suffix.lower() == ".json":
+        given = _json_prompts(file, text)
+    elif file.suffix.lower() == ".csv":
+        rows = _csv_rows(file, text)
+        if any(len(row) < 2 for row in rows):
+            raise UserError(f"prompts={file}: each row needs two columns, a video's name and its prompt.")
+        given = {row[0].strip(): row[1].strip() for row in rows}
+    else:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        given = _named_lines(file, lines, paths) or lines
+    if isinstance(given, str) or (isinstance(given, list) and len(given) == 1):
+        given = [given if isinstance(given, str) else given[0]] * len(paths)
+    if isinstance(given, list):
+        if len(given) != len(paths):
+            raise UserError(
+                f"prompts={file} has {len(given)} prompts for {len(paths)} videos. Give one for each in the "
+                f"order of their names, one for all, or lines like {paths[0].name}: a prompt."
+            )
+        return [_one_prompt(file, prompt) for prompt in given]
+    found = [given.get(path.name, given.get(key_of(path))) for path in paths]
+    without = [path.name for path, prompt in zip(paths, found, strict=True) if not prompt]
+    if without:
+        more = f" and {len(without) - 3} more" if len(without) > 3 else ""
+        raise UserError(
+            f"prompts={file} has no prompt for {', '.join(without[:3])}{more}. Add it, or leave prompts out."
+        )
+    return [_one_prompt(file, str(prompt)) for prompt in found]
+
+
+def _one_prompt(file: Path, prompt: str) -> str:
+    return check_text(prompt, file=file, what="a prompt")
+
+
+def _csv_rows(file: Path, text: str) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"prompts={file} cannot be read as CSV ({error}).") from error
+
+
+def _named_lines(file: Path, lines: Sequence[str], paths: Iterable[Path]) -> dict[str, str]:
+    """Lines ``name: prompt`` as a mapping; empty where no line is of this form.
+
+    Raises:
+        UserError: some lines begin with a video's name and others do not.
+    """
+    names = {name for path in paths for name in (path.name, key_of(path))}
+    pairs = [[part.strip() for part in re.split(r"[:\t]", line, maxsplit=1)] for line in lines]
+    other = [line for line, pair in zip(lines, pairs, strict=True) if not _is_named(pair, names)]
+    if not other:
+        return {pair[0]: pair[1] for pair in pairs}
+    if any(len(pair) == 2 and pair[0] in names for pair in pairs):
+        raise UserError(
+            f"prompts={file}: some lines begin with a video's name, but not {other[0]!r}. Write "
+            "name: prompt in each line, or only prompts."
+        )
+    return {}
+
+
+def _is_named(pair: Sequence[str], names: Collection[str]) -> bool:
+    return len(pair) == 2 and (pair[0] in names or bool(Path(pair[0]).suffix))
+
+
+def _json_prompts(file: Path, text: str) -> str | list[str] | dict[str, str]:
+    given = parse_json(text, file=file, what="prompts", deepest=2)
+    values = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
+    if not all(isinstance(value, str) and value.strip() for value in values):
+        raise UserError(
+            f"prompts={file}: write a text, a list of texts, or an object like "
+            '{"1.mp4": "a prompt"}; none of them empty.'
+        )
+    return given
+
+
+def _read(file: Path) -> str:
+    text = read_text(file, what="prompts")
+    if not text.strip():
+        raise UserError(f"{file} is empty: write the prompts into it, or leave it out.")
+    return text
+
+
+# -- frames --------------------------------------------------------------------------------------------------
+
+
+class VideoReader:
+    """Reads videos of any kind, each within ``timeout_s`` seconds, as uint8 ``(f, h, w, 3)``.
+
+    Video files are decoded in a child process. Use as a context manager.
+    """
+
+    def __init__(self, timeout_s: float = 60.0, num_frames: int | None = None) -> None:
+        self.num_frames = num_frames
+        self._decoder = ClipDecoder(timeout_s)
+        self._scratch = ExitStack()
+        self._folder = self._scratch.enter_context(scratch())
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._decoder.close()
+        self._scratch.close()
+
+    def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The first ``num_frames`` frames, at most ``LARGEST`` pixels long, or all.
+
+        ``size``: height and width that the video was painted at; a whole multiple of it is reduced to it.
+
+        Raises:
+            UserError: it is missing, damaged, no video, or took too long.
+        """
+        frames = self._frames(path)[: self.num_frames]
+        if size is not None and frames.shape[1:3] != size and _is_multiple(frames.shape[1:3], size):
+            return reduced(frames, max(size))
+        return reduced(frames, LARGEST)
+
+    def _frames(self, path: Path) -> np.ndarray:
+        if path.is_dir():
+            return _same_sized(path, [(file.name, read_image(file)) for file in _stills(path)])
+        if path.suffix.lower() not in (*CLIP_SUFFIXES, ".m4v"):
+            return _animation(path)
+        out = self._folder / "frames.rgb"
+        try:
+            shape = decode_into(self._decoder, path, out, None).shape
+            return np.fromfile(out, dtype=np.uint8).reshape(shape)
+        finally:
+            out.unlink(missing_ok=True)
+
+
+def _is_multiple(found: Sequence[int], size: tuple[int, int]) -> bool:
+    """Whether a video of that size is one of ``size`` enlarged, with at most a row or column repeated."""
+    factor = found[0] // size[0]
+    return factor > 1 and all(0 <= f - factor * s <= 1 for f, s in zip(found, size, strict=True))
+
+
+def _animation(path: Path) -> np.ndarray:
+    """An animated webp, or another picture file, by Pillow."""
+    advice = "Take it out of the folder."
+    with opened_picture(path, what="a video", advice=advice) as image:
+        frames = [np.asarray(as_seen(frame.copy())) for frame in frames_of(image, path)]
+    return _same_sized(path, [(f"frame {k}", frame) for k, frame in enumerate(frames)])
+
+
+def _same_sized(path: Path, frames: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    for name, frame in frames:
+        if frame.shape != frames[0][1].shape:
+            (h, w), (h0, w0) = frame.shape[:2], frames[0][1].shape[:2]
+            raise ClipError(f"{path}: {name} has {w}x{h} pixels, but the first frame {w0}x{h0}.")
+    return np.stack([frame for _, frame in frames])
+
+
+def fitted_picture(file: Path, fit: str, frames: np.ndarray) -> np.ndarray:
+    """The given first frame of a video, uint8 ``(h, w, 3)``, fitted to its shape as then."""
+    picture = read_image(file)
+    size = (frames.shape[1], frames.shape[2])
+    return (pad_frame if fit == "pad" else fit_frame)(picture, size)
+
+
+def cropped_like(video: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """A true continuation, cropped at the centre to the aspect of the video ``frames``."""
+    height, width = video.shape[1:3]
+    left, top, right, bottom = crop_box(height, width, (frames.shape[1], frames.shape[2]))
+    return video[:, round(top) : round(bottom), round(left) : round(right)]
+
+
+def pictures_by_name(folder: Path, what: str) -> dict[str, Path]:
+    """The pictures of a folder by their names without ending."""
+    if not folder.is_dir():
+        raise UserError(f"{what}={folder} does not exist. Give a folder of pictures named like the videos.")
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in PICTURES]
+    return {file.stem: file for file in files if not file.name.startswith(".") and file.is_file()}
+
+
+def as_path(value: Any) -> Path | None:
+    """A path setting; None where it has no value."""
+    return None if value is None else Path(str(value)).expanduser()

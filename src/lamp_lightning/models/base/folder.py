@@ -1,0 +1,245 @@
+"""Base models in diffusers' own format: a folder with a subfolder for each part, here or on the hub."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler
+from transformers.utils import logging as transformers_logging
+
+from lamp_lightning.models.base.model import BaseModel
+from lamp_lightning.models.parts import (
+    CONFIGS,
+    FETCH,
+    SchedulerConfig,
+    check_folder,
+    check_size,
+    check_tokenizer,
+    library_reason,
+)
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.reading import checked, read_json
+
+SINGLE_FILES = (".safetensors", ".ckpt")
+_NEEDED = ("tokenizer", "text_encoder", "vae", "unet")
+_SDXL = ("tokenizer_2", "text_encoder_2")
+_LIBRARIES = ("diffusers", "transformers")
+_CLASSES = {
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+}
+_NOT_WEIGHTS = "position_ids"  # once saved in checkpoints, now computed: it may be there or not
+
+
+def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> BaseModel:
+    """The parts of the pipeline folder, hub id or packaged model `name` (see `weights.base`)."""
+    source = _source(name)
+    index = read_index(source)
+    named = {part: _named(index.get(part)) for part in (*_NEEDED, *_SDXL)}
+    xl = any(named[part][0] for part in _SDXL)
+    parts = [*_NEEDED, *(_SDXL if xl else ())]
+    for part in parts:
+        if not named[part][0]:
+            raise UserError(
+                f"{source}: its model_index.json names no {part}. A Stable Diffusion text-to-image pipeline "
+                f"is needed ({', '.join(_NEEDED)}, scheduler; for SDXL also {' and '.join(_SDXL)})."
+            )
+    with _quiet() if os.path.isdir(source) else nullcontext():  # a download does show its progress
+        loaded = {part: _load_part(source, part, named[part], variant, torch_dtype) for part in parts}
+    for number in ("", "_2") if xl else ("",):
+        encoder = loaded[f"text_encoder{number}"].config
+        where = f"{source}/tokenizer{number}"
+        tokenizer = loaded[f"tokenizer{number}"]
+        check_tokenizer(tokenizer, encoder.vocab_size, encoder.max_position_embeddings, where)
+    return BaseModel(
+        name=name,
+        scheduler=make_scheduler(_load(DDIMScheduler.load_config, source, "scheduler"), source),
+        zeros_for_no_prompt=xl and bool(index.get("force_zeros_for_empty_prompt")),
+        **loaded,
+    )
+
+
+def pipeline_class(path_or_id: str | Path) -> str | None:
+    """The class that a pipeline's index names; None for a single file."""
+    if Path(path_or_id).expanduser().is_file():
+        return None
+    return read_index(_source(str(path_or_id))).get("_class_name")
+
+
+def make_scheduler(config: Any, source: str) -> DDIMScheduler:
+    """A `DDIMScheduler` with the noise schedule that the model was trained with, whatever sampler it names.
+
+    Args:
+        config: the model's `scheduler_config.json`.
+        source: the model, for errors.
+    """
+    config = dict(config)
+    checked(SchedulerConfig, config, file=Path(source), what="a model with its scheduler", advice=FETCH)
+    name = config.get("_class_name", "")
+    if "beta_schedule" not in config or "FlowMatch" in name or "EDM" in name:
+        raise UserError(
+            f"{source}: its scheduler is a {name}, without the noise levels of a diffusion model that "
+            "predicts noise, velocity or samples. Flow matching and EDM models cannot be tuned."
+        )
+    # Samplers that never clip do not say so, and DDIM's default would clip latents as if they were pixels.
+    return DDIMScheduler.from_config({"clip_sample": False, **config})
+
+
+def _source(name: str) -> str:
+    """The folder or hub id behind a name."""
+    if name == "tiny":
+        from lamp_lightning.toyworld import tiny_model_path
+
+        return str(tiny_model_path())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(path)
+    is_path = path.is_absolute() or name.startswith((".", "~")) or path.suffix in SINGLE_FILES
+    if is_path or name.count("/") != 1:
+        raise UserError(
+            f"{path} does not exist: give a diffusers pipeline folder, a single-file checkpoint "
+            "(.safetensors) or a hub id like owner/model."
+        )
+    return name
+
+
+def read_index(source: str) -> dict[str, Any]:
+    """The pipeline's `model_index.json`."""
+    path = Path(source) / "model_index.json"
+    if Path(source).is_dir() and not path.is_file():
+        raise UserError(f"{source} holds no model_index.json: it is not a diffusers pipeline folder.")
+    if not path.is_file():
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(source, "model_index.json"))
+        except Exception as error:
+            raise not_from_hub(source, error) from error
+    index = read_json(path, what="the index of a diffusers pipeline")
+    if not isinstance(index, dict):
+        raise UserError(f"{path} is not the index of a diffusers pipeline: fetch the model again.")
+    return index
+
+
+def _named(entry: Any) -> tuple[str, str]:
+    """Library and class of a part as `model_index.json` names them; empty where it names none."""
+    if isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry):
+        return entry[0], entry[1]
+    return "", ""
+
+
+def _load_part(
+    source: str, part: str, named: tuple[str, str], variant: str | None, torch_dtype: torch.dtype
+) -> Any:
+    library, class_name = named
+    if library not in _LIBRARIES:
+        raise UserError(f"{source}: its {part} is a {library}.{class_name}; only {_LIBRARIES} are known.")
+    cls = getattr(importlib.import_module(library), class_name, None)
+    if cls is None:
+        raise UserError(
+            f"{source}: its {part} is a {class_name}, which the installed {library} does not have."
+        )
+    if class_name not in _CLASSES[part]:
+        raise UserError(
+            f"{source}: its {part} is a {class_name}; LAMP works with {' or '.join(_CLASSES[part])}, as "
+            "Stable Diffusion has them."
+        )
+    folder = Path(source) / part
+    if folder.is_dir():
+        check_folder(folder, CONFIGS.get(part))
+    if part.startswith("tokenizer"):
+        return _load(cls.from_pretrained, source, part)
+    if (folder / "config.json").is_file():
+        check_size(folder, cls, read_json(folder / "config.json", what="a configuration"), torch_dtype)
+    precision = "torch_dtype" if library == "diffusers" else "dtype"
+    model, report = _load(
+        cls.from_pretrained,
+        source,
+        part,
+        variant=_variant(source, part, variant),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # the report names them
+        **{precision: torch_dtype},
+    )
+    check_loaded(report, f"{source}/{part}")
+    return model
+
+
+def check_loaded(report: Any, where: str) -> None:
+    """Refuse what the libraries only warn of: tensors that were missing, left over or of other shapes."""
+    faults = (
+        ("missing_keys", "lacks tensors"),
+        ("unexpected_keys", "has tensors that such a model does not have"),
+        ("mismatched_keys", "has tensors of other shapes than its config.json says"),
+    )
+    for key, fault in faults:
+        names = sorted(str(n if isinstance(n, str) else n[0]) for n in report.get(key) or ())
+        names = [name for name in names if not name.endswith(_NOT_WEIGHTS)]
+        if names:
+            raise UserError(f"{where} {fault} ({len(names)}, first {names[0]!r}): fetch the model again.")
+
+
+def check_local_config(folder: Path) -> None:
+    """Refuse a pipeline folder whose configurations, for a single file's weights, cannot be used."""
+    index = read_index(str(folder))
+    for part, entry in index.items():
+        library, class_name = _named(entry)
+        if part in _CLASSES and (library not in _LIBRARIES or class_name not in _CLASSES[part]):
+            known = " or ".join(_CLASSES[part])
+            raise UserError(f"{folder}: its {part} is a {library}.{class_name}; LAMP works with {known}.")
+        if (folder / part).is_dir():
+            check_folder(folder / part, CONFIGS.get(part))
+
+
+def _variant(source: str, part: str, wanted: str | None) -> str | None:
+    """The variant to load: a local folder may have one only, plain or fp16."""
+    if not os.path.isdir(source):
+        return wanted
+    files = [f.name for f in (Path(source) / part).glob("*") if f.suffix in (".safetensors", ".bin")]
+    if wanted is not None:
+        return wanted if any(f".{wanted}." in name for name in files) else None
+    return "fp16" if files and all(".fp16." in name for name in files) else None
+
+
+def _load(method: Any, source: str, part: str, **options: Any) -> Any:
+    """Call a library's loading method for one part, with its errors in our words."""
+    local = os.path.isdir(source)
+    if local and not (Path(source) / part).is_dir():
+        raise UserError(f"{source} lacks the folder {part}: fetch the model again.")
+    try:
+        return method(source, subfolder=part, **options)
+    except Exception as error:  # whatever the libraries meet in a damaged folder
+        if not local:
+            raise not_from_hub(f"{source} ({part})", error) from error
+        raise UserError(f"{source}/{part} cannot be loaded: {library_reason(error)}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars, which announce the loading of every small file."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def not_from_hub(what: str, error: Exception) -> UserError:
+    """The error of a hub that cannot be reached or does not have it."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(
+        f"{what} cannot be fetched from the hub: {first}. Check the id (and model.variant) and the network, "
+        "or download the model elsewhere and give its folder."
+    )

@@ -1,0 +1,248 @@
+"""The base model: an off-the-shelf text-to-image diffusion pipeline, in parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+
+from lamp_lightning.models.base.conditions import TextEmbeddings, encode_with_one, encode_with_two
+from lamp_lightning.runtime.errors import UserError
+
+
+@dataclass
+class BaseModel:
+    """The parts of a text-to-image latent diffusion model, in evaluation mode and frozen.
+
+    Attributes:
+        name: what it was loaded from.
+        vae: autoencoder; pixels are in [-1, 1].
+        unet: a `UNet2DConditionModel`; `MotionUNet.from_unet(base.unet)` makes it a MotionUNet in place.
+        text_encoder, tokenizer: of the prompt.
+        scheduler: a `DDIMScheduler` with the model's own noise schedule and prediction type.
+        text_encoder_2, tokenizer_2: the second pair of SDXL, or None.
+        zeros_for_no_prompt: whether the model knows "no prompt" as zeros (SDXL) or as an empty text.
+    """
+
+    name: str
+    vae: Any
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+    text_encoder_2: Any = None
+    tokenizer_2: Any = None
+    zeros_for_no_prompt: bool = False
+
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """What training needs once, before the first step: autoencoder and text encoders."""
+        return [part for part in (self.vae, self.text_encoder, self.text_encoder_2) if part is not None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the autoencoder works, which offloading may make another place than where it lies."""
+        hook = getattr(self.vae, "_hf_hook", None)
+        return torch.device(getattr(hook, "execution_device", None) or self.vae.device)
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent in each direction."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """SHA-256 of weights and configuration of `vae` and of the text encoders with their tokenizers."""
+        text = _hash_model(self.text_encoder, _tokenizer_identity(self.tokenizer))
+        if self.text_encoder_2 is not None:
+            text += _hash_model(self.text_encoder_2, _tokenizer_identity(self.tokenizer_2))
+        return {"vae": _hash_model(self.vae, json.dumps(_plain(self.vae.config))), "text_encoder": text}
+
+    def to(self, *args: Any, **kwargs: Any) -> BaseModel:
+        """Move or cast all parts, as `nn.Module.to`."""
+        for part in (*self.encoders, self.unet):
+            part.to(*args, **kwargs)
+        return self
+
+    def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
+        """Text embeddings `n l d`, for SDXL with the pooled ones `n p`.
+
+        Longer prompts are cut at the text encoder's length, as in diffusers.
+        """
+        if self.text_encoder_2 is None:
+            return encode_with_one(self.text_encoder, self.tokenizer, prompts)
+        pairs = [(self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2)]
+        return encode_with_two(pairs, prompts)
+
+    @torch.no_grad()
+    def encode_moments(self, pixels: Tensor) -> Tensor:
+        """The autoencoder's posterior for images: mean and log variance, unscaled.
+
+        Args:
+            pixels: `n 3 h w` in [-1, 1].
+
+        Returns:
+            `n 2c h' w'`.
+        """
+        with self._autoencoding():
+            return self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.parameters
+
+    def sample_latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw from the posterior and scale for the UNet: `n 2c h w -> n c h w`."""
+        return self.scale(DiagonalGaussianDistribution(moments).sample(generator))
+
+    def latents_from_pixels(self, pixels: Tensor) -> Tensor:
+        """The most likely latents of images, scaled for the UNet: `n 3 h w` in [-1, 1] to `n c h' w'`."""
+        return self.scale(DiagonalGaussianDistribution(self.encode_moments(pixels)).mode())
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Scaled latents `n c h w` to pixels `n 3 h' w'` in [-1, 1]."""
+        unscaled = self.unscale(latents).to(self.device, self.vae.dtype)
+        with self._autoencoding():
+            return self.vae.decode(unscaled, return_dict=False)[0].clamp(-1, 1)
+
+    def scale(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents to the UNet's."""
+        return (latents - _shift(self.vae)) * self.vae.config.scaling_factor
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """The UNet's latents to the autoencoder's."""
+        return latents / self.vae.config.scaling_factor + _shift(self.vae)
+
+    @property
+    def overflows_in_float16(self) -> bool:
+        """Whether the autoencoder needs more than float16, as SDXL's does (its activations pass 65504)."""
+        return self.text_encoder_2 is not None and bool(self.vae.config.force_upcast)
+
+    def _autoencoding(self) -> Any:
+        """Without float16 autocast where the autoencoder does not bear it."""
+        kind = self.device.type
+        if self.overflows_in_float16 and torch.is_autocast_enabled(kind):
+            return torch.autocast(kind, enabled=torch.get_autocast_dtype(kind) != torch.float16)
+        return nullcontext()
+
+
+def load_base_model(
+    path_or_id: str | Path,
+    *,
+    config: str | Path | None = None,
+    variant: str | None = None,
+    torch_dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> BaseModel:
+    """Load a Stable Diffusion pipeline's parts: 1.x, 2.x, XL, or anything else of their shape.
+
+    Args:
+        path_or_id: a diffusers pipeline folder, a hub id, a single-file checkpoint (`.safetensors` or
+            `.ckpt`), or "tiny", the model that comes with this package.
+        config: for a single-file checkpoint, the diffusers folder or hub id that its configuration and
+            tokenizers are taken from; None: the hub's, by the kind of model that the file holds.
+        variant: of the weight files, such as "fp16" (`diffusion_pytorch_model.fp16.safetensors`).
+        torch_dtype: of all weights; SDXL's autoencoder stays in float32 where float16 is asked for.
+        device: of all weights.
+
+    Raises:
+        UserError: nothing there, a part that is missing, damaged or lacks tensors, weights that are not
+            finite, a model of another kind, or a hub that cannot be reached. Code in a pickle is never run.
+    """
+    from lamp_lightning.models.base.folder import SINGLE_FILES, load_folder
+    from lamp_lightning.models.base.single_file import load_single_file
+
+    name = str(path_or_id)
+    if (file := Path(name).expanduser()).is_file():
+        base = load_single_file(file, config, torch_dtype)
+    elif config is not None and file.suffix not in SINGLE_FILES:
+        raise UserError(f"config={config} is for single-file checkpoints, and {name} is none.")
+    else:
+        base = load_folder(name, variant, torch_dtype)
+    check_parts(base)
+    for part in (*base.encoders, base.unet):
+        dtype = torch_dtype
+        if part is base.vae and base.overflows_in_float16 and torch_dtype == torch.float16:
+            dtype = torch.float32
+        for tensor in (*part.parameters(), *part.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+        part.to(device).eval().requires_grad_(False)
+    return base
+
+
+def check_parts(base: BaseModel) -> None:
+    """Refuse parts that do not go together, or a UNet that wants what we have not."""
+    unet, vae = base.unet.config, base.vae.config
+    channels = vae.latent_channels
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
+        raise UserError(
+            f"{base.name}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, its "
+            f"autoencoder has {channels}. Give a text-to-image model, not one for inpainting or upscaling."
+        )
+    wanted = unet.addition_embed_type
+    if wanted not in (None, "text_time") or unet.class_embed_type or unet.num_class_embeds:
+        raise UserError(f"{base.name}: its UNet needs conditions of the kind {wanted or 'class'}.")
+    if (wanted == "text_time") != (base.text_encoder_2 is not None):
+        raise UserError(
+            f"{base.name}: its UNet and its text encoders do not go together: one is SDXL's, the other not."
+        )
+    width = base.text_encoder.config.hidden_size
+    if base.text_encoder_2 is not None:
+        width += base.text_encoder_2.config.hidden_size
+        known = 6 * unet.addition_time_embed_dim + base.text_encoder_2.config.projection_dim
+        if unet.projection_class_embeddings_input_dim != known:
+            raise UserError(
+                f"{base.name}: its UNet does not take SDXL's six size conditions; it may be a refiner or "
+                "another special model. Give a text-to-image base model."
+            )
+    if isinstance(unet.cross_attention_dim, int) and unet.cross_attention_dim != width:
+        raise UserError(
+            f"{base.name}: its UNet reads text embeddings of {unet.cross_attention_dim} numbers, its text "
+            f"encoders give {width}."
+        )
+    for name in ("vae", "unet", "text_encoder", "text_encoder_2"):
+        if (part := getattr(base, name)) is not None:
+            _check_finite(part, f"{base.name}: {name}")
+
+
+def _check_finite(model: nn.Module, where: str) -> None:
+    for name, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"{where}: the tensor {name} holds NaN or infinite values. Fetch the model again."
+            )
+
+
+def _shift(vae: Any) -> float:
+    return getattr(vae.config, "shift_factor", None) or 0.0
+
+
+def _hash_model(model: nn.Module, settings: str) -> str:
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in _sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        raw: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def _sorted(items: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+    return sorted(items, key=lambda item: item[0])
+
+
+def _tokenizer_identity(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    return f"{type(tokenizer).__name__} {tokenizer.model_max_length} {tokenizer.special_tokens_map} {words}"
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A model's configuration without what says where it came from."""
+    return {key: value for key, value in sorted(config.items()) if not key.startswith("_")}

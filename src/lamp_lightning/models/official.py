@@ -1,0 +1,297 @@
+"""The authors' checkpoint folders: `config.json` and the UNet's weights as their code saves them.
+
+Their diffusers 0.11 writes `diffusion_pytorch_model.bin`, or `.safetensors` if asked to; newer ones, through
+which checkpoints may have gone, also `diffusion_pytorch_model.fp16.*`. None of them splits such a UNet.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lamp_lightning.models.adapter import check_tensors
+from lamp_lightning.models.parts import Count, UNetConfig, check_config, check_pickle
+from lamp_lightning.models.variant import Variant
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead, save_tensors
+from lamp_lightning.runtime.reading import parse_json, read_text
+
+if TYPE_CHECKING:
+    from lamp_lightning.models.families import MotionUNet
+
+_CONFIG = "config.json"
+_BIN = "diffusion_pytorch_model.bin"
+_WEIGHTS = (  # in the order of preference of those who read such folders
+    "diffusion_pytorch_model.safetensors",
+    _BIN,
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.fp16.bin",
+)
+_WHAT = "the configuration of a UNet"
+_LARGEST_CONFIG = 2**20  # bytes; theirs have a thousand
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_OFFICIAL_CLASS = {"_class_name": "UNet3DConditionModel", "_diffusers_version": "0.11.1"}
+# Keys of their UNet's configuration, with its values where an image model's config leaves them out.
+_OFFICIAL_KEYS: dict[str, Any] = {
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "cross_attention_dim": 1280,
+    "down_block_types": (),
+    "downsample_padding": 1,
+    "dual_cross_attention": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock3DCrossAttn",
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "out_channels": 4,
+    "resnet_time_scale_shift": "default",
+    "sample_size": None,
+    "up_block_types": (),
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+
+
+_Few = Annotated[int, Field(ge=1, le=32)]
+_Levels = Annotated[list[_Few], Field(max_length=8)]
+
+
+class _OfficialConfig(UNetConfig):
+    """What a UNet may be built of: a wrong number here could take for ever, even without its weights."""
+
+    block_out_channels: list[Count] = Field(default=[320, 640, 1280, 1280], min_length=1, max_length=8)
+    down_block_types: list[str] = Field(default=["DownBlock3D"], min_length=1, max_length=8)
+    up_block_types: list[str] = Field(default=["UpBlock3D"], min_length=1, max_length=8)
+    layers_per_block: _Few | _Levels = 2
+    transformer_layers_per_block: _Few | _Levels = 1
+    reverse_transformer_layers_per_block: _Levels | None = None
+
+
+def load_official(folder: str | Path, norm: Any = "joint") -> MotionUNet:
+    """Read a UNet folder that the authors' code saved, in the precision of its tensors.
+
+    Args:
+        folder: the folder with `config.json` and the weights, or a pipeline folder with such a `unet` in it.
+            `.safetensors` is preferred; a `.bin` is read as plain tensors, code in it is never run.
+        norm: "joint" as their checkpoints expect, or "per_frame" to compare.
+
+    Raises:
+        UserError: not such a folder, a damaged or unsafe file, missing, extra, mis-shaped or non-finite
+            tensors.
+    """
+    from lamp_lightning.models.families import MotionUNet
+
+    folder = unet_folder(folder)
+    path = folder / _CONFIG
+    config = _image_config(path, _read_config(path))
+    try:
+        with torch.device("meta"):
+            image: Any = UNet2DConditionModel.from_config(config)
+    except Exception as error:  # whatever diffusers meets in a damaged config
+        raise UserError(f"{path} describes a UNet that cannot be built: {_one_line(error)}") from error
+    with torch.device("meta"):
+        unet = MotionUNet.from_unet(image, norm)
+    unet._image_queries = None  # their folder holds the tuned queries only
+    file, tensors = _read_weights(folder)
+    check_tensors(tensors, {name: tuple(t.shape) for name, t in unet.state_dict().items()}, file)
+    unet.load_state_dict(tensors, assign=True)
+    for parameter in unet.tuned_parameters():
+        parameter.requires_grad_(True)
+    return unet.eval()
+
+
+def save_official(unet: MotionUNet, folder: str | Path, config: str | None = None) -> None:
+    """Write `config.json` and `diffusion_pytorch_model.bin` as the authors' code reads them.
+
+    The folder never looks whole before it is: until both parts are written what was there stays as it was,
+    and whoever is interrupted after that leaves a folder without `config.json`.
+
+    Args:
+        unet: a MotionUNet with norm "joint".
+        folder: the UNet's folder; made where it is missing. Weights of other formats in it are removed, as
+            their code would prefer them.
+        config: the text of an official `config.json` to write again, as it stands, where it describes this
+            UNet; otherwise, and by default, it is made of the UNet's own.
+
+    Raises:
+        UserError: a norm or a setting that their code does not know, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    if unet.norm != "joint":
+        raise UserError(
+            "The authors' code pools GroupNorm over frames: only a UNet with norm=joint can be saved."
+        )
+    if different := Variant().differences(unet.variant):
+        raise UserError(
+            f"The authors' code knows LAMP as it is, and this UNet differs from it in {different}."
+        )
+    ours = _official_config(unet)
+    if config is None or not _describes(config, ours):
+        config = json.dumps(ours, indent=2, sort_keys=True) + "\n"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in unet.state_dict().items()}
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    parts = {name: part_of(folder / name) for name in (_BIN, _CONFIG)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_dead(folder)
+        save_tensors(tensors, parts[_BIN])
+        parts[_CONFIG].write_text(config, encoding="utf-8")
+        for name in (_CONFIG, *_WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    except (OSError, RuntimeError) as error:
+        if is_full(error):
+            raise no_space(folder) from error
+        raise UserError(f"{folder} cannot be written: {_one_line(error)}") from error
+    finally:
+        for path in parts.values():
+            with suppress(OSError):
+                path.unlink()
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()  # those that stayed empty
+
+
+def unet_folder(folder: str | Path) -> Path:
+    """The folder of the UNet: `folder`, or its `unet`.
+
+    Raises:
+        UserError: neither has a `config.json`.
+    """
+    folder = Path(folder)
+    for candidate in (folder, folder / "unet"):
+        if (candidate / _CONFIG).is_file():
+            return candidate
+    raise UserError(
+        f"{folder} is no checkpoint folder of LAMP: it holds neither {_CONFIG} nor unet/{_CONFIG}."
+    )
+
+
+def official_config(folder: str | Path) -> str:
+    """The text of a checkpoint folder's `config.json`; for `save_official` to write again.
+
+    Raises:
+        UserError: not a folder that the authors' code saved.
+    """
+    path = unet_folder(folder) / _CONFIG
+    text = _read_config(path)
+    _image_config(path, text)
+    return text
+
+
+def _read_config(path: Path) -> str:
+    return read_text(path, what=_WHAT, limit=_LARGEST_CONFIG)
+
+
+def _image_config(path: Path, text: str) -> dict[str, Any]:
+    """Their UNet's configuration as one of diffusers' `UNet2DConditionModel`."""
+    config = parse_json(text, file=path, what=_WHAT)
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not the configuration of a UNet.")
+    if (found := config.get("_class_name")) != _OFFICIAL_CLASS["_class_name"]:
+        raise UserError(
+            f"{path} describes a {repr(found)[:60]}, not LAMP's {_OFFICIAL_CLASS['_class_name']}."
+        )
+    if config.get("use_temp") is False:
+        raise UserError(f"{path} has use_temp=false: such a checkpoint has no temporal layers.")
+    _check_activation(config, str(path))
+    check_config(config, path, _OfficialConfig)
+    known = inspect.signature(UNet2DConditionModel.__init__).parameters
+    return {key: _rename(value, "3D", "2D") for key, value in config.items() if key in known}
+
+
+def _check_activation(config: Mapping[str, Any], where: str) -> None:
+    """Their code has SiLU in the time embedding and before `conv_out` whatever `act_fn` says."""
+    if config.get("act_fn", "silu") not in ("silu", "swish"):
+        raise UserError(
+            f"{where} has act_fn={repr(config['act_fn'])[:60]}: only silu is computed as the authors' code "
+            "does."
+        )
+
+
+def _describes(text: str, ours: dict[str, Any]) -> bool:
+    """Whether an official `config.json` says of the UNet what ours does."""
+    try:
+        theirs = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(theirs, dict) or theirs.get("_class_name") != _OFFICIAL_CLASS["_class_name"]:
+        return False
+    same = {**_OFFICIAL_CLASS, **_OFFICIAL_KEYS, "use_temp": True, **theirs}
+    return all(same[key] == json.loads(json.dumps(value)) for key, value in ours.items() if key[0] != "_")
+
+
+def _official_config(unet: MotionUNet) -> dict[str, Any]:
+    """The configuration of diffusers' UNet as one of theirs; what theirs lacks must be at its default."""
+    defaults = inspect.signature(UNet2DConditionModel.__init__).parameters
+    config = dict(unet.config)
+    _check_activation(config, "This UNet")
+    for key, value in config.items():
+        if key in _OFFICIAL_KEYS or key.startswith("_") or key not in defaults:
+            continue
+        if value != defaults[key].default:
+            raise UserError(
+                f"The authors' UNet knows no {key}={value!r}: this model cannot be saved in their format."
+            )
+    ours = {key: _rename(config.get(key, default), "2D", "3D") for key, default in _OFFICIAL_KEYS.items()}
+    return _OFFICIAL_CLASS | ours | {"use_temp": True}
+
+
+def _rename(value: Any, old: str, new: str) -> Any:
+    """Block types carry the dimension in their names."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, (list, tuple)):
+        return [_rename(item, old, new) for item in value]
+    return value
+
+
+def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{folder} holds no weights: neither {' nor '.join(_WEIGHTS)}.")
+    if file.suffix == ".safetensors":
+        try:
+            tensors: Any = load_file(file)
+        except (SafetensorError, OSError, KeyError) as error:  # KeyError: numbers that torch does not know
+            raise UserError(f"{file} is damaged: {error}") from error
+    else:
+        check_pickle(file)
+        try:
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for damaged files
+            raise UserError(
+                f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
+            ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UserError(f"{file} is not a dictionary of tensors.")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _FLOATS or tensor.layout != torch.strided:
+            raise UserError(f"{file}: the tensor {name!r} is not one of plain floating point numbers.")
+    return file, tensors
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,351 @@
+"""The parts of a model in a folder, looked at before a library loads them: they may be anybody's.
+
+The libraries build whatever a config.json describes, and some of its keys send them to code elsewhere. Here
+its values are checked first, and the size of the model that it describes against the files that are there.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from safetensors import SafetensorError, safe_open
+
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.reading import check_depth, checked, read_json
+
+FETCH = "Fetch the model again."
+LARGEST_JSON = 128 * 2**20  # bytes; the tokenizers of language models have 30 MB
+LARGEST_NUMBER = 2**31  # of a config.json
+LONGEST_LIST = 10_000
+# What a model of our classes never has, and what would send a library to code or kernels of somebody's.
+_REFUSED = ("auto_map", "custom_pipelines", "quantization_config", "adapter_config")
+_ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+_PLAIN_ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_SPARE = 2**30  # bytes that a model may have above what its files can hold
+
+Count = Annotated[int, Field(ge=1, le=100_000)]
+Widths = Annotated[list[Count], Field(min_length=1, max_length=64)]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("it should be a number")
+    return value
+
+
+Positive = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1e6, allow_inf_nan=False)]
+
+
+class PartConfig(BaseModel):
+    """What we rely on in a config.json; the rest is the libraries'."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+
+class AutoencoderConfig(PartConfig):
+    """Of an AutoencoderKL."""
+
+    block_out_channels: Widths = [64]
+    latent_channels: Annotated[int, Field(ge=1, le=256)] = 4
+    scaling_factor: Positive = 0.18215
+    shift_factor: Real | None = None
+    force_upcast: bool | Literal[0, 1] = True
+
+
+class UNetConfig(PartConfig):
+    """Of a UNet2DConditionModel."""
+
+    sample_size: (
+        Annotated[int, Field(ge=1, le=4096)]
+        | Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)]
+        | None
+    ) = None
+    in_channels: Count = 4
+    out_channels: Count = 4
+    block_out_channels: Widths = [320, 640, 1280, 1280]
+    down_block_types: Annotated[list[str], Field(min_length=1, max_length=64)] = ["DownBlock2D"]
+    up_block_types: Annotated[list[str], Field(min_length=1, max_length=64)] = ["UpBlock2D"]
+    cross_attention_dim: Count | Widths = 1280
+    layers_per_block: Annotated[int, Field(ge=1, le=64)] | Widths = 2
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: Count | None = None
+    projection_class_embeddings_input_dim: Count | None = None
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+
+
+class TextConfig(PartConfig):
+    """Of a CLIPTextModel, with or without projection."""
+
+    hidden_size: Count = 512
+    max_position_embeddings: Count = 77
+    num_hidden_layers: Annotated[int, Field(ge=1, le=256)] = 12
+    vocab_size: Annotated[int, Field(ge=1, le=10_000_000)] = 49408
+    projection_dim: Count | None = 512
+
+
+class _VisionConfig(PartConfig):
+    hidden_size: Count = 768
+    num_hidden_layers: Annotated[int, Field(ge=1, le=256)] = 12
+    image_size: Annotated[int, Field(ge=1, le=2048)] = 224
+    patch_size: Annotated[int, Field(ge=1, le=512)] = 32
+
+
+class ClipConfig(PartConfig):
+    """Of a CLIPModel."""
+
+    text_config: TextConfig | None = None
+    vision_config: _VisionConfig | None = None
+    projection_dim: Count = 512
+
+
+class _Sides(PartConfig):
+    shortest_edge: Annotated[int, Field(ge=1, le=4096)] | None = None
+    height: Annotated[int, Field(ge=1, le=4096)] | None = None
+    width: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
+class ProcessorConfig(PartConfig):
+    """Of CLIP's image processor."""
+
+    size: _Sides | Annotated[int, Field(ge=1, le=4096)] | None = None
+    crop_size: _Sides | Annotated[int, Field(ge=1, le=4096)] | None = None
+    image_mean: list[Real] | None = None
+    image_std: list[Positive] | None = None
+    rescale_factor: Real | None = None
+
+
+class SchedulerConfig(PartConfig):
+    """Of any scheduler of a diffusion model with discrete noise levels."""
+
+    class_name: str = Field("", alias="_class_name")
+    num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0001
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid", "exp"] = (
+        "linear"
+    )
+    trained_betas: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=100_000)] | None = (
+        None
+    )
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    steps_offset: Annotated[int, Field(ge=0, le=1000)] = 0
+
+
+CONFIGS: dict[str, type[PartConfig]] = {
+    "vae": AutoencoderConfig,
+    "unet": UNetConfig,
+    "text_encoder": TextConfig,
+    "text_encoder_2": TextConfig,
+}
+
+
+def check_folder(folder: Path, schema: type[BaseModel] | None = None, name: str = "config.json") -> None:
+    """Refuse a part's folder with JSON files that no library expects, or pickles that would fill the memory.
+
+    Args:
+        folder: of the part.
+        schema: what must hold of its configuration; None: only what holds of all.
+        name: of the configuration.
+
+    Raises:
+        UserError: names the file, what was found and what to do.
+    """
+    for file in sorted(folder.glob("*.json")):
+        if not file.is_file():
+            raise UserError(f"{file} is no regular file. {FETCH}")
+        value = read_json(file, what="a part of a model", limit=LARGEST_JSON)
+        if file.name == name:
+            check_config(value, file, schema)
+        elif file.name == "tokenizer_config.json":
+            check_config(value, file, None)
+    for file in sorted(folder.iterdir()):
+        if file.suffix in _PICKLES and file.is_file():
+            read_pickle(file)
+
+
+def check_config(value: Any, file: Path, schema: type[BaseModel] | None) -> None:
+    """Refuse a configuration with keys that lead to code, with absurd numbers, or not as `schema` says."""
+    if not isinstance(value, dict):
+        raise UserError(f"{file} cannot be used as a configuration: it is no JSON object. {FETCH}")
+    check_depth(value, file=file, what="a configuration")
+    for key, each in _entries(value):
+        if key in _REFUSED and each not in (None, {}, []):
+            raise UserError(
+                f"{file} has {key!r}: code or formats that come with a model are not used here. Give another "
+                "model."
+            )
+        if key in _ATTENTION and each not in _PLAIN_ATTENTION and not isinstance(each, dict):
+            raise UserError(f"{file} asks for {key}={each!r}, which is not used here. Remove that key.")
+        if isinstance(each, int | float) and abs(each) > LARGEST_NUMBER and key != "model_max_length":
+            raise UserError(f"{file}: {key!r} is {each:.3g}, which no model has. {FETCH}")
+        if isinstance(each, list) and len(each) > LONGEST_LIST:
+            raise UserError(f"{file}: {key!r} has {len(each):,} entries, which no model has. {FETCH}")
+    if schema is not None:
+        checked(schema, value, file=file, what="a configuration", advice=FETCH)
+
+
+def check_processor(folder: Path) -> None:
+    """Refuse the configuration of an image processor that would blow pictures up; it may be missing."""
+    file = folder / "preprocessor_config.json"
+    if file.is_file():
+        value = read_json(file, what="a configuration")
+        check_config(value, file, ProcessorConfig)
+
+
+def check_pickle(file: Path) -> None:
+    """Refuse a compressed pickle of tensors: torch never packs, and a small one could fill the memory."""
+    if not zipfile.is_zipfile(file):
+        return  # torch's older format, which has no compression
+    try:
+        with zipfile.ZipFile(file) as opened:
+            entries = opened.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise UserError(f"{file} is not a plain file of tensors ({error}). {FETCH}") from error
+    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    if packed or sum(entry.file_size for entry in entries) > file.stat().st_size:
+        raise UserError(f"{file} is compressed, which torch's files of tensors never are. {FETCH}")
+
+
+def read_pickle(file: Path) -> dict[str, Any]:
+    """The tensors of a file of torch's, by name and as far as possible without reading them; code is not run.
+
+    Raises:
+        UserError: it is no plain file of tensors, or one of its tensors has more numbers than the file.
+    """
+    check_pickle(file)
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise UserError(
+            f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
+        ) from error
+    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict):
+        raise UserError(f"{file} is not a plain file of tensors: it holds a {type(found).__name__}. {FETCH}")
+    for name, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise UserError(
+                f"{file}: the tensor {str(name)!r} has {tensor.numel():,} numbers, more than the file has. "
+                f"{FETCH}"
+            )
+    return found
+
+
+def check_size(folder: Path, cls: Any, config: dict[str, Any], dtype: torch.dtype) -> None:
+    """Refuse a configuration of a model far larger than the weights that are there.
+
+    The libraries would make what is missing, and fill the memory.
+
+    Args:
+        folder: of the part.
+        cls: the class of diffusers or transformers.
+        config: its configuration.
+        dtype: that its weights are wanted in.
+    """
+    files = [f for f in folder.iterdir() if f.suffix in (".safetensors", *_PICKLES) and f.is_file()]
+    if not files:
+        return  # the library says what is missing
+    names = _tensor_count(files)
+    for key, value in _entries(config):
+        for count in value if isinstance(value, list) else [value]:
+            if "layers" in key and isinstance(count, int) and count > max(names, 1):
+                raise UserError(
+                    f"{folder / 'config.json'}: {key!r} is {count}, but its weights have {names} tensors in "
+                    f"all. {FETCH}"
+                )
+    try:
+        with torch.device("meta"):
+            # Both libraries make a model of a configuration without weights; nothing is allocated.
+            model = cls.from_config(config) if hasattr(cls, "from_config") else cls(_of(cls, config))
+    except Exception:
+        return  # a configuration that the class cannot take: loading says so in the library's words
+    wanted = sum(p.numel() for p in (*model.parameters(), *model.buffers())) * dtype.itemsize
+    there = sum(file.stat().st_size for file in files)
+    if wanted > 8 * there + _SPARE:
+        raise UserError(
+            f"{folder / 'config.json'} describes a model of {wanted / 2**30:.1f} GiB, but its weights have "
+            f"{there / 2**30:.3f} GiB. {FETCH}"
+        )
+
+
+def _of(cls: Any, config: dict[str, Any]) -> Any:
+    return cls.config_class.from_dict(config)
+
+
+def _tensor_count(files: list[Path]) -> int:
+    """How many tensors the files hold; of files that are not opened here, as many as could be."""
+    count = 0
+    for file in files:
+        if file.suffix != ".safetensors":
+            return 100_000
+        try:
+            with safe_open(file, framework="pt") as opened:
+                count += len(opened.keys())
+        except (SafetensorError, OSError):
+            return 100_000  # loading it says why it cannot be read
+    return count
+
+
+def library_reason(error: BaseException) -> str:
+    """What a library said of a part that it could not load, in one line, without its advice on calling it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, pickle.UnpicklingError):
+            return "a weights file is not a plain file of tensors: it is damaged, or would run code."
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split()) or type(error).__name__
+    for advice in (" If you want to instead overwrite", " Please load the component before passing"):
+        text = text.partition(advice)[0]
+    return text[:300]
+
+
+def check_tokenizer(tokenizer: Any, words: int, positions: int | None, where: str) -> None:
+    """Refuse a tokenizer that is of another text encoder.
+
+    Args:
+        tokenizer: as transformers loaded it.
+        words: how many tokens the text encoder knows.
+        positions: how many it reads at once; None: texts are cut to that elsewhere.
+        where: the tokenizer's folder, for the message.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) <= len(tokenizer.all_special_tokens):  # made of nothing, without a word
+        raise UserError(f"{where} has no vocabulary: fetch the model again.")
+    numbers = vocabulary.values()
+    if min(numbers) < 0 or max(numbers) >= words:
+        raise UserError(
+            f"{where} numbers its words up to {max(numbers):,}, but the text encoder knows {words:,}. {FETCH}"
+        )
+    longest = tokenizer.model_max_length
+    if positions is not None and not (
+        isinstance(longest, int | float) and math.isfinite(longest) and 2 <= longest <= positions
+    ):
+        raise UserError(
+            f"{where} makes texts of {longest} tokens, but the text encoder reads {positions}. {FETCH}"
+        )
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys and values of nested objects; entries of lists under the key of the list."""
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        key, each = stack.pop()
+        if key:
+            yield key, each
+        if isinstance(each, dict):
+            stack += [(str(name), inner) for name, inner in each.items()]
+        elif isinstance(each, list):
+            stack += [(key, inner) for inner in each if isinstance(inner, dict | list | int | float)]

@@ -1,0 +1,191 @@
+"""Attention of a clip: every frame looks at the first frame, the text, and its own pixel over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from lamp_lightning.models.unet.fixed import FixedAttention
+from lamp_lightning.models.unet.layers import ClipShape, Mixture
+from lamp_lightning.runtime.hardware import plain_attention
+
+MAX_HEADS = 65535  # CUDA's attention kernels take no more at once
+
+
+class ClipAttention:
+    """Attention processor for `attn1` and `attn2` of an inflated block.
+
+    Without text: queries from every frame, keys and values from frame 0 alone (paper, section 3.3). With
+    text: every frame attends to its clip's prompt. Either way keys and values are projected once per clip,
+    and the frames of a clip form one long query. Other variants of the model look elsewhere (`Variant`).
+
+    Shapes: `(b f) n c` (and text `b l d`) -> `(b f) n c`.
+    """
+
+    def __init__(self, clip: ClipShape) -> None:
+        self.clip = clip
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        frames = self.clip.frames
+        looks_at = self.clip.variant.self_attention if self.clip.motion else "own"
+        if encoder_hidden_states is not None:
+            context = encoder_hidden_states
+        elif looks_at == "first_frame":
+            context = hidden_states[::frames]
+        else:
+            frames, context = 1, hidden_states  # each image attends to itself
+        query = attn.to_q(hidden_states)
+        query = query.reshape(-1, frames * query.shape[1], query.shape[2])
+        key, value = attn.to_k(context), attn.to_v(context)
+        if encoder_hidden_states is None and looks_at == "first_and_former":
+            key, value = (first_and_former(x, self.clip.frames) for x in (key, value))
+        query, key, value = (_split_heads(x, attn.heads) for x in (query, key, value))
+        at_once = self.clip.heads_at_once(attn.heads)
+        if at_once is None:
+            mixed = attend(query, key, value)
+        else:
+            mixed = attend_in_slices(query, key, value, frames=frames, heads=at_once)
+        mixed = mixed.transpose(1, 2).reshape(hidden_states.shape[0], hidden_states.shape[1], -1)
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
+class FrameAttention:
+    """Attention processor for `attn_temp`: each position attends to itself in all frames of its clip.
+
+    Shapes: `(b f) n c -> (b f) n c`. Positions and heads share one axis, so nothing is copied to bring the
+    frames next to the channels.
+    """
+
+    def __init__(self, clip: ClipShape) -> None:
+        self.clip = clip
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, **_: Any) -> Tensor:
+        folded, positions, _channels = hidden_states.shape
+        frames = self.clip.frames
+        clips = folded // frames
+        query, key, value = (
+            project(hidden_states).view(clips, frames, positions * attn.heads, -1).transpose(1, 2)
+            for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        at_once, heads = MAX_HEADS, self.clip.heads_at_once(attn.heads)
+        if heads is not None:  # no more scores at once than a slice of the attention to the first frame has
+            at_once = min(at_once, max(1, heads * positions**2 // (clips * frames**2)))
+        mixed = _by_heads(partial(attend, sliced=heads is not None), query, key, value, at_once)
+        mixed = mixed.transpose(1, 2).reshape(folded, positions, -1)
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
+class MotionTransformerBlock(BasicTransformerBlock):
+    """A diffusers transformer block with temporal self-attention after its feed-forward.
+
+    Not constructed: `MotionTransformerBlock.inflate(block, clip)` turns an image model's block into one.
+    """
+
+    clip: ClipShape
+    attn_temp: Attention
+    norm_temp: nn.LayerNorm
+    mixture: Mixture[Attention]
+
+    @staticmethod
+    def inflate(block: BasicTransformerBlock, clip: ClipShape) -> None:
+        """Swap the block's attention processors and add `norm_temp` and `attn_temp`.
+
+        The temporal output projection starts at zero, so that an untuned block is the image model's.
+        """
+        weight = block.attn1.to_q.weight
+        like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+        temporal = Attention(
+            query_dim=block.dim,
+            heads=block.num_attention_heads,
+            dim_head=block.attention_head_dim,
+            dropout=block.dropout,
+            bias=block.attention_bias,
+            upcast_attention=block.attn1.upcast_attention,
+        ).to(**like)
+        for parameter in temporal.to_out[0].parameters():
+            nn.init.zeros_(parameter)
+        FixedAttention.fix(temporal, FrameAttention(clip))
+        for attention in (block.attn1, block.attn2):
+            if attention is not None:
+                FixedAttention.fix(attention, ClipAttention(clip))
+        block.__class__ = MotionTransformerBlock
+        inflated = cast(MotionTransformerBlock, block)
+        inflated.attn_temp = temporal
+        inflated.norm_temp = nn.LayerNorm(block.dim, **like)
+        inflated.clip = clip
+        inflated.mixture = Mixture()
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        hidden_states = super().forward(hidden_states, *args, **kwargs)
+        if not self.clip.motion or not self.clip.variant.temporal_attention:
+            return hidden_states
+        normed = self.norm_temp(hidden_states)
+        if not self.mixture.parts:
+            return hidden_states + self.attn_temp(normed)
+        return hidden_states + sum(weight * attention(normed) for weight, attention in self.mixture.parts)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False) -> Tensor:
+    """Scaled dot-product attention, `b heads n d`.
+
+    torch's fused kernel, except where plain products are faster (`plain_attention`). A slice is never worth
+    their memory.
+    """
+    scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
+    plain = torch.is_grad_enabled() and plain_attention(query.device.type, scores)
+    if sliced or not plain:
+        return F.scaled_dot_product_attention(query, key, value)
+    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return weights.softmax(dim=-1).to(value.dtype) @ value
+
+
+def attend_in_slices(query: Tensor, key: Tensor, value: Tensor, *, frames: int, heads: int) -> Tensor:
+    """`attend` with no more scores at once than so many heads of one frame have.
+
+    Args:
+        query: `b heads (f n) d`.
+        key, value: `b heads m d`.
+        frames: frames of a clip, `f`.
+        heads: heads at once.
+    """
+
+    def by_frames(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return torch.cat([attend(frame, key, value, sliced=True) for frame in query.chunk(frames, 2)], dim=2)
+
+    clips = zip(query.split(1), key.split(1), value.split(1), strict=True)
+    return torch.cat([_by_heads(by_frames, *clip, heads) for clip in clips])
+
+
+def first_and_former(x: Tensor, frames: int) -> Tensor:
+    """The tokens of frame 0 and of the frame before each frame, `(b f) n c -> (b f) 2n c`.
+
+    Tune-A-Video's sparse-causal attention (Wu et al. 2023, section 3.2); frame 0 has itself twice, which is
+    to attend to itself.
+    """
+    clips = x.unflatten(0, (-1, frames))
+    first = clips[:, :1].expand_as(clips)
+    former = torch.cat([clips[:, :1], clips[:, :-1]], dim=1)
+    return torch.cat([first, former], dim=2).flatten(0, 1)
+
+
+def _by_heads(
+    attention: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, at_once: int
+) -> Tensor:
+    """`attention` on so many heads at once, `b heads n d`; without a copy where that is all of them."""
+    parts = zip(*(x.split(at_once, dim=1) for x in (query, key, value)), strict=True)
+    mixed = [attention(*part) for part in parts]
+    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """`b n (heads d) -> b heads n d`."""
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)

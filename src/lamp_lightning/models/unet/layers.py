@@ -1,0 +1,140 @@
+"""Layers that know how many frames of a clip lie folded in their batch axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lamp_lightning.models.variant import Variant
+
+SliceSize = Literal["auto", "max"] | int | None
+
+
+@dataclass
+class ClipShape:
+    """How the batch axis is to be read; one object, shared by all layers of a UNet and set by its forward.
+
+    frames: frames per clip, so that a batch of `n` images is `n / frames` clips.
+    motion: False turns every layer back into what it was in the image model.
+    variant: which parts of the motion layers there are.
+    joint: whether GroupNorms pool their statistics over all frames of a clip.
+    slice_size: how many heads of a frame attention computes at once: "auto" half of them, "max" one; None
+        computes all heads of all frames at once.
+    """
+
+    frames: int = 1
+    motion: bool = True
+    variant: Variant = field(default_factory=Variant)
+    joint: bool = True
+    slice_size: SliceSize = None
+
+    def heads_at_once(self, heads: int) -> int | None:
+        """`slice_size` for a layer of so many heads, as a number."""
+        if self.slice_size == "auto":
+            return max(1, heads // 2)
+        return 1 if self.slice_size == "max" else self.slice_size
+
+
+Part = TypeVar("Part")
+
+
+@dataclass
+class Mixture(Generic[Part]):
+    """The layers of several motions with their weights; empty where the layer's own parameters count.
+
+    Not a module, so that these copies are in no state dict: they belong to the adapters that they came from.
+    """
+
+    parts: list[tuple[float, Part]] = field(default_factory=list)
+
+
+class PastConv1d(nn.Conv1d):
+    """A 1D convolution over frames, padded on the past side only: frame f is computed from f-2, f-1 and f.
+
+    Not `causal`, it is padded on both sides, and frame f is computed from f-1, f and f+1.
+
+    Shapes: `b c f n -> b c f n`. Written as a (3, 1) convolution: of the equivalent forms the fastest on CPU,
+    forward and backward, as frames need not become the innermost axis.
+    """
+
+    def __init__(self, channels: int, **like: Any) -> None:
+        super().__init__(channels, channels, kernel_size=3, **like)
+
+    def forward(self, x: Tensor, causal: bool = True) -> Tensor:
+        ends = (2, 0) if causal else (1, 1)
+        return F.conv2d(F.pad(x, (0, 0, *ends)), self.weight.unsqueeze(-1), self.bias)
+
+
+class MotionConv(nn.Module):
+    """The paper's temporal-spatial motion layer (section 3.3) around one 2D convolution.
+
+    `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`, where `conv1d` runs over the frames and
+    looks at the past only (the paper's video-prediction convolution). Gate and temporal convolution start at
+    zero: an untuned layer is the 2D convolution.
+
+    A variant without gate adds `conv1d(y)` as it is; one without temporal convolution is the 2D convolution.
+    Their parameters are there all the same, as the image model has no say in what will be loaded.
+
+    With several motions at once (`mixture`) each adds its own gated convolution, times its weight.
+
+    Shapes: `(b f) c h w -> (b f) c' h' w'`.
+    """
+
+    def __init__(self, conv2d: nn.Conv2d, clip: ClipShape) -> None:
+        super().__init__()
+        like: dict[str, Any] = {"device": conv2d.weight.device, "dtype": conv2d.weight.dtype}
+        channels = conv2d.out_channels
+        self.clip = clip
+        self.conv2d = conv2d
+        self.conv_gate = nn.Conv2d(channels, 1, kernel_size=3, padding=1, **like)
+        self.conv1d = PastConv1d(channels, **like)
+        self.mixture: Mixture[tuple[nn.Conv2d, PastConv1d]] = Mixture()
+        for parameter in (*self.conv_gate.parameters(), *self.conv1d.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2d(x)
+        variant = self.clip.variant
+        if not self.clip.motion or not variant.temporal_conv:
+            return y
+        if not self.mixture.parts:
+            change = self.over_frames(y, self.conv1d)
+            return torch.addcmul(y, torch.sigmoid(self.conv_gate(y)), change) if variant.gate else y + change
+        return y + sum(
+            weight * (torch.sigmoid(gate(y)) if variant.gate else 1) * self.over_frames(y, conv1d)
+            for weight, (gate, conv1d) in self.mixture.parts
+        )
+
+    def over_frames(self, y: Tensor, conv1d: PastConv1d) -> Tensor:
+        """`conv1d` on folded frames, `(b f) c h w -> (b f) c h w`."""
+        folded, channels, height, width = y.shape
+        z = y.reshape(-1, self.clip.frames, channels, height * width).transpose(1, 2)
+        return conv1d(z, self.clip.variant.causal).transpose(1, 2).reshape(folded, channels, height, width)
+
+
+class ClipGroupNorm(nn.GroupNorm):
+    """GroupNorm whose statistics pool over all frames of a clip (`norm="joint"`), as the authors' do.
+
+    With `norm="per_frame"` it is the image model's.
+
+    Shapes: `(b f) c h w -> (b f) c h w`.
+    """
+
+    def __init__(self, norm: nn.GroupNorm, clip: ClipShape) -> None:
+        super().__init__(norm.num_groups, norm.num_channels, norm.eps, affine=False)
+        self.weight, self.bias = norm.weight, norm.bias
+        self.affine = norm.affine
+        self.clip = clip
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = self.clip.frames
+        if frames == 1 or not self.clip.motion or not self.clip.joint:
+            return super().forward(x)
+        folded, channels, height, width = x.shape
+        clips = x.reshape(-1, frames, channels, height * width).transpose(1, 2)
+        clips = super().forward(clips)  # b c f (h w)
+        return clips.transpose(1, 2).reshape(folded, channels, height, width)

@@ -1,0 +1,145 @@
+"""One HTML page of a comparison with everything inside: it fetches nothing, and tells all without scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lamp_lightning.report.comparison import FROZEN, TRUTH, Comparison, Entry, Scene, VideoFile
+from lamp_lightning.report.plots import COLOURS, Plot, how_to_read, svg
+from lamp_lightning.report.strips import Strip, make_strips
+from lamp_lightning.report.tables import main_table, motion_table, notes, shown_by_motion
+from lamp_lightning.report.verdict import verdict
+
+HERE = Path(__file__).parent
+VIDEO_BYTES = 20 * 2**20  # of all videos in a page: more is slow on a phone
+VIDEOS = 240  # in a page; of each motion's scenes as many are shown as that allows
+_TRUE = Entry(TRUTH, "truth", kind="reference")
+_FIRST = Entry("first_frame", "first frame", kind="reference")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A video as the page shows it."""
+
+    label: str
+    kind: str
+    seed: int | None
+    values: tuple[str, ...]
+    alt: str
+    strip: Strip
+
+
+@dataclass(frozen=True)
+class ShownScene:
+    prompt: str
+    videos: tuple[Shown, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A video of a scene before it is read."""
+
+    scene: Scene
+    entry: Entry
+    seed: int | None
+    values: tuple[str, ...]
+
+
+def render(c: Comparison, plots: Sequence[Plot], video_bytes: int = VIDEO_BYTES) -> tuple[str, list[str]]:
+    """The page, and what is wrong with the videos that it therefore lacks."""
+    wanted, said = fewer_scenes(c, wanted_videos(c))
+    strips, shrunk, broken = make_strips(wanted, video_bytes)
+    main = main_table(c)
+    settings = {
+        "c": c,
+        "verdict": verdict(c),
+        "main": main,
+        "main_notes": notes(c, main),
+        "helps": [(head, text) for head, text in zip(main.headings, main.helps, strict=True) if text],
+        "by_motion": [motion_table(c, c.measure(m)) for m in shown_by_motion(c) if len(c.motions) > 1],
+        "plots": [(plot, Markup(svg(plot, inline=True))) for plot in plots],
+        "how_to_read": how_to_read(c),
+        "groups": groups(c, strips),
+        "same_start": any(scene.truth or scene.first_frame for scene in c.scenes),
+        "shrunk": " ".join(filter(None, (said, shrunk))),
+        "broken": broken,
+        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        "js": Markup((HERE / "page.js").read_text(encoding="utf-8")),
+    }
+    for k, theme in enumerate(("light", "dark")):
+        settings[theme] = Markup(" ".join(f"--{name}: {pair[k]};" for name, pair in COLOURS.items()))
+    return _environment().get_template("page.html").render(settings), broken
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    return Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+
+
+def wanted_videos(c: Comparison) -> dict[_Wanted, VideoFile]:
+    """All videos that the comparison names, scene by scene in the order in which they stand side by side."""
+    found: dict[_Wanted, VideoFile] = {}
+    for scene in c.scenes:
+        entries = sorted(c.entries, key=lambda entry: entry.kind == "reference")
+        for entry in entries:
+            for result in c.results:
+                if (result.entry, result.motion) != (entry.name, scene.motion):
+                    continue
+                for made in result.videos:
+                    if made.scene == scene.name and made.video is not None:
+                        values = tuple(_values(c, made.metrics))
+                        found[_Wanted(scene, entry, result.seed, values)] = made.video
+        shown = {wanted.entry.name for wanted in found if wanted.scene is scene}
+        if scene.truth is not None and TRUTH not in shown:
+            found[_Wanted(scene, c.entry(TRUTH) or _TRUE, None, ())] = scene.truth
+        if scene.first_frame is not None and FROZEN not in shown:
+            found[_Wanted(scene, _FIRST, None, ())] = scene.first_frame
+    return found
+
+
+def fewer_scenes(
+    c: Comparison, wanted: dict[_Wanted, VideoFile], most: int = VIDEOS
+) -> tuple[dict[_Wanted, VideoFile], str]:
+    """The videos of the first scenes of each motion, at most so many in all; and words on that."""
+    if len(wanted) <= most:
+        return wanted, ""
+    places = {motion: [scene for scene in c.scenes if scene.motion == motion] for motion in c.motions}
+    count = max(map(len, places.values()))
+    kept = wanted
+    while len(kept) > most and count > 1:
+        count -= 1
+        kept = {w: file for w, file in wanted.items() if w.scene in places[w.scene.motion][:count]}
+    return kept, f"Of each motion's scenes at most {count} {'is' if count == 1 else 'are'} shown."
+
+
+def _values(c: Comparison, metrics: dict[str, float]) -> list[str]:
+    measures = [c.measure(name) for name in shown_by_motion(c) if name in metrics]
+    return [f"{m.words} {m.quantity(metrics[m.name])}" for m in measures]
+
+
+def groups(c: Comparison, strips: dict[_Wanted, Strip]) -> list[tuple[str, list[ShownScene]]]:
+    """The videos by motion and scene."""
+    made = []
+    for motion in c.motions:
+        scenes = []
+        for scene in (scene for scene in c.scenes if scene.motion == motion):
+            videos = tuple(_shown(wanted, strip) for wanted, strip in strips.items() if wanted.scene is scene)
+            if videos:
+                scenes.append(ShownScene(scene.prompt, videos))
+        if scenes:
+            made.append((motion.replace("_", " "), scenes))
+    return made
+
+
+def _shown(wanted: _Wanted, strip: Strip) -> Shown:
+    entry = wanted.entry
+    what = "the first frame" if strip.frames == 1 else f"{strip.frames} frames by {entry.label}"
+    what = f"{strip.frames} frames of the true clip" if entry.name == TRUTH else what
+    alt = f"{wanted.scene.prompt}: {what}"
+    return Shown(entry.label, entry.kind, wanted.seed, wanted.values, alt, strip)

@@ -1,0 +1,204 @@
+"""Sweeps that survive: called again, finished jobs are skipped and begun ones go on where they stopped."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from pydantic import Field
+
+from lamp_lightning.runtime.console import is_first_process
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.locks import Busy, hold, in_folder, keep
+from lamp_lightning.runtime.reading import Schema, checked, read_yaml
+from lamp_lightning.runtime.run_config import TARGETS, check_targets, settings_of_runs
+from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.runtime.settings import GROUPS, RULES
+
+SWEEP_FILE = "multirun.yaml"  # Hydra writes it: the words that the sweep began with
+MOST_JOBS = 10_000  # of a sweep that goes on
+FREE = ("threads", "logger", "save_every")  # may differ when a job goes on: no result depends on them
+FREE_HERE = ("data.cache_dir", "trainer.precision", "model.dtype")  # likewise, where the call names no value
+
+
+def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] | None:
+    """What an earlier call of the sweep began in this job's folder: run and config; None if nothing.
+
+    Raises:
+        UserError: the folder holds a run with other settings.
+    """
+    if not RunFolder(folder).config_file.exists():
+        return None
+    run, before = RunFolder.open(folder)
+    asked = [f"{group}._target_={cfg[group].get('_target_')}" for group in TARGETS if group in cfg]
+    check_targets(before, file=run.config_file, given=asked)
+    before.data.cache_dir = cfg.data.cache_dir
+    changed = changed_settings(before, cfg)
+    if changed:
+        raise UserError(
+            f"{folder} holds a run of an earlier sweep with another {', '.join(changed[:3])}. Begin the "
+            "sweep in another folder (hydra.sweep.dir=<folder>), or with the words of the earlier one."
+        )
+    return run, before
+
+
+def changed_settings(before: DictConfig, after: DictConfig) -> list[str]:
+    """Dotted names of the settings in which two configs of train differ, of those that change a result.
+
+    Args:
+        before: of a run.
+        after: as it is composed now. What it takes from this machine, as its precision, is no difference: the
+            run may have begun on another.
+    """
+    free = [name for name in FREE_HERE if _is_derived(after, name)]
+    return [name for name in differing(_settings(before), _settings(after)) if name not in free]
+
+
+def _is_derived(cfg: DictConfig, name: str) -> bool:
+    group, _, key = name.rpartition(".")
+    return OmegaConf.is_interpolation(cfg[group], key) or cfg[group].get(key) is None
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {key: value for key, value in values.items() if key not in FREE}
+
+
+def differing(a: Any, b: Any, name: str = "") -> list[str]:
+    """Dotted names of the settings in which two configs differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted({*a, *b}, key=str)
+        return [
+            found
+            for key in keys
+            for found in differing(a.get(key), b.get(key), f"{name}.{key}" if name else str(key))
+        ]
+    return [] if a == b else [name]
+
+
+class SweepFolder(Callback):
+    """Hydra's callback by which a sweep has its folder for itself.
+
+    Where another sweep has a folder that is named by the time, it takes the next free one, ``<time>_2`` say.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if not is_first_process():
+            return
+        folder = Path(str(config.hydra.sweep.dir))
+        try:
+            mine = _claimed(folder, or_next=not is_named(config.hydra))
+        except UserError as error:  # Hydra would warn of it, and go on
+            print(f"Error: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
+        if mine != folder:
+            with read_write(config), open_dict(config):
+                config.hydra.sweep.dir = str(mine)
+                config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{mine}'")  # for the jobs
+
+
+def is_named(job: Any) -> bool:
+    """Whether the user named the folder of a sweep with these settings of Hydra's."""
+    return any(word.startswith("hydra.sweep.dir=") for word in job.overrides.hydra)
+
+
+def _claimed(folder: Path, *, or_next: bool) -> Path:
+    """Lock a sweep's folder until the command ends; with ``or_next`` one in which no sweep has begun."""
+    advice = "Wait until it ends, or choose another folder with hydra.sweep.dir=<folder>."
+    for number in count(1):
+        place = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+        try:
+            if not (or_next and is_sweep(place)):
+                keep(hold(in_folder(place), what=f"The sweep's folder {place}", advice=advice))
+                return place
+        except Busy:
+            if not or_next:
+                raise
+    raise AssertionError
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a sweep began there."""
+    return (folder / SWEEP_FILE).is_file()
+
+
+def words_of(folder: Path) -> list[str]:
+    """The overrides to call the command with to go on with a sweep: its own, and its folder.
+
+    They are checked: settings and groups of ours with plain values, no code, no interpolation, no place.
+
+    Raises:
+        UserError: its multirun.yaml cannot be read, or has an override that a file may not give.
+    """
+    file = folder / SWEEP_FILE
+    what = "the overrides of a sweep"
+    advice = f"Call the sweep again with the overrides that it began with and hydra.sweep.dir={folder}."
+    values = read_yaml(file, what=what)
+    for key in ("hydra", "overrides"):
+        values = values.get(key) if isinstance(values, dict) else None
+    overrides = checked(_Overrides, values, file=file, what=what, advice=advice)
+    own = ("hydra.mode=", "hydra.sweep.dir=")
+    given = [word for word in (*overrides.hydra, *overrides.task) if not word.startswith(own)]
+    for word in given:
+        if not _is_harmless(word):
+            raise UserError(f"{file} has the override {word!r}, which a file may not give. {advice}")
+    if (jobs := _count_jobs(given)) > MOST_JOBS:
+        raise UserError(f"{file} asks for {jobs:,} jobs, and {MOST_JOBS:,} are the most. {advice}")
+    given = [word for word in given if not word.startswith("data.cache_dir=")]  # a place to write to
+    return ["-m", *given, f"hydra.sweep.dir={folder}"]
+
+
+def _count_jobs(words: Sequence[str]) -> int:
+    """How many jobs overrides make; those that Hydra cannot read, and says so, make none."""
+    try:
+        overrides = OverridesParser.create().parse_overrides(list(words))
+    except HydraException:
+        return 0
+    jobs = 1
+    for override in overrides:
+        value = override.value()
+        if isinstance(value, RangeSweep):
+            assert value.start is not None
+            assert value.stop is not None
+            steps = (value.stop - value.start) / value.step if value.step else math.inf  # which never ends
+            jobs *= max(0, math.ceil(steps)) if math.isfinite(steps) else MOST_JOBS + 1
+        elif isinstance(value, ChoiceSweep):
+            jobs *= len(value.list)
+    return jobs
+
+
+class _Overrides(Schema):
+    """What multirun.yaml says of its call."""
+
+    hydra: list[Annotated[str, Field(max_length=10_000)]] = Field(max_length=100)
+    task: list[Annotated[str, Field(max_length=10_000)]] = Field(max_length=1000)
+
+
+_HARMLESS = (  # of Hydra's own settings: which launcher, and its numbers and names
+    r"hydra/launcher=(basic|joblib|ray|submitit_local|submitit_slurm)",
+    r"hydra\.launcher\.(?!_)\w+=[\w.-]*",
+    r"hydra\.sweep\.subdir=(?!\.)([\w.=+,-]|\$\{(motion\.name|seed|hydra\.job\.num)\})+",
+)
+
+
+def _is_harmless(word: str) -> bool:
+    """Whether an override that stands in a file changes settings only."""
+    if any(re.fullmatch(pattern, word) for pattern in _HARMLESS):
+        return True
+    key, eq, value = word.partition("=")
+    key = key.removeprefix("+")
+    if not eq or "_target_" in word or "${" in value or (key == "motion.name" and "/" in value):
+        return False
+    if key in GROUPS:  # names of files in conf/
+        return re.fullmatch(r"[\w/, \[\]-]+(\.[\w/, -]+)*", value) is not None and not value.startswith("/")
+    return key in RULES or key in settings_of_runs(False)

@@ -1,0 +1,90 @@
+"""``python -m lamp_lightning.sample run=<folder or adapter> prompt="..."``: paint with tuned motions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lamp_lightning.runtime.config import check_config, run_command
+from lamp_lightning.runtime.console import quiet, short
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import inside
+from lamp_lightning.sample.mixing import HOW, find_motions
+from lamp_lightning.sample.motions import Adapter, with_changes
+
+if TYPE_CHECKING:
+    from lamp_lightning.sample.gallery import Output
+
+MOVING = ("mp4", "gif", "webp")
+NO_FOLDER = {".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".jpeg", ".png", ".json"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    quiet()
+    words = list(sys.argv[1:] if argv is None else argv)
+    # As in training; motion= is a group of configs for Hydra, so it has to become run= before that looks.
+    words = [f"run={word.removeprefix('motion=')}" if word.startswith("motion=") else word for word in words]
+    return run_command(sample, "sample", words)
+
+
+def sample(cfg: DictConfig) -> None:
+    """Paint the videos that the words ask for, or the one of a record again."""
+    if words_given().count("run") > 1:
+        raise UserError(f"run= (motion= says the same) is given twice: name several motions by {HOW}.")
+    again = None if cfg.again is None else recall(cfg)
+    check_config(cfg, may_be_null=("sampler.", "size"))
+    adapter = with_changes(find_motions(cfg.run), cfg)
+    files = ", ".join(short(each.file) for each in adapter.all)
+    print(f"  motion        {adapter.title} ({files})", flush=True)
+    where = output(cfg, adapter)
+    from lamp_lightning.sample.run import make_videos  # torch and all: seconds, so not before this is right
+
+    make_videos(cfg, adapter, where, again)
+
+
+def recall(cfg: DictConfig) -> dict[str, Any]:
+    """The record that ``again`` names; its settings go into the config, where the user gives no others."""
+    from lamp_lightning.sample.record import say_again
+
+    return say_again(cfg, Path(str(cfg.again)).expanduser(), words_given())
+
+
+def words_given() -> list[str]:
+    """The settings that the command line names."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return [word.partition("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
+
+
+def output(cfg: DictConfig, adapter: Adapter) -> Output:
+    """Where to write, from ``out``, ``format`` and ``again``."""
+    from lamp_lightning.sample.gallery import Output
+
+    formats = [str(kind) for kind in (cfg.format if OmegaConf.is_list(cfg.format) else [cfg.format])]
+    if cfg.out is None:
+        if cfg.again is not None:
+            record = Path(str(cfg.again)).expanduser()
+            return Output(inside(record.parent / "again", record.parent), record.stem, formats)
+        if adapter.run is None or adapter.others:
+            return Output(Path("samples"), None, formats)
+        return Output(inside(adapter.run.samples, adapter.run.path), None, formats)
+    path = Path(str(cfg.out)).expanduser()
+    kind = path.suffix.lower().removeprefix(".")
+    if kind in MOVING:
+        return Output(path.parent, path.stem, list(dict.fromkeys([kind, *formats])))
+    if not path.is_dir() and (path.suffix.lower() in NO_FOLDER or path.exists()):
+        is_file = " is a file that is there:" if path.exists() else ":"
+        raise UserError(
+            f"out={path}{is_file} videos are written as .mp4, .gif or .webp, or into a folder, there also as "
+            "PNG frames (format=png)."
+        )
+    return Output(path, None, formats)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""What the sample command is to paint: prompts, first frames and seeds to a list of videos with names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lamp_lightning.data.cache import file_sha256
+from lamp_lightning.data.fit import size_of_aspect
+from lamp_lightning.data.images import read_image
+from lamp_lightning.data.video import safe_name
+from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.names import is_unicode
+from lamp_lightning.runtime.reading import check_text, read_text
+
+if TYPE_CHECKING:
+    from lamp_lightning.sample.motions import Adapter
+
+PICTURES = {
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"
+}  # fmt: skip
+MOST_PROMPTS = 10_000  # of one file
+MOST_VIDEOS = 100_000  # of one command
+# Cameras and phones number their pictures: such a name is no prompt.
+NUMBERED = re.compile(
+    r"(img|dsc[nf]?|pxl|mvimg|gopr|dji|photo|image|picture|screenshot|scan|frame|untitled|p|[\W\d_])*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A photograph to animate: its file, what is in it, and its height and width as people see it."""
+
+    file: Path
+    sha256: str
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to paint."""
+
+    prompt: str
+    seed: int
+    sampler: Sampler  # its size is what is painted
+    picture: Picture | None
+    fit: str  # of the picture: "crop" or "pad"
+    name: str  # of its files
+
+
+def find_jobs(
+    cfg: DictConfig,
+    adapter: Adapter,
+    stem: str | None,
+    *,
+    own_size: Callable[[], tuple[int, int]],
+    unit: Callable[[], int],
+) -> list[Job]:
+    """Each picture with each prompt and each seed.
+
+    Args:
+        cfg: of the sample command.
+        adapter: the motion.
+        stem: what the files' names begin with; None: with the prompt, the picture's name, or both.
+        own_size: height and width of the model, asked where the adapter has none.
+        unit: what sizes are multiples of, asked for `size=auto`.
+
+    Raises:
+        UserError: a file that is missing, empty or no picture, or settings that contradict each other.
+    """
+    prompts = find_prompts(cfg.prompt, cfg.prompts)
+    pictures = find_pictures(cfg.first_frame)
+    seeds = find_seeds(cfg.seed, cfg.count, cfg.seeds)
+    sampler = _sampler(cfg, adapter, bool(pictures), own_size)
+    single = isinstance(cfg.first_frame, str) and Path(cfg.first_frame).expanduser().is_file()
+    pairs: list[tuple[Picture | None, str]] = []
+    given: list[Picture | None] = [*pictures] or [None]
+    for picture in given:
+        named = None if picture is None or single else prompt_of(picture.file)
+        pairs += [(picture, prompt) for prompt in prompts or [named or adapter.prompt]]
+    if len(pairs) * len(seeds) > MOST_VIDEOS:
+        raise UserError(
+            f"These are {len(pairs) * len(seeds):,} videos, and {MOST_VIDEOS:,} are the most: give fewer "
+            "prompts, pictures or seeds."
+        )
+    jobs = []
+    for picture, prompt in dict.fromkeys(pairs):
+        settings = sampler
+        if cfg.size == "auto" and picture is not None:
+            like = sampler.size or own_size()
+            settings = replace(sampler, size=size_of_aspect(*picture.shape, like, unit()))
+        words = [] if picture is None else [picture.file.stem]
+        words += [prompt] if prompts or picture is None else []
+        for seed in seeds:
+            name = f"{safe_name(' '.join(words))}_seed{seed}"
+            if stem is not None:
+                name = f"{stem}_{name}" if len(pairs) > 1 else f"{stem}_seed{seed}"
+                name = stem if len(pairs) == len(seeds) == 1 else name
+            jobs.append(Job(prompt, seed, settings, picture, cfg.fit, name))
+    return jobs
+
+
+def _sampler(
+    cfg: DictConfig, adapter: Adapter, pictures: bool, own_size: Callable[[], tuple[int, int]]
+) -> Sampler:
+    """The motion's settings with what is said otherwise; a given first frame keeps its colours by default."""
+    auto = cfg.size == "auto"
+    if auto and not pictures:
+        raise UserError("size=auto takes the shape of a picture: give one with first_frame=<file or folder>.")
+    given = {**cfg.sampler, "num_frames": cfg.num_frames, "size": None if auto else cfg.size}
+    if pictures and cfg.sampler.histogram_matching is None:
+        given["histogram_matching"] = True
+    sampler = adapter.sampler.changed(given)
+    return sampler if sampler.size is not None else replace(sampler, size=own_size())
+
+
+def find_seeds(seed: int, count: int, seeds: Any) -> Sequence[int]:
+    """`seeds`, or `count` of them from `seed` on, each once."""
+    found: Sequence[int] = range(seed, seed + count)
+    if seeds is not None:
+        found = list(dict.fromkeys(seeds if OmegaConf.is_list(seeds) else [seeds]))
+    if max(found) >= 2**63:
+        raise UserError(f"The seed {max(found)} is too large: 2^63 - 1 is the largest.")
+    return found
+
+
+def find_prompts(prompt: Any, file: Any) -> list[str]:
+    """The prompts that `prompt=` (a text or a list) or `prompts=` (a file) gives; none where neither does.
+
+    A file has one on each line; empty lines, and those that begin with #, are left out.
+    """
+    if file is None:
+        texts = list(prompt) if OmegaConf.is_list(prompt) else [prompt]
+        return [str(text).strip() for text in texts if text is not None and str(text).strip()]
+    if prompt is not None:
+        raise UserError("Give either prompt=<text> or prompts=<file>, not both.")
+    path = Path(str(file)).expanduser()
+    lines = [line.strip() for line in read_text(path, what="prompts").splitlines()]
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise UserError(f"prompts={path} has no prompts: write one on each line.")
+    if len(found) > MOST_PROMPTS:
+        raise UserError(
+            f"prompts={path} has {len(found):,} prompts, and {MOST_PROMPTS:,} are the most. Split it."
+        )
+    return [check_text(line, file=path, what="a prompt") for line in found]
+
+
+def find_pictures(where: Any) -> list[Picture]:
+    """The pictures of the word `first_frame=`: a file, a list of files, or all of a folder by name.
+
+    Each is read once, so that what is no picture is said before anything is painted.
+    """
+    if where is None:
+        return []
+    paths = [Path(str(path)).expanduser() for path in (where if OmegaConf.is_list(where) else [where])]
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(path.iterdir(), key=lambda file: file.name)
+            found = [f for f in inside if f.suffix.lower() in PICTURES and not f.name.startswith(".")]
+            found = [f for f in found if f.is_file()]
+            if not found:
+                raise UserError(f"first_frame={path} has no pictures in it (png, jpg, webp, ...).")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(
+                f"first_frame={path} is no file and no folder. Give a picture (png, jpg, webp, ...) or a "
+                "folder of pictures."
+            )
+    for file in files:
+        if not is_unicode(str(file)):
+            raise UserError(f"first_frame={str(file)!a} has a name that is no UTF-8. Rename it.")
+    shapes = [read_image(file).shape[:2] for file in files]  # before the hash: this refuses what is too large
+    return [Picture(file, file_sha256(file), shape) for file, shape in zip(files, shapes, strict=True)]
+
+
+def prompt_of(file: Path) -> str | None:
+    """What a picture is called, as the authors' `a_red_horse_runs.png`; None for numbers like `IMG_1.jpg`."""
+    words = " ".join(file.stem.replace("_", " ").split())
+    return None if NUMBERED.fullmatch(words) else words

@@ -1,0 +1,186 @@
+"""A tuned motion, from a run folder or an adapter file, and how to paint with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from omegaconf import DictConfig
+
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.runs import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from lamp_lightning.diffusion.sampler import Sampler
+    from lamp_lightning.models.unet.inflate import Norm
+    from lamp_lightning.sample.first_frames import Painter
+    from lamp_lightning.sample.pipeline import LAMPPipeline
+
+MEMORY_SETTINGS = ("attention_slicing", "vae_slicing", "vae_tiling")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A tuned motion and how to paint with it; other motions may be added to it, each with its weight."""
+
+    file: Path
+    run: RunFolder | None
+    base: str
+    norm: str
+    motion: str
+    prompt: str
+    sampler: Sampler
+    clip: str | None
+    base_config: str | None = None
+    base_variant: str | None = None
+    dtype: str = "float32"
+    painter: str | None = None
+    painter_config: str | None = None
+    painter_variant: str | None = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    others: tuple[Adapter, ...] = ()
+
+    @property
+    def all(self) -> tuple[Adapter, ...]:
+        """This motion and those that are added to it."""
+        return self, *self.others
+
+    @property
+    def title(self) -> str:
+        """The motion's name, or all of them with their weights."""
+        if self.weight == 1 and not self.others:
+            return self.motion
+        return " + ".join(f"{each.weight:g} {each.motion}" for each in self.all)
+
+
+def find_adapter(where: Any) -> Adapter:
+    """The adapter of a run folder, with the run's settings, or an adapter file, with those in its header."""
+    from lamp_lightning.data.motions import motion_prompt
+    from lamp_lightning.diffusion.sampler import Sampler
+    from lamp_lightning.models.adapter import header_of
+
+    path = Path(str(where)).expanduser()
+    if not path.exists():
+        raise UserError(
+            f"run={path} does not exist. Give a run folder (runs/<motion>/<time>), an adapter file, or the "
+            "name of a motion that has runs in runs/."
+        )
+    if path.is_dir():
+        run, cfg = RunFolder.open(path)
+        if not run.adapter.is_file():
+            raise UserError(
+                f"{path} has no adapter yet: the run has not come so far. Go on with it by "
+                f"python -m lamp_lightning.train resume={path}"
+            )
+        return Adapter(
+            file=run.adapter,
+            run=run,
+            base=str(cfg.model.path),
+            norm=cfg.model.norm,
+            motion=str(cfg.motion.name),
+            prompt=motion_prompt(cfg),
+            sampler=Sampler.from_config(cfg),
+            clip=cfg.model.clip,
+            base_config=cfg.model.get("config"),
+            base_variant=cfg.model.get("variant"),
+            dtype=cfg.model.dtype,
+            painter=cfg.model.get("painter"),
+            painter_config=cfg.model.get("painter_config"),
+            painter_variant=cfg.model.get("painter_variant"),
+            memory={name: cfg.model.get(name) for name in MEMORY_SETTINGS},
+        )
+    header = header_of(path)
+    motion = path.stem if header.motion is None else header.motion
+    clip = header.clip
+    if clip is None and header.base_model == "tiny":  # adapters of earlier versions do not say it
+        clip = "tiny"
+    return Adapter(
+        file=path,
+        run=None,
+        base=header.base_model or "",
+        norm=header.norm,
+        motion=motion,
+        prompt=motion if header.prompt is None else header.prompt,
+        sampler=header.sampler,
+        clip=clip or None,
+        base_config=header.base_config,
+        base_variant=header.base_variant,
+        dtype=header.base_dtype,
+        painter=header.painter,
+        painter_config=header.painter_config,
+        painter_variant=header.painter_variant,
+        memory=header.memory.model_dump(),
+    )
+
+
+def with_changes(adapter: Adapter, cfg: DictConfig) -> Adapter:
+    """The adapter with what the command line says otherwise: base model, painter, what saves memory."""
+    memory = {**adapter.memory, **{n: cfg[n] for n in MEMORY_SETTINGS if cfg[n] is not None}}
+    adapter = replace(adapter, memory=memory)
+    if cfg.base is not None:
+        adapter = replace(adapter, base=str(cfg.base), base_config=None, base_variant=None)
+    if cfg.base_config is not None:
+        adapter = replace(adapter, base_config=str(cfg.base_config))
+    if cfg.painter is not None:
+        adapter = replace(adapter, painter=str(cfg.painter), painter_config=None, painter_variant=None)
+    if cfg.painter_config is not None:
+        adapter = replace(adapter, painter_config=str(cfg.painter_config))
+    if not adapter.base:
+        raise UserError(
+            f"{adapter.file} does not say which base model it belongs to: name it with base=<model>."
+        )
+    return adapter
+
+
+def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
+    """The pipeline of the adapter's base model with the motion in it, on the device."""
+    import torch
+
+    from lamp_lightning.models.adapter import header_of
+    from lamp_lightning.models.base.model import load_base_model
+    from lamp_lightning.models.families import inflated
+    from lamp_lightning.sample.generate import spare_memory
+    from lamp_lightning.sample.pipeline import LAMPPipeline
+
+    base = load_base_model(
+        adapter.base,
+        config=adapter.base_config,
+        variant=adapter.base_variant,
+        torch_dtype=getattr(torch, dtype),
+    )
+    unet = inflated(base.unet, cast("Norm", adapter.norm), header_of(adapter.file).variant)
+    for parameter in unet.tuned_parameters():
+        parameter.data = parameter.data.float()
+    pipeline = LAMPPipeline.from_base(base, unet)
+    pipeline.set_motions({each.file: each.weight for each in adapter.all})
+    pipeline.set_progress_bar_config(disable=True)
+    spare_memory(pipeline, adapter.memory)
+    try:
+        return pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def load_painter(adapter: Adapter, device: str | torch.device, dtype: str) -> Painter | None:
+    """The other model that paints first frames, if there is one; it is loaded when it first paints."""
+    if adapter.painter is None:
+        return None
+    from lamp_lightning.sample.first_frames import Painter
+
+    return Painter(
+        adapter.painter,
+        config=adapter.painter_config,
+        variant=adapter.painter_variant,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def size_unit(pipeline: LAMPPipeline) -> int:
+    """Pixels that heights and widths are best multiples of: every level of the UNet then halves evenly."""
+    return pipeline.base.vae_scale_factor * 2 ** (len(pipeline.unet.config.down_block_types) - 1)

@@ -1,0 +1,699 @@
+"""LAMPPipeline: from a prompt, a first frame, or both, to a video."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, cast, get_args
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lamp_lightning.diffusion import (
+    count_windows,
+    denoise,
+    denoise_in_windows,
+    histogram_match,
+    invert,
+    pixels_from_image,
+)
+from lamp_lightning.diffusion.denoise import StepCallback
+from lamp_lightning.diffusion.sampler import Sampler, Start
+from lamp_lightning.diffusion.tricks import NoiseSharing
+from lamp_lightning.diffusion.warp import denoise_warped
+from lamp_lightning.models.adapter import header_of, inverted_clip
+from lamp_lightning.models.base.conditions import added_conditions, size_conditions
+from lamp_lightning.models.base.folder import pipeline_class
+from lamp_lightning.models.base.model import BaseModel, load_base_model
+from lamp_lightning.models.families import MotionUNet, inflated
+from lamp_lightning.models.unet.inflate import Norm
+from lamp_lightning.runtime.errors import UserError
+
+FirstFrame = Any  # path, PIL image, array, tensor, or a list of them
+Generators = torch.Generator | list[torch.Generator] | None
+Progress = Callable[[str, int, int], None]  # stage, done, total
+StepEnd = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
+OUTPUT_TYPES = ("np", "pt", "pil", "latent")
+DECODED_AT_ONCE = 8  # frames: bounds the decoder's memory
+
+
+@dataclass
+class LAMPOutput(BaseOutput):
+    """Videos of a pipeline call.
+
+    frames: "np": float32 `b f h w 3` in 0..1; "pt": `b f 3 h w` in 0..1; "pil": lists of images;
+        "latent": `b c f h w`.
+    """
+
+    frames: Any
+
+
+class LAMPPipeline(DiffusionPipeline):
+    """Animate first frames with a tuned motion (LAMP, Wu et al. 2024).
+
+        pipe = LAMPPipeline.from_pretrained("tiny")
+        pipe.load_motion("adapter.safetensors")
+        video = pipe("a red waterfall in the forest", seed=0).frames[0]
+
+    What a diffusers pipeline does (`to`, `save_pretrained`, `enable_model_cpu_offload`,
+    `enable_attention_slicing`, `enable_vae_slicing`, another `scheduler`) it does, too.
+    """
+
+    _own_scheduler: Any = None  # the base model's, where a motion has brought another
+    inverted_clip: Tensor | None = None  # noise `1 c f h w` of the tuned clip, for start="inversion"
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
+    _optional_components: ClassVar[list[str]] = ["text_encoder_2", "tokenizer_2"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    unet: Any
+    scheduler: Any
+    text_encoder_2: Any
+    tokenizer_2: Any
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: MotionUNet,
+        scheduler: DDIMScheduler,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        force_zeros_for_empty_prompt: bool = False,
+        sampler: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+        )
+        self.register_to_config(unet=("lamp_lightning", type(unet).__name__))  # a name that stays
+        self.register_to_config(
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, sampler=dict(sampler or {})
+        )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        path_or_id: str | Path,
+        *,
+        norm: Norm | None = None,
+        config: str | Path | None = None,
+        variant: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> LAMPPipeline:
+        """Load a saved LAMPPipeline, or a base model whose UNet is then inflated.
+
+        Args:
+            path_or_id: a folder that `save_pretrained` wrote; or a base model: "tiny", a diffusers folder, a
+                hub id, a single-file checkpoint (see `weights.load_base_model`).
+            norm: of the inflated UNet, "joint" (default) or "per_frame"; `load_motion` sets its adapter's.
+            config: of a single-file checkpoint.
+            variant: of the weight files, such as "fp16".
+            torch_dtype: of the weights; None: as saved, and float32 for a base model.
+            kwargs: for a saved LAMPPipeline, what diffusers' `from_pretrained` takes.
+
+        Raises:
+            UserError: nothing there that can be loaded.
+        """
+        if pipeline_class(path_or_id) == cls.__name__:
+            return super().from_pretrained(
+                str(path_or_id), variant=variant, torch_dtype=torch_dtype, **kwargs
+            )
+        if kwargs:
+            raise UserError(f"{sorted(kwargs)} cannot be given for the base model {path_or_id}.")
+        base = load_base_model(
+            path_or_id, config=config, variant=variant, torch_dtype=torch_dtype or torch.float32
+        )
+        return cls.from_base(base, MotionUNet.from_unet(base.unet, norm or "joint"))
+
+    @classmethod
+    def from_base(cls, base: BaseModel, unet: MotionUNet | None = None) -> LAMPPipeline:
+        """A pipeline of a base model's parts.
+
+        Args:
+            base: from `load_base_model`.
+            unet: a MotionUNet of that base; when None, `base.unet` is inflated in place (if it is not yet).
+        """
+        if unet is None:
+            unet = base.unet if isinstance(base.unet, MotionUNet) else MotionUNet.from_unet(base.unet)
+        return cls(
+            base.vae,
+            base.text_encoder,
+            base.tokenizer,
+            unet,
+            base.scheduler,
+            base.text_encoder_2,
+            base.tokenizer_2,
+            base.zeros_for_no_prompt,
+        )
+
+    @classmethod
+    def from_motion(
+        cls,
+        file: str | Path,
+        base: str | Path | None = None,
+        *,
+        config: str | Path | None = None,
+        variant: str | None = None,
+        torch_dtype: torch.dtype = torch.float32,
+        **kwargs: Any,
+    ) -> LAMPPipeline:
+        """The pipeline of a motion adapter of any kind (`Variant`), with its base model and UNet.
+
+        Args:
+            file: the adapter.
+            base: the base model; None, as for what follows: the one that the adapter names.
+            config: of a single-file checkpoint.
+            variant: of the weight files.
+            torch_dtype: of the frozen weights; tuned ones are float32.
+            kwargs: what `load_motion` takes.
+
+        Raises:
+            UserError: no adapter, or none that says what its base model is.
+        """
+        header = header_of(file)
+        if base is None:
+            config, variant, base = header.base_config, header.base_variant, header.base_model
+        if base is None:
+            raise UserError(f"{file} does not say which base model it belongs to: name it with base=<model>.")
+        model = load_base_model(base, config=config, variant=variant, torch_dtype=torch_dtype)
+        unet = inflated(model.unet, header.norm, header.variant)
+        for parameter in unet.tuned_parameters():
+            parameter.data = parameter.data.float()
+        pipeline = cls.from_base(model, unet)
+        pipeline.load_motion(file, **kwargs)
+        return pipeline
+
+    @property
+    def base(self) -> BaseModel:
+        """The pipeline's parts as a BaseModel, for encoding and decoding."""
+        return BaseModel(
+            type(self).__name__,
+            self.vae,
+            self.unet,
+            self.text_encoder,
+            self.tokenizer,
+            self.scheduler,
+            self.text_encoder_2,
+            self.tokenizer_2,
+            self.config.force_zeros_for_empty_prompt,
+        )
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Not offered: a motion cannot be loaded into weights that are offloaded one by one."""
+        raise UserError("Use enable_model_cpu_offload(): a motion's layers cannot be offloaded one by one.")
+
+    def enable_vae_slicing(self) -> None:
+        """Decode one frame at a time: less memory."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Decode some frames at a time."""
+        self.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Encode and decode large frames in tiles: less memory, and slight differences where tiles meet."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Encode and decode frames as a whole."""
+        self.vae.disable_tiling()
+
+    def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
+        """Load a motion adapter and return its metadata (see `weights.adapter.load_motion`).
+
+        How the motion is painted (scheduler, steps, guidance, frames, ...) becomes what calls do by default.
+        """
+        metadata = self.unet.load_motion(file, **kwargs)
+        self._paint_as(metadata, file)
+        return metadata
+
+    def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
+        """Load several motion adapters, each with a weight, in place of any other; returns their metadata.
+
+        See `weights.adapter.set_motions`. They are painted as the one of the largest weight asks for.
+        """
+        found = self.unet.set_motions(motions, **kwargs)
+        weights = list(motions.values())
+        self._paint_as(found[weights.index(max(weights))], next(iter(motions)) if len(motions) == 1 else None)
+        return found
+
+    def unload_motion(self) -> None:
+        """Back to the base model, to the bit."""
+        self.unet.unload_motion()
+        self.inverted_clip = None
+        self.register_to_config(sampler={})
+        self.scheduler = self.own_scheduler
+
+    def _paint_as(self, metadata: dict[str, str], file: str | Path | None) -> None:
+        self.inverted_clip = None if file is None else inverted_clip(file)
+        settings = json.loads(metadata.get("sampler", "{}"))
+        self.register_to_config(sampler=settings)
+        self._own_scheduler = self.own_scheduler
+        if "scheduler" in settings:
+            self.scheduler = self.sampler.make_scheduler(self.own_scheduler.config)
+
+    @property
+    def own_scheduler(self) -> Any:
+        """The base model's scheduler, without what a motion asks for."""
+        return self._own_scheduler or self.scheduler
+
+    @property
+    def sampler(self) -> Sampler:
+        """What calls do by default: the settings of the loaded motion, else the authors'."""
+        return Sampler().changed(self.config.sampler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        first_frame: FirstFrame | None = None,
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: Generators = None,
+        seed: int | None = None,
+        negative_prompt: str | list[str] | None = None,
+        shared_noise: float | None = None,
+        adain: bool | None = None,
+        histogram_matching: bool | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+        paint_guidance_scale: float | None = None,
+        paint_steps: int | None = None,
+        guidance_rescale: float | None = None,
+        noise_sharing: NoiseSharing | None = None,
+        noise: Tensor | None = None,
+        start: Start | None = None,
+        warp_strength: float | None = None,
+        window: int | None = None,
+        overlap: int | None = None,
+        callback_on_step_end: StepEnd | None = None,
+        callback_on_step_end_tensor_inputs: list[str] | None = None,
+        progress: Progress | None = None,
+    ) -> LAMPOutput | tuple[Any]:
+        """Paint one video per prompt.
+
+        Settings that are None are those of the loaded motion, else the authors' (`sampler`).
+
+        Args:
+            prompt: what is to be seen, one text or a list; the motion is in the tuned weights.
+            first_frame: a path, PIL image, array `h w 3` (uint8, or float in 0..1) or tensor `3 h w`, or a
+                list or batch of them, one per prompt. Cropped to the aspect of height and width, and scaled.
+                None: the image model that the UNet was inflated from paints it, as `paint` does. A model that
+                was tuned without first frame, and `start="warp"`, then make all frames from the prompt
+                instead; a given frame is for them a known one (`sampling.denoise_in_windows`).
+            num_frames: frames of the video, the first one included.
+            height, width: pixels, multiples of the autoencoder's factor; by default the motion's, else the
+                UNet's `sample_size`.
+            num_inference_steps: of `self.scheduler`.
+            guidance_scale: 1 means no guidance, and half the work.
+            generator: where the noise comes from: one generator, or one per prompt.
+            seed: instead of a generator: prompt i gets its own, seeded with `seed + i`.
+            negative_prompt: what guidance leads away from.
+            shared_noise: the share of frame 0's noise in every frame's (paper: 0.2); 0 switches it off.
+            adain: the authors' AdaIN of latents towards the first frame.
+            histogram_matching: the authors' matching of decoded frames' colours to the first frame's.
+            output_type: "np", "pt", "pil" or "latent", see `LAMPOutput`.
+            return_dict: False returns a tuple.
+            paint_guidance_scale: guidance of the painted first frame; None: the motion's, else
+                `guidance_scale`.
+            paint_steps: its denoising steps; None: the motion's, else `num_inference_steps`.
+            guidance_rescale: share in which guided predictions keep the unguided ones' standard deviation.
+            noise_sharing: "authors" or "variance_preserving", see `sampling.shared_noise`.
+            noise: latents to start from instead of drawn noise, `b c f h w`, such as `sampling.invert` gives;
+                they are not shared among frames unless `shared_noise` is given.
+            start: what frames begin as, "noise", "inversion", "warp" or "still" (see `Sampler`).
+            warp_strength: of `start="warp"`, see `sampling.warp`.
+            window: frames that are sampled at once; longer videos go on in windows of so many, under the same
+                first frame (`sampling.denoise_in_windows`).
+            overlap: known frames at the beginning of each further window.
+            callback_on_step_end: diffusers' hook, called as `callback(pipe, step, timestep, tensors)` after
+                each step of the video; "latents" in what it returns take the place of the latents.
+            callback_on_step_end_tensor_inputs: the tensors that it gets; ["latents"] is all there is.
+            progress: called as `progress(stage, done, total)`: "painting" and "denoising" steps, "decoding"
+                frames.
+
+        Raises:
+            UserError: arguments that contradict each other, or a first frame that cannot be read.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if output_type not in OUTPUT_TYPES:
+            raise UserError(f"output_type={output_type!r} is unknown: use one of {', '.join(OUTPUT_TYPES)}.")
+        if noise is not None and shared_noise is None:
+            shared_noise = 0.0
+        given = {name: value for name, value in locals().items() if name in _SETTINGS}
+        sampler = self.sampler.changed(given)
+        num_frames = sampler.num_frames if noise is None else noise.shape[2]
+        size = self._size(height, width)
+        _check(sampler, num_frames)
+        if sampler.start == "warp" and not isinstance(self.scheduler, DDIMScheduler):
+            raise UserError(
+                "start=warp goes DDIM's way back and forth and needs scheduler DDIMScheduler, not "
+                f"{type(self.scheduler).__name__}."
+            )
+        if sampler.start == "inversion" and noise is None and num_frames > 1:
+            noise = self._inverted(len(prompts), num_frames, size)
+        _check_hook(callback_on_step_end_tensor_inputs)
+        generators = _generators(generator, seed, len(prompts))
+        negative = negative_prompt if negative_prompt is not None else sampler.negative_prompt
+        scale, steps = sampler.guidance_scale, sampler.num_inference_steps
+        paint_scale = scale if sampler.paint_guidance_scale is None else sampler.paint_guidance_scale
+        from_text = first_frame is None and num_frames > 1 and self._needs_no_first_frame(sampler)
+        if from_text:
+            scale = paint_scale  # all frames are painted as an image is
+        conditions = self._conditions(prompts, negative, scale, size)
+        first = None
+        if first_frame is None and not from_text:
+            words = self._conditions(prompts, negative, paint_scale, size)
+            painting = {"guidance_scale": paint_scale, "num_inference_steps": sampler.paint_steps or steps}
+            first = self._painted(words, size, generators, painting, progress)
+        elif first_frame is not None:
+            first = self._given(first_frame, len(prompts), size)
+        latents = first
+        if num_frames > 1 and sampler.start == "still":
+            latents = cast(Tensor, first).expand(-1, -1, num_frames, -1, -1)
+        elif num_frames > 1:
+            if noise is None:
+                noise = self._noise(len(prompts), num_frames, size, generators)
+            noise = noise.to(self._execution_device, self._latent_dtype if first is None else first.dtype)
+            windows = count_windows(num_frames, sampler.window, sampler.overlap)
+            common: dict[str, Any] = {
+                **conditions,
+                "guidance_scale": scale,
+                "num_inference_steps": steps,
+                "guidance_rescale": sampler.guidance_rescale,
+            }
+            with self.progress_bar(total=steps * windows) as bar:
+                after_step = self._after_step(bar, "denoising", progress, callback_on_step_end)
+                if sampler.start == "warp":
+                    latents = denoise_warped(
+                        self.unet,
+                        self.scheduler,
+                        noise,
+                        first,
+                        **common,
+                        strength=sampler.warp_strength,
+                        callback=after_step,
+                    )
+                else:
+                    latents = denoise_in_windows(
+                        self.unet,
+                        self.scheduler,
+                        noise,
+                        first,
+                        **common,
+                        conditioned=self.unet.variant.first_frame,
+                        window=sampler.window,
+                        overlap=sampler.overlap,
+                        shared_noise=sampler.shared_noise,
+                        noise_sharing=sampler.noise_sharing,
+                        adain=sampler.adain,
+                        generator=generators,
+                        callback=after_step,
+                    )
+        frames = latents
+        if output_type != "latent":
+            videos = self._decoded(cast(Tensor, latents), sampler.histogram_matching, progress)
+            frames = _as_type(videos, output_type)
+        self.maybe_free_model_hooks()
+        return LAMPOutput(frames=frames) if return_dict else (frames,)
+
+    @torch.no_grad()
+    def paint(
+        self,
+        prompt: str | list[str],
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        generator: Generators = None,
+        seed: int | None = None,
+        negative_prompt: str | list[str] | None = None,
+    ) -> list[Image.Image]:
+        """First frames from prompts, by the image model that the UNet was inflated from, untouched by tuning.
+
+        The arguments are those of a call. To paint with another model, run its own pipeline and pass its
+        image as `first_frame`.
+
+        Raises:
+            UserError: the image model's weights are not known (the UNet came from an official checkpoint).
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        size = self._size(height, width)
+        generators = _generators(generator, seed, len(prompts))
+        words = self._conditions(prompts, negative_prompt, guidance_scale, size)
+        steps: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        painted = self._decoded(self._painted(words, size, generators, steps), False)
+        self.maybe_free_model_hooks()
+        return [images[0] for images in _as_type(painted, "pil")]
+
+    def _painted(
+        self,
+        words: dict[str, Any],
+        size: tuple[int, int],
+        generators: Generators,
+        steps: dict[str, Any],
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Latents `b c 1 h w` of images that the image model paints."""
+        rows = len(words["text_embeddings"])
+        clips = rows if steps["guidance_scale"] == 1 else rows // 2
+        noise = self._noise(clips, 1, size, generators)
+        with (
+            self.unet.image_model() as image_model,
+            self.progress_bar(total=steps["num_inference_steps"]) as bar,
+        ):
+            return denoise(
+                image_model,
+                self.scheduler,
+                noise,
+                None,
+                **words,
+                generator=generators,
+                callback=self._after_step(bar, "painting", progress, None),
+                **steps,
+            )
+
+    def _given(self, first_frame: FirstFrame, clips: int, size: tuple[int, int]) -> Tensor:
+        """Latents `b c 1 h w` of given images."""
+        batch = isinstance(first_frame, (np.ndarray, Tensor)) and first_frame.ndim == 4
+        images = list(first_frame) if batch or isinstance(first_frame, (list, tuple)) else [first_frame]
+        if len(images) not in (1, clips):
+            raise UserError(f"{len(images)} first frames do not go with {clips} prompts: give 1 or {clips}.")
+        pixels = torch.stack([pixels_from_image(image, size) for image in images])
+        latents = self.base.latents_from_pixels(pixels)
+        latents = latents.to(self._execution_device, self._latent_dtype).unsqueeze(2)
+        return latents.expand(clips, -1, -1, -1, -1)
+
+    @property
+    def _latent_dtype(self) -> torch.dtype:
+        """Of the tuned weights: float32 where only the frozen ones are in half precision."""
+        tuned = self.unet.tuned_parameters()
+        return tuned[0].dtype if tuned else self.unet.dtype
+
+    def invert_clip(self, latents: Tensor, sampler: Sampler) -> None:
+        """Find and keep the noise of a tuned clip, which `start="inversion"` begins at.
+
+        As Tune-A-Video does it (Wu et al. 2023, section 3.3): DDIM inversion, without a prompt.
+
+        Args:
+            latents: of the clip, unscaled, `f c h w`.
+            sampler: with the steps that sampling will take.
+
+        Raises:
+            UserError: the sampler's scheduler is no DDIMScheduler.
+        """
+        scheduler = sampler.make_scheduler(self.own_scheduler.config)
+        if not isinstance(scheduler, DDIMScheduler):
+            raise UserError(f"start=inversion needs scheduler DDIMScheduler, not {sampler.scheduler}.")
+        factor = self.base.vae_scale_factor
+        size = latents.shape[2] * factor, latents.shape[3] * factor
+        clip = self.base.scale(latents.to(self._execution_device, self._latent_dtype)).transpose(0, 1)
+        self.inverted_clip = invert(
+            self.unet,
+            scheduler,
+            clip.unsqueeze(0),
+            **self._conditions([""], None, 1, size),
+            num_inference_steps=sampler.num_inference_steps,
+            prediction_type=scheduler.config.prediction_type,
+            keep_first=self.unet.variant.first_frame,
+        )
+
+    def _needs_no_first_frame(self, sampler: Sampler) -> bool:
+        """Whether frame 0 is made with the others where none is given, and not painted before."""
+        if sampler.start == "still":
+            return False
+        return sampler.start == "warp" or not self.unet.variant.first_frame
+
+    def _inverted(self, clips: int, num_frames: int, size: tuple[int, int]) -> Tensor:
+        """The noise that the tuned clip was inverted to, for each of some clips, `b c f h w`."""
+        if self.inverted_clip is None:
+            raise UserError(
+                "start=inversion begins at the noise of the clip that was tuned on, and none is loaded: load "
+                "the motion adapter of a run with method=tune_a_video, or take start=noise."
+            )
+        factor = self.base.vae_scale_factor
+        found = tuple(self.inverted_clip.shape[2:])
+        if found != (num_frames, size[0] // factor, size[1] // factor):
+            raise UserError(
+                f"start=inversion begins at a clip of {found[0]} frames of {found[2] * factor}x"
+                f"{found[1] * factor}, not {num_frames} of {size[1]}x{size[0]}: take start=noise."
+            )
+        return self.inverted_clip.expand(clips, -1, -1, -1, -1)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """Height and width in pixels of the motion's clips, else those that the UNet was made for."""
+        if self.sampler.size is not None:
+            return self.sampler.size
+        own, factor = self.unet.config.sample_size, self.base.vae_scale_factor
+        rows, columns = own if isinstance(own, (list, tuple)) else (own, own)
+        return rows * factor, columns * factor
+
+    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
+        """Height and width in pixels."""
+        factor = self.base.vae_scale_factor
+        default = self.default_size
+        size = height or default[0], width or default[1]
+        if any(side < factor or side % factor for side in size):
+            raise UserError(f"height and width must be multiples of {factor}, not {size[0]} and {size[1]}.")
+        return size
+
+    def _noise(self, clips: int, frames: int, size: tuple[int, int], generators: Generators) -> Tensor:
+        """Independent Gaussian noise, `b c f h w`."""
+        factor = self.base.vae_scale_factor
+        shape = (clips, self.unet.config.in_channels, frames, size[0] // factor, size[1] // factor)
+        return randn_tensor(shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype)
+
+    def _conditions(
+        self,
+        prompts: list[str],
+        negative: str | list[str] | None,
+        guidance_scale: float,
+        size: tuple[int, int],
+    ) -> dict[str, Any]:
+        """What the UNet is told, `2b` rows, unconditional first; `b` without guidance."""
+        if not prompts:
+            raise UserError("prompt is an empty list: give at least one.")
+        negatives = list(negative) if isinstance(negative, (list, tuple)) else [negative or ""] * len(prompts)
+        if len(negatives) != len(prompts):
+            raise UserError(f"{len(negatives)} negative prompts do not go with {len(prompts)} prompts.")
+        base = self.base
+        if guidance_scale == 1:
+            words = base.encode_prompts(prompts)
+        elif negative is None and base.zeros_for_no_prompt:
+            conditional = base.encode_prompts(prompts)
+            words = conditional.zeros().followed_by(conditional)
+        else:
+            words = base.encode_prompts(negatives + prompts)
+        words = words.to(self._execution_device, self.unet.dtype)
+        added = added_conditions(words.pooled, size_conditions(None, size))
+        return {"text_embeddings": words.text} | ({} if added is None else {"added_cond_kwargs": added})
+
+    def _decoded(
+        self, latents: Tensor, histogram_matching: bool, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Videos `b f h w 3` in 0..1, float32."""
+        videos, done, total = [], 0, latents.shape[0] * latents.shape[2]
+        for clip in latents.transpose(1, 2):  # f c h w
+            parts = []
+            for part in clip.split(DECODED_AT_ONCE):
+                parts.append(self.base.decode_latents(part))
+                done += len(part)
+                if progress is not None:
+                    progress("decoding", done, total)
+            frames = (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+            if histogram_matching:
+                frames = np.stack([frames[0], *(histogram_match(frame, frames[0]) for frame in frames[1:])])
+            videos.append(frames)
+        return np.stack(videos)
+
+    def _after_step(
+        self, bar: Any, stage: str, progress: Progress | None, callback: StepEnd | None
+    ) -> StepCallback:
+        """What `denoise` calls: advances the bar, reports, and lets the user's hook change the latents."""
+
+        def report(step: int, steps: int, latents: Tensor) -> Tensor | None:
+            bar.update()
+            if progress is not None:
+                progress(stage, step, steps)
+            if callback is None:
+                return None
+            timestep = self.scheduler.timesteps[step - 1]
+            changed = callback(self, step - 1, timestep, {"latents": latents}) or {}
+            return changed.get("latents")
+
+        return report
+
+
+_SETTINGS = tuple(field.name for field in fields(Sampler))
+
+
+def _check(sampler: Sampler, num_frames: int) -> None:
+    for name, value, least in (
+        ("num_frames", num_frames, 1),
+        ("num_inference_steps", sampler.num_inference_steps, 1),
+        ("guidance_scale", sampler.guidance_scale, 0),
+        ("overlap", sampler.overlap, 1),
+        ("warp_strength", sampler.warp_strength, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, not {value}.")
+    if sampler.start not in get_args(Start):
+        raise UserError(f"start={sampler.start!r} is unknown: use one of {', '.join(get_args(Start))}.")
+    if sampler.start == "warp" and sampler.num_inference_steps < 3:
+        raise UserError(f"start=warp needs at least 3 steps, not {sampler.num_inference_steps}.")
+    if num_frames > sampler.window and sampler.window < sampler.overlap + 2:
+        raise UserError(
+            f"window={sampler.window} has no room for the first frame, overlap={sampler.overlap} known ones "
+            "and a new one: take a larger window or a smaller overlap."
+        )
+
+
+def _check_hook(inputs: list[str] | None) -> None:
+    unknown = set(inputs or ()) - {"latents"}
+    if unknown:
+        raise UserError(
+            f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; there is 'latents' and no other."
+        )
+
+
+def _generators(generator: Generators, seed: int | None, clips: int) -> Generators:
+    if seed is not None:
+        if generator is not None:
+            raise UserError("Give a generator or a seed, not both.")
+        return [torch.Generator().manual_seed(seed + i) for i in range(clips)]
+    if isinstance(generator, list) and len(generator) != clips:
+        raise UserError(f"{len(generator)} generators do not go with {clips} prompts: give 1 or {clips}.")
+    return generator
+
+
+def _as_type(videos: np.ndarray, output_type: str) -> Any:
+    """`b f h w 3` float32 in 0..1 to what was asked for."""
+    if output_type == "np":
+        return videos
+    if output_type == "pt":
+        return torch.from_numpy(videos).permute(0, 1, 4, 2, 3)
+    return [[Image.fromarray((frame * 255).round().astype(np.uint8)) for frame in video] for video in videos]

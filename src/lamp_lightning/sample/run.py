@@ -1,0 +1,202 @@
+"""What the sample command does: paint what was asked for and is not there yet, and say what came of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig
+
+from lamp_lightning.data.video import writable_folder
+from lamp_lightning.runtime.console import quiet_libraries, short, threads
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.hardware import hardware
+from lamp_lightning.runtime.locks import only_writer
+from lamp_lightning.runtime.precision import fast_float32, sampling_dtype
+from lamp_lightning.runtime.stopping import Stopped, StopRequest
+from lamp_lightning.sample.batch import Batch, check_memory, how_many, how_many_fit, in_batches, paint
+from lamp_lightning.sample.gallery import Gallery, Output
+from lamp_lightning.sample.generate import evaluation
+from lamp_lightning.sample.jobs import find_jobs
+from lamp_lightning.sample.motions import Adapter, load, load_painter, size_unit
+from lamp_lightning.sample.pipeline import LAMPPipeline
+from lamp_lightning.sample.progress import PaintingProgress
+from lamp_lightning.sample.record import (
+    Place,
+    Record,
+    differences,
+    find_places,
+    motions_of,
+    read_record,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from lamp_lightning.sample.first_frames import Painter
+
+
+def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record | None = None) -> None:
+    """Paint, measure and write the videos that ``cfg`` asks for; those that are there are left as they are.
+
+    Args:
+        cfg: of the sample command.
+        adapter: the motion.
+        output: where to.
+        again: the record of a video whose bits are wanted once more.
+
+    Raises Stopped after a Ctrl-C or SIGTERM: finished videos stay, and the same words paint the rest.
+    """
+    quiet_libraries()
+    torch.set_num_threads(threads(cfg.threads))
+    found = hardware(cfg.device)
+    device = found.device if cfg.device == "auto" else cfg.device
+    precision = cfg.precision or found.precision
+    dtype = sampling_dtype(adapter.dtype, precision)
+    fast_float32(device.partition(":")[0])
+    model: Callable[[], LAMPPipeline] = cache(lambda: load(adapter, device, dtype))
+    jobs = find_jobs(
+        cfg,
+        adapter,
+        output.stem,
+        own_size=lambda: model().default_size,
+        unit=lambda: size_unit(model()),
+    )
+    check_memory(jobs)
+    with only_writer(output.folder, inside=("*_frames",), wait=True):
+        writable_folder(output.folder)
+        motions = motions_of(adapter)
+        places = find_places(
+            jobs,
+            output.folder,
+            output.formats,
+            lambda job: settings_of(job, adapter, motions, precision, cfg),
+            named=output.stem is not None,
+            overwrite=cfg.overwrite,
+        )
+        gallery = Gallery(output, places, adapter)
+        if done := len(gallery.records):
+            print(f"{done} of {len(places)} videos are there already, in {short(output.folder)}.", flush=True)
+        if done < len(places):
+            with StopRequest() as stop:
+                try:
+                    pipeline = model()
+                    gallery.describe(pipeline, device)
+                    painter = load_painter(adapter, pipeline.unet.device, dtype)
+                    batches = divide(places, output.folder, pipeline, cfg.batch, precision, again)
+                    paint_rest(pipeline, painter, gallery, batches, precision, stop)
+                    stop.check()
+                except (Stopped, KeyboardInterrupt):
+                    done = len(gallery.records)
+                    print(
+                        f"{done} of {len(places)} videos are finished. The same words paint the rest.",
+                        flush=True,
+                    )
+                    raise
+        gallery.show()
+        if again is not None and len(places) == 1 and not differences(places[0].settings, again):
+            say_whether_same(gallery.records[places[0].job.name], again)
+
+
+def divide(
+    places: list[Place],
+    folder: Path,
+    pipeline: LAMPPipeline,
+    batch: Any,
+    precision: str,
+    again: Record | None,
+) -> list[Batch]:
+    """The videos to paint, in batches; one that is made again stands where it stood in a batch of copies."""
+    jobs = [place.job for place in places]
+    check_memory(jobs, pipeline, precision)
+    if (
+        again is not None
+        and batch == "auto"
+        and len(jobs) == 1
+        and not differences(places[0].settings, again)
+    ):
+        copies = again["made"]["batch"]
+        if copies == 1 or copies <= how_many_fit(pipeline, jobs, precision):
+            return [Batch(jobs * copies, [again["made"]["place"]])]
+        print(
+            f"Note: the video was one of {copies} that were painted at once, for which the free memory does "
+            "not suffice here. Painted alone, it may differ in the last bits.",
+            flush=True,
+        )
+        return [Batch(jobs, [0])]
+    at_once = how_many(batch, pipeline, jobs, precision)
+    painted = [_painted_at(place.finished) for place in places]
+    interrupted = [place.finished is None and _is_begun(folder, place) for place in places]
+    return in_batches(jobs, painted, at_once, interrupted)
+
+
+def _painted_at(record: Record | None) -> tuple[int, int] | None:
+    """The size of the batch in which a finished video was painted, and its place there."""
+    made = (record or {}).get("made") or {}
+    return None if record is None else (made.get("batch", 1), made.get("place", 0))
+
+
+def _is_begun(folder: Path, place: Place) -> bool:
+    """Whether a video was about to be written when its command was killed."""
+    try:
+        return not read_record(folder / f"{place.job.name}.json")["finished"]
+    except UserError:
+        return False
+
+
+def paint_rest(
+    pipeline: LAMPPipeline,
+    painter: Painter | None,
+    gallery: Gallery,
+    batches: list[Batch],
+    precision: str,
+    stop: StopRequest,
+) -> None:
+    """Paint the batches and give them to the gallery, until a stop is asked for."""
+    stop.check()
+    for prompt in dict.fromkeys(job.prompt for batch in batches for job in batch.jobs):
+        warn_of_length(pipeline, prompt)
+    left = sum(len(batch.places) for batch in batches)
+
+    with (
+        painter or nullcontext(),
+        evaluation(pipeline.unet),
+        PaintingProgress(left) as progress,
+    ):
+
+        def on_progress(stage: str, done: int, total: int) -> None:
+            progress(stage, done, total)
+            stop.check()
+
+        for videos in paint(pipeline, batches, precision=precision, painter=painter, progress=on_progress):
+            gallery.add(videos, progress.say)
+            progress.advance(len(videos))
+
+
+def say_whether_same(now: Record, then: Record) -> None:
+    """Tell the user how a video that was made again came out."""
+    if now["frames_sha256"] == then["frames_sha256"]:
+        print("The same video, bit for bit.", flush=True)
+        return
+    old, new = (
+        {"base model": record["base"]["identity"], **record["made"], **record["made"]["versions"]}
+        for record in (then, now)
+    )
+    keys = ("base model", "device", "threads", "batch", *then["made"]["versions"])
+    changed = [f"{key} {old[key]}, now {new.get(key)}" for key in keys if old[key] != new.get(key)]
+    why = f" (made with {'; '.join(changed)})" if changed else ""
+    print(f"Warning: the video is not the same to the bit{why}.", file=sys.stderr, flush=True)
+
+
+def warn_of_length(pipeline: LAMPPipeline, prompt: str) -> None:
+    """Say what a text encoder of limited length will not see."""
+    limit = pipeline.tokenizer.model_max_length
+    count = len(pipeline.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+    if count > limit:
+        print(
+            f"Warning: the prompt is {count} tokens long; the model reads the first {limit}.", file=sys.stderr
+        )

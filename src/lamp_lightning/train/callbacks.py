@@ -1,0 +1,215 @@
+"""What happens around training steps: progress, numbers, samples, saving and stopping."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.runtime.stopping import StopRequest
+from lamp_lightning.train.checkpoints import CheckpointFile
+
+HOPELESS = 10  # steps in a row whose loss is no number
+
+
+def stepped(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether this batch ended an optimiser step, or gradients are still being accumulated."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+class TrainingProgress(Callback):
+    """A Rich progress bar with loss, step time and time left; without a terminal, a line now and then."""
+
+    def __init__(self, title: str, console: Console | None = None, lines: int = 10) -> None:
+        self.console = console or Console()
+        self.title = title
+        self.lines = lines
+        self.loss: float | None = None
+        self.seconds = 0.0  # of training, those before a resume included
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._first_step, self._begin = trainer.global_step, time.monotonic()
+        self._before = self.seconds
+        if trainer.is_global_zero and self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("left"),
+                console=self.console,
+            )
+            self._task = self._bar.add_task(
+                self.title, total=trainer.max_steps, completed=trainer.global_step, numbers=""
+            )
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero or not stepped(trainer, batch_idx):
+            return
+        step = trainer.global_step
+        self.seconds = self._before + time.monotonic() - self._begin
+        loss = float(outputs["loss"].detach()) * trainer.accumulate_grad_batches
+        self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
+        seconds = (time.monotonic() - self._begin) / max(1, step - self._first_step)
+        if self._bar is not None:
+            self._bar.update(
+                self._task, completed=step, numbers=f"loss {self.loss:.4f}  {seconds:.2f} s/step"
+            )
+        elif step % max(1, trainer.max_steps // self.lines) == 0:
+            left = time.strftime("%H:%M:%S", time.gmtime(seconds * (trainer.max_steps - step)))
+            print(
+                f"{self.title}: step {step}/{trainer.max_steps}  loss {self.loss:.4f}  {seconds:.2f} s/step  "
+                f"{left} left",
+                flush=True,
+            )
+
+    def say(self, what: str | None) -> None:
+        """Show what is going on instead of the title; None shows the title again."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=what or self.title)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss, "seconds": self.seconds}  # a resumed run reports what a whole one would
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.loss, self.seconds = state_dict["loss"], state_dict["seconds"]
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.close()
+
+
+class StepNumbers(Callback):
+    """Logs the learning rate, the seconds and the memory of a step."""
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._begin = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        numbers = {
+            "train/learning_rate": self._rate,
+            "train/step_seconds": time.monotonic() - self._begin,
+            "memory/process_gib": process_gib(),
+        }
+        if pl_module.device.type == "cuda":
+            numbers["memory/gpu_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+        pl_module.log_dict(numbers, rank_zero_only=True)
+
+
+class Samples(Callback):
+    """Calls ``paint(step)`` every ``every`` steps, but not after the last: the final videos come then."""
+
+    def __init__(self, paint: Callable[[int], None], every: int | None) -> None:
+        self.paint = paint
+        self.every = every
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if (
+            self.every is None
+            or step % self.every
+            or step >= trainer.max_steps
+            or not stepped(trainer, batch_idx)
+        ):
+            return
+        if trainer.is_global_zero:
+            self.paint(step)
+        trainer.strategy.barrier("samples")
+
+
+class SaveState(Callback):
+    """Saves ``last.ckpt`` every ``every`` steps, after the last and when a stop is asked for, which it obeys.
+
+    The file is replaced in one move, so whenever a run is killed there is a whole checkpoint of one step.
+    """
+
+    def __init__(self, run: RunFolder, every: int, stop: StopRequest) -> None:
+        self.run = run
+        self.every = every
+        self.stop = stop
+        self._saved: int | None = None
+        self._no_number = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = CheckpointFile()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop.install()  # Lightning has taken SIGTERM by now, and would leave without saving
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not stepped(trainer, batch_idx):
+            return
+        # A loss scaler leaves out steps that would spoil the weights: they stay finite, and learn nothing.
+        self._no_number = 0 if math.isfinite(float(outputs["loss"])) else self._no_number + 1
+        if self._no_number >= HOPELESS:
+            raise self.diverged(trainer, f"the loss of the last {HOPELESS} steps is not a finite number")
+        step = trainer.global_step
+        stop = trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
+        if stop:
+            trainer.should_stop = True
+        if stop or step % self.every == 0 or step >= trainer.max_steps:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the checkpoint of this step, unless it is there."""
+        if self._saved == trainer.global_step:
+            return
+        tuned = [p for p in trainer.lightning_module.parameters() if p.requires_grad]
+        if not all(bool(torch.isfinite(p).all()) for p in tuned):
+            raise self.diverged(trainer, "weights are not finite")
+        trainer.save_checkpoint(self.run.checkpoint)  # every process must call it, and only the first writes
+        self._saved = trainer.global_step
+
+    def diverged(self, trainer: Trainer, what: str) -> UserError:
+        """What to tell the user where going on makes no sense."""
+        kept = f"The checkpoint of step {self._saved} is kept" if self._saved else "Nothing was saved"
+        advice = "a lower tuner.learning_rate"
+        if trainer.precision != "32-true":
+            advice += ", or trainer.precision=32-true and model.dtype=float32"
+        return UserError(
+            f"The training has diverged by step {trainer.global_step}: {what}. {kept}; begin a new run with "
+            f"{advice}."
+        )
+
+
+def process_gib() -> float:
+    """The most memory that this process has held so far, in GiB; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

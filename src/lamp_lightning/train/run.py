@@ -1,0 +1,263 @@
+"""A training run from its config to its report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from lamp_lightning.data.motions import draw_toy_clips, motion_prompt
+from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.families import Variant, inflated
+from lamp_lightning.runtime.console import is_first_process, quiet_libraries, short, threads
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.hardware import hardware
+from lamp_lightning.runtime.loggers import close, log_adapter, summarise, where_to_look
+from lamp_lightning.runtime.precision import check_precision
+from lamp_lightning.runtime.runs import RunFolder, write_json
+from lamp_lightning.runtime.stopping import Stopped, StopRequest
+from lamp_lightning.sample.generate import Sampler, on_device, spare_memory
+from lamp_lightning.sample.pipeline import LAMPPipeline
+from lamp_lightning.train.callbacks import Samples, SaveState, StepNumbers, TrainingProgress
+from lamp_lightning.train.checkpoints import check_checkpoint
+from lamp_lightning.train.samples import Studio
+
+if TYPE_CHECKING:
+    from lamp_lightning.sample.first_frames import Painter
+
+
+def train(run: RunFolder, cfg: DictConfig) -> None:
+    """Tune, from the beginning or from ``last.ckpt``, then paint, measure and report.
+
+    Raises Stopped after a Ctrl-C or SIGTERM, when everything is saved and the user knows how to go on.
+    """
+    with StopRequest() as stop:
+        logger = None
+        finished = False
+        try:
+            parts = prepare(run, cfg, stop)
+            if is_first_process() and (logger := make("logger", cfg.logger, run)) is not None:
+                logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+                parts.trainer.loggers = [logger]
+                parts.studio.logger = logger
+            fit(run, parts, stop)
+            finish(run, cfg, parts)
+            finished = True
+        except Stopped:
+            print_how_to_resume(run)
+            raise
+        except KeyboardInterrupt:
+            print_how_to_resume(run)
+            raise Stopped(stop.signum or 2) from None
+        finally:
+            close(logger, failed=not finished)
+        if stop.requested and is_first_process():  # too late for this run, but not for what comes after it
+            print(f"Stopped after this run, which is finished: {short(run.path)}", flush=True)
+        stop.check()
+
+
+@dataclass
+class Parts:
+    """The pieces of a run, ready to fit."""
+
+    trainer: Trainer
+    tuner: Any
+    data: Any
+    studio: Studio
+
+
+def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
+    """Load the model, read the clips, make the trainer."""
+    quiet_libraries()
+    check_precision(cfg.trainer.precision, cfg.model.dtype, cfg.trainer.accelerator)
+    torch.set_num_threads(threads(cfg.threads))
+    seed_everything(cfg.seed % 2**32, verbose=False)  # numpy takes no larger one
+    sampler = Sampler.from_config(cfg)
+    variant = variant_from(cfg)
+    draw_toy_clips(cfg)
+    base = load_base_model(
+        cfg.model.path,
+        config=cfg.model.get("config"),
+        variant=cfg.model.get("variant"),
+        torch_dtype=getattr(torch, cfg.model.dtype),
+    )
+    sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
+    data_cfg = {key: value for key, value in cfg.data.items() if key != "root"}
+    data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
+    unet = inflated(base.unet, cfg.model.norm, variant)
+    tuner = make(
+        "tuner",
+        cfg.tuner,
+        unet,
+        base.scheduler,
+        seed=cfg.seed,
+        gradient_checkpointing=cfg.model.gradient_checkpointing,
+    )
+    progress = TrainingProgress(str(cfg.motion.name))
+    pipeline = LAMPPipeline.from_base(base, unet)
+    pipeline.set_progress_bar_config(disable=True)
+    spare_memory(pipeline, cfg.model)
+    studio = Studio(run, cfg, pipeline, sampler, None, progress, stop)
+    trainer = make(
+        "trainer",
+        cfg.trainer,
+        logger=False,
+        callbacks=[
+            progress,
+            StepNumbers(),
+            Samples(studio.while_training, cfg.samples.every),
+            SaveState(run, cfg.save_every, stop),
+        ],
+        max_epochs=-1,
+        default_root_dir=str(run.path),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    studio.painter = find_painter(cfg.model, trainer.strategy.root_device)
+    with on_device(base.encoders, trainer.strategy.root_device):
+        data.prepare(base)
+    studio.clip = data.first_clip
+    if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
+        while_training = cfg.samples.while_training if cfg.samples.every else 0
+        studio.first_frames(max(while_training, cfg.samples.final))
+    stop.check()
+    return Parts(trainer, tuner, data, studio)
+
+
+def variant_from(cfg: DictConfig) -> Variant:
+    """What of the method the config asks for.
+
+    Raises:
+        UserError: values that contradict each other, or steps that would tune nothing.
+    """
+    tuner = {name: cfg.tuner.get(name) for name in ("first_frame", "tuned")}
+    variant = Variant.from_settings({**(cfg.model.get("layers") or {}), **tuner})
+    if cfg.trainer.max_steps and not variant.sets:
+        raise UserError(
+            "There is nothing to tune: neither tuner.tuned nor model.layers leave a parameter. Give "
+            "trainer.max_steps=0 to paint with the untuned model."
+        )
+    return variant
+
+
+def find_painter(model: DictConfig, device: torch.device) -> Painter | None:
+    """The other model that paints first frames, where the config names one; it is loaded when it paints."""
+    if model.get("painter") is None:
+        return None
+    from lamp_lightning.sample.first_frames import Painter
+
+    return Painter(
+        model.painter,
+        config=model.get("painter_config"),
+        variant=model.get("painter_variant"),
+        dtype=model.dtype,
+        device=device,
+    )
+
+
+def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call ``cfg._target_`` with its settings and more arguments, which stay the objects that they are."""
+    target = instantiate(cfg, _partial_=True, _recursive_=False, _convert_="all")
+    try:
+        return target(*args, **kwargs)
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise UserError(f"The settings of {group} cannot be used: {error}") from error
+
+
+def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
+    """Train to the end, or to a stop: then raises Stopped. ``trainer.max_steps=0`` tunes nothing."""
+    if not parts.trainer.max_steps:
+        return
+    checkpoint = usable_checkpoint(run, parts)
+    tuned = sum(p.numel() for p in parts.tuner.unet.tuned_parameters())
+    everything = sum(p.numel() for p in parts.tuner.unet.parameters())
+    cfg = parts.studio.cfg
+    if is_first_process():
+        count = len(parts.data.motion_set.clips)
+        clips = f"{count} clip{'s' * (count != 1)}"
+        height, width = cfg.data.size
+        where = hardware(cfg.trainer.accelerator)
+        print(f"Computing on the {where} in {cfg.trainer.precision}.")
+        print(
+            f"Tuning {str(cfg.motion.name)!r} on {clips} ({cfg.data.num_frames} frames of "
+            f"{width}x{height}) with model {cfg.model.name}: {tuned:,} of {everything:,} parameters, "
+            f"in {short(run.path)}",
+            flush=True,
+        )
+    try:
+        parts.trainer.fit(parts.tuner, datamodule=parts.data, ckpt_path=checkpoint)
+    except SystemExit:  # Lightning's answer to a second Ctrl-C
+        raise Stopped(stop.signum or 2) from None
+    finally:
+        stop.install()
+    if stop.requested:
+        if is_first_process():
+            parts.studio.save_adapter(parts.trainer.global_step)
+        stop.check()
+
+
+def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
+    """Save the adapter, paint the final videos, measure them and say where everything is."""
+    if not parts.trainer.is_global_zero:
+        return
+    studio, step = parts.studio, parts.trainer.global_step
+    parts.tuner.unet.to(parts.trainer.strategy.root_device)
+    studio.invert_clip()
+    studio.save_adapter(step)
+    studio.stop.check()
+    lines: list[tuple[str, str | Path]] = [("run", run.path), ("adapter", run.adapter)]
+    facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}
+    if studio.progress.loss is not None:
+        facts["loss"] = studio.progress.loss
+    facts["minutes"] = round(studio.progress.seconds / 60, 3)  # of training
+    values: dict[str, float] = {}
+    single: list[dict[str, Any]] = []
+    if cfg.samples.final:
+        print(f"Painting {cfg.samples.final} videos of held-out prompts ...", flush=True)
+        begun = time.monotonic()
+        videos = studio.paint(cfg.samples.final)
+        facts["seconds_per_video"] = (time.monotonic() - begun) / len(videos)
+        studio.stop.check()
+        values, single = studio.publish(videos, step, final=True)
+        lines += [("videos", run.videos), ("contact sheet", run.contact_sheet)]
+    write_json(run.metrics, {**facts, **values, "videos": single})
+    lines.append(("metrics", run.metrics))
+    summarise(studio.logger, {f"metrics/{name}": value for name, value in values.items()})
+    log_adapter(studio.logger, run, {"motion": str(cfg.motion.name), "steps": step})
+    lines += where_to_look(studio.logger)
+    lines.append(("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'))
+    print(f"\nThe motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}.")
+    for name, value in values.items():
+        print(f"  {name.replace('_', ' '):<32}{value:.4f}")
+    for name, place in lines:
+        print(f"  {name:<14}{short(place) if isinstance(place, Path) else place}")
+    sys.stdout.flush()
+
+
+def usable_checkpoint(run: RunFolder, parts: Parts) -> Path | None:
+    """The run's checkpoint, after a look at all of it; None where it has none.
+
+    Raises:
+        UserError: it is damaged, or belongs to another run.
+    """
+    if not run.checkpoint.exists():
+        return None
+    check_checkpoint(run.checkpoint, parts.tuner, parts.trainer)
+    return run.checkpoint
+
+
+def print_how_to_resume(run: RunFolder) -> None:
+    """Tell the user where things stand after a stop."""
+    if is_first_process():
+        what = "Saved." if run.checkpoint.exists() else "Stopped before the first checkpoint."
+        print(f"\n{what} Go on with:\n  python -m lamp_lightning.train resume={short(run.path)}", flush=True)

@@ -1,0 +1,151 @@
+"""The studio of a run: paints videos with the model as it is now, writes and reports them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import Tensor
+
+from lamp_lightning.data.motions import motion_prompt, sample_prompts
+from lamp_lightning.runtime.loggers import log_media
+from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.runtime.stopping import Stopped, StopRequest
+from lamp_lightning.sample.generate import (
+    Sampler,
+    evaluation,
+    generate,
+    mixed_precision,
+    on_device,
+    paint_with,
+)
+from lamp_lightning.sample.motions import MEMORY_SETTINGS
+from lamp_lightning.sample.write import Painted, measure, save_videos, write_sheet
+from lamp_lightning.train.callbacks import TrainingProgress
+
+if TYPE_CHECKING:
+    from lamp_lightning.sample.first_frames import Painter
+    from lamp_lightning.sample.pipeline import LAMPPipeline
+
+
+@dataclass
+class Studio:
+    """What painting needs: the pipeline, how to sample, where to write and report."""
+
+    run: RunFolder
+    cfg: DictConfig
+    pipeline: LAMPPipeline
+    sampler: Sampler
+    logger: Logger | None
+    progress: TrainingProgress
+    stop: StopRequest
+    painter: Painter | None = None
+    clip: Tensor | None = None  # unscaled latents `f c h w` of the first clip
+
+    def first_frames(self, count: int) -> list[Any]:
+        """What the painter paints for the held-out prompts; None for each where there is no painter.
+
+        Painted once and remembered: they do not depend on what is tuned.
+        """
+        prompts = sample_prompts(self.cfg, count)
+        if self.painter is None or not count:
+            return [None] * count
+        frames = []
+        size = self.sampler.size or self.pipeline.default_size
+        with self.painter:
+            for i, prompt in enumerate(prompts):
+                self.stop.check()
+                frames.append(paint_with(self.painter, prompt, size, self.sampler, self.cfg.samples.seed + i))
+        return frames
+
+    def paint(self, count: int) -> list[Painted]:
+        """``count`` videos of held-out prompts. Raises Stopped where a stop is asked for."""
+        videos = []
+        prompts = sample_prompts(self.cfg, count)
+        device = self.pipeline.unet.device
+        first = self.first_frames(count)
+        with (
+            on_device(self.pipeline.base.encoders, device),
+            evaluation(self.pipeline.unet),
+            mixed_precision(device, self.cfg.trainer.precision),
+        ):
+            for i, prompt in enumerate(prompts):
+                self.progress.say(f"painting {i + 1}/{count}")
+                seed = self.cfg.samples.seed + i
+                on_step = lambda done, steps: self.stop.check()  # noqa: E731
+                frames = generate(
+                    self.pipeline, prompt, self.sampler, seed=seed, first_frame=first[i], on_step=on_step
+                )
+                videos.append(Painted(prompt, seed, frames))
+        self.progress.say(None)
+        return videos
+
+    def while_training(self, step: int) -> None:
+        """Samples of this step, and the adapter as it is now."""
+        self.invert_clip()
+        self.save_adapter(step)
+        if self.cfg.samples.while_training:
+            try:
+                self.publish(self.paint(self.cfg.samples.while_training), step, final=False)
+            except Stopped:
+                self.progress.say(None)  # training ends after this step, too, and saves
+
+    def publish(
+        self, videos: Sequence[Painted], step: int, *, final: bool
+    ) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Write videos and contact sheet, measure and report; returns the mean numbers and each video's."""
+        folder = self.run.videos if final else self.run.samples / f"step_{step:06d}"
+        sheet = self.run.contact_sheet if final else folder / "contact_sheet.png"
+        shown = save_videos(videos, folder, self.sampler.fps)
+        write_sheet(videos, sheet, f"{self.cfg.motion.name}, {step} steps, {self.cfg.model.name}")
+        values, single = measure(videos, self.cfg.model.clip)
+        log_media(self.logger, shown, sheet, name="videos" if final else "samples", step=step)
+        if self.logger is not None:
+            self.logger.log_metrics({f"metrics/{name}": value for name, value in values.items()}, step)
+        facts = zip(videos, shown, single, strict=True)
+        return values, [
+            {"prompt": video.prompt, "seed": video.seed, "file": file.file.name, **numbers}
+            for video, file, numbers in facts
+        ]
+
+    def invert_clip(self) -> None:
+        """Where sampling begins at the tuned clip's noise, find it with the model as it is now.
+
+        As Tune-A-Video does it: without a prompt.
+        """
+        if self.sampler.start != "inversion" or self.clip is None:
+            return
+        pipeline, device = self.pipeline, self.pipeline.unet.device
+        with (
+            on_device(pipeline.base.encoders, device),
+            evaluation(pipeline.unet),
+            mixed_precision(device, self.cfg.trainer.precision),
+        ):
+            pipeline.invert_clip(self.clip, self.sampler)
+
+    def save_adapter(self, step: int) -> None:
+        """Write the tuned parameters, with what `sample` needs to paint from this file alone."""
+        metadata = {
+            "base_model": str(self.cfg.model.path),
+            "base_config": self.cfg.model.get("config"),
+            "base_variant": self.cfg.model.get("variant"),
+            "base_dtype": str(self.cfg.model.dtype),
+            "painter": self.cfg.model.get("painter"),
+            "painter_config": self.cfg.model.get("painter_config"),
+            "painter_variant": self.cfg.model.get("painter_variant"),
+            "clip": self.cfg.model.clip or "",
+            "memory": {name: self.cfg.model.get(name) for name in MEMORY_SETTINGS},
+            "method": self.cfg.method.name if self.cfg.get("method") else None,
+            "motion": str(self.cfg.motion.name),
+            "prompt": motion_prompt(self.cfg),
+            "num_frames": self.cfg.data.num_frames,
+            "steps": step,
+            "sampler": self.sampler.settings(),
+        }
+        inverted = self.pipeline.inverted_clip
+        self.pipeline.unet.save_motion(self.run.adapter, inverted_clip=inverted, **metadata)
+        if self.pipeline.unet.variant.kind == "animatediff":
+            self.pipeline.unet.save_motion_modules(self.run.motion_adapter)

@@ -1,0 +1,73 @@
+"""What a run leaves in Weights & Biases, read back from the offline files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lamp_lightning.train.__main__ import main
+from wandb_files import WandbRun, read_finished
+
+
+def runs_below(folder: Path) -> list[WandbRun]:
+    return [read_finished(file) for file in sorted(folder.rglob("offline-run-*/*.wandb"))]
+
+
+def test_every_job_of_a_sweep_is_its_own_offline_run_in_one_group(small, tmp_path):
+    status = main(["-m", "motion=rain,waterfall", "sampler.shared_noise=0,0.2", *small])
+    assert status == 0
+    runs = runs_below(tmp_path / "multirun")
+    assert len(runs) == 4
+    assert len({run.id for run in runs}) == 4
+    assert len({run.name for run in runs}) == 4
+    sweep = next((tmp_path / "multirun").iterdir()).name
+    assert {run.group for run in runs} == {sweep}
+    jobs = {(run.config["motion"]["name"], run.config["sampler"]["shared_noise"]) for run in runs}
+    assert jobs == {("rain", 0), ("rain", 0.2), ("waterfall", 0), ("waterfall", 0.2)}
+    for run in runs:
+        assert run.exit_code == 0, "a job was not closed before the next began"
+        assert {"train/loss", "train/learning_rate", "train/step_seconds", "memory/process_gib"} <= run.keys()
+        assert {"metrics/clip_score", "metrics/frame_consistency", "metrics/motion_amount"} <= run.keys()
+        assert len([row for row in run.history if "train/loss" in row]) == 2
+        assert run.artifacts == ["motion-adapter"]
+
+
+def test_videos_have_captions_and_files(small, tmp_path):
+    assert main(["motion=waterfall", "motion.prompts=[a red lake]", "hydra.run.dir=run", *small]) == 0
+    (run,) = runs_below(tmp_path / "run")
+    media = {key: value for row in run.history for key, value in row.items() if key.startswith("videos/")}
+    assert media["videos/0._type"] == "video-file"
+    assert media["videos/0.caption"] == "a red lake (seed 0)"
+    assert media["videos/contact_sheet._type"] == "image-file"
+    files = next((tmp_path / "run").rglob("offline-run-*")) / "files"
+    for key in ("videos/0.path", "videos/contact_sheet.path"):
+        assert (files / media[key]).stat().st_size > 0
+    assert run.group == ""
+    assert run.summary["metrics/motion_amount"] >= 0
+
+
+def test_without_a_login_the_user_learns_how_to_look_and_upload(small, tmp_path, capsys):
+    assert main(["motion=waterfall", "hydra.run.dir=run", "samples.final=0", *small[:-2], "threads=1"]) == 0
+    out = capsys.readouterr().out
+    folder = next((tmp_path / "run").rglob("offline-run-*")).relative_to(tmp_path)
+    assert f"wandb leet {folder}\n" in out
+    assert f"wandb sync {folder}\n" in out
+
+
+def test_online_without_a_login_says_so(small, capsys):
+    assert main(["motion=waterfall", "logger.mode=online", *small]) == 1
+    assert "wandb login" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_closed_as_failed(small, tmp_path, monkeypatch):
+    from lamp_lightning.train import run as tuning
+
+    def broken(*_args: object) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(tuning, "finish", broken)
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(["motion=waterfall", "hydra.run.dir=run", *small])
+    (run,) = runs_below(tmp_path / "run")
+    assert run.exit_code == 1
