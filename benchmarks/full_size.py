@@ -83,7 +83,8 @@ def build(folder: Path) -> None:
     from stable_diffusion import autoencoder, text_encoders, unet
     from transformers import CLIPTokenizer
 
-    from lamp_lightning.toyworld import render_motion_set, tiny_model_path
+    from lamp_lightning.data.motions import render_motion_set
+    from lamp_lightning.toyworld import tiny_model_path
 
     render_motion_set("waterfall", folder / "clips" / "waterfall")
     StableDiffusionPipeline(

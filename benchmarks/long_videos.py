@@ -20,8 +20,9 @@ from diffusers import DDIMScheduler
 from held_out import Motion, fill, kept, preset
 from torch import Tensor
 
+from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.data.video import contact_sheet
-from lamp_lightning.diffusion import denoise, pixels_from_image
+from lamp_lightning.diffusion import denoise
 from lamp_lightning.metrics.truth import moving_pixels
 from lamp_lightning.sample.generate import evaluation, mixed_precision
 from lamp_lightning.toyworld import Scene, first_moment, motion_name, render_clip

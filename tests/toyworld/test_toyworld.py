@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lamp_lightning.data.motions import render_motion_set
 from lamp_lightning.toyworld import (
     COLOURS,
     MOTIONS,
@@ -16,7 +17,6 @@ from lamp_lightning.toyworld import (
     held_out_scenes,
     motion_set_scenes,
     render_clip,
-    render_motion_set,
     render_still,
 )
 from lamp_lightning.toyworld.scenes import random_caption

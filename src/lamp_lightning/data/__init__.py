@@ -19,7 +19,6 @@ _EXPORTS = {
     "LatentClips": "latents",
     "MotionDataset": "dataset",
     "encode_motion_set": "latents",
-    "default_cache_dir": "cache",
 }
 
 __all__ = [
@@ -29,14 +28,12 @@ __all__ = [
     "MotionDataset",
     "MotionSet",
     "decode_clip",
-    "default_cache_dir",
     "encode_motion_set",
     "list_clips",
     "load_motion_set",
 ]
 
 if TYPE_CHECKING:
-    from lamp_lightning.data.cache import default_cache_dir
     from lamp_lightning.data.clips import Clip, decode_clip, list_clips
     from lamp_lightning.data.dataset import MotionDataset
     from lamp_lightning.data.latents import LatentClips, encode_motion_set

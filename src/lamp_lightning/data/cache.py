@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import remove_dead, replacing
+from lamp_lightning.runtime.files import default_cache_dir, remove_dead, replacing
 from lamp_lightning.runtime.locks import beside, hold, remove_free
 from lamp_lightning.runtime.reading import Schema, checked, read_json
 from lamp_lightning.runtime.stopping import check_stop
@@ -32,13 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 VERSION = 1
 _ADVICE = "Choose another folder with cache_dir or LAMP_LIGHTNING_CACHE."
-
-
-def default_cache_dir() -> Path:
-    """$LAMP_LIGHTNING_CACHE, else lamp-lightning in $XDG_CACHE_HOME or ~/.cache."""
-    if given := os.environ.get("LAMP_LIGHTNING_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lamp-lightning"
 
 
 def file_sha256(path: Path) -> str:

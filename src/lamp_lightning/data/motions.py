@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from lamp_lightning.data.video import write_mp4
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead
+from lamp_lightning.toyworld import FPS, MOTIONS, held_out_prompts, motion_set_scenes, render_clip
 
 USUAL_CLIPS = 8  # of a drawn motion set; the paper tunes on 8 to 16
 
@@ -20,8 +23,6 @@ def sample_prompts(cfg: DictConfig, count: int) -> list[str]:
     if motion.prompts:
         prompts = list(motion.prompts)
     elif cfg.model.name == "tiny" and is_toy_motion(motion.name):
-        from lamp_lightning.toyworld import held_out_prompts
-
         prompts = list(held_out_prompts(motion.name, count))
     else:
         prompts = list(motion.get("held_out") or []) or [motion_prompt(cfg)]
@@ -35,8 +36,6 @@ def motion_prompt(cfg: DictConfig) -> str:
 
 def is_toy_motion(name: str) -> bool:
     """Whether the toy world can draw this motion."""
-    from lamp_lightning.toyworld.scenes import MOTIONS
-
     return name in MOTIONS
 
 
@@ -51,8 +50,6 @@ def draw_toy_clips(cfg: DictConfig) -> None:
             f"There are no clips at {folder}. Put 8-16 clips of this motion there, or name their folder with "
             "data.folder=<folder>. (Drawn clips of the toy world are only for model=tiny.)"
         )
-    from lamp_lightning.toyworld import render_motion_set
-
     clips = max(USUAL_CLIPS, cfg.data.get("max_clips") or 0)
     print(f"No clips at {folder} yet: drawing the toy world's.", flush=True)
     remove_dead(folder.parent)
@@ -72,3 +69,38 @@ def draw_toy_clips(cfg: DictConfig) -> None:
             ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def render_motion_set(
+    motion: str,
+    folder: str | os.PathLike[str],
+    *,
+    clips: int = 8,
+    size: int = 64,
+    seed: int = 0,
+    captions: bool = True,
+) -> list[Path]:
+    """Write ``clips`` mp4 files of one motion to ``folder`` and return their paths.
+
+    Args:
+        motion: one of ``MOTIONS``.
+        folder: made if missing; files already there are kept unless they have the same name.
+        clips: how many (the paper tunes on 8-16).
+        size: pixels of a side; 64 is what the tiny model paints.
+        seed: another seed draws other scenes.
+        captions: also write each scene's caption, to ``captions.json``; without, the motion's name is the
+            prompt of all clips, as in the paper.
+    """
+    if motion not in MOTIONS:
+        raise ValueError(f"The toy world has no motion {motion!r}; it has {', '.join(MOTIONS)}.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths, scenes = [], {}
+    for k, scene in enumerate(motion_set_scenes(motion, clips, seed)):
+        path = folder / f"{motion}_{k:02d}.mp4"
+        write_mp4(path, render_clip(scene, size=size), fps=FPS)
+        scenes[path.name] = scene.caption
+        paths.append(path)
+    if captions:
+        (folder / "captions.json").write_text(json.dumps(scenes, indent=1) + "\n", encoding="utf-8")
+    return paths

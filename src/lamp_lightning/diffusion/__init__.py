@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.diffusion.denoise import denoise, guided
 from lamp_lightning.diffusion.invert import invert
 from lamp_lightning.diffusion.loss import add_noise, all_frames_loss, first_frame_loss, target
@@ -21,7 +20,6 @@ __all__ = [
     "guided",
     "histogram_match",
     "invert",
-    "pixels_from_image",
     "shared_noise",
     "target",
 ]

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lamp_lightning.models.unet.attention import MotionTransformerBlock
-
 
 @dataclass
 class Way:
@@ -28,7 +26,7 @@ class Way:
 
 
 @contextmanager
-def following(unet: nn.Module, way: Way, share: float) -> Iterator[None]:
+def following(unet: Any, way: Way, share: float) -> Iterator[None]:
     """In this context the UNet's clips attend as the followed one does, for that share of the steps.
 
     Plug-and-Play (Tumanyan et al. 2023), for videos FateZero (Qi et al. 2023): the followed clip is denoised
@@ -74,16 +72,7 @@ def following(unet: nn.Module, way: Way, share: float) -> Iterator[None]:
         for handle in (
             unet.register_forward_pre_hook(join, with_kwargs=True),
             unet.register_forward_hook(part),
-            *(layer.register_forward_hook(lead) for layer in _queries_and_keys(unet)),
+            *(layer.register_forward_hook(lead) for layer in unet.queries_and_keys()),
         ):
             hooks.callback(handle.remove)
         yield
-
-
-def _queries_and_keys(unet: nn.Module) -> Iterator[nn.Module]:
-    """The layers that project them where frames attend to frames."""
-    for block in unet.modules():
-        if isinstance(block, MotionTransformerBlock):
-            own = [] if block.only_cross_attention else [block.attn1]
-            for attention in (*own, block.attn_temp):
-                yield from (attention.to_q, attention.to_k)

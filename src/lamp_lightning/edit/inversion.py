@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lamp_lightning.diffusion import invert, pixels_from_image
+from lamp_lightning.data.images import pixels_from_image
+from lamp_lightning.diffusion import invert
 from lamp_lightning.diffusion.follow import Way, following
 from lamp_lightning.diffusion.repaint import repaint
 from lamp_lightning.diffusion.sampler import Sampler

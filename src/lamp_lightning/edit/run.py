@@ -19,10 +19,10 @@ from torch import Tensor
 
 from lamp_lightning.data.cache import Cache, file_sha256
 from lamp_lightning.data.datamodule import MotionSetDataModule
+from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.data.motion_set import MotionClip, MotionSet, load_clip
 from lamp_lightning.data.motions import motion_prompt
 from lamp_lightning.data.video import contact_sheet, safe_name, writable_folder, write_gif, write_mp4
-from lamp_lightning.diffusion import pixels_from_image
 from lamp_lightning.edit.inversion import (
     OnStep,
     from_noise,

@@ -292,3 +292,10 @@ def scratch() -> Iterator[Path]:
         yield folder
     finally:
         remove(folder)
+
+
+def default_cache_dir() -> Path:
+    """$LAMP_LIGHTNING_CACHE, else lamp-lightning in $XDG_CACHE_HOME or ~/.cache."""
+    if given := os.environ.get("LAMP_LIGHTNING_CACHE"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lamp-lightning"

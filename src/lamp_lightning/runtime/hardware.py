@@ -180,7 +180,7 @@ def fast_bfloat16() -> bool:
     Measured once, in some tenths of a second, and remembered in the cache folder: instructions have many
     names, and some libraries use them while others do not.
     """
-    from lamp_lightning.data.cache import default_cache_dir
+    from lamp_lightning.runtime.files import default_cache_dir
 
     file = default_cache_dir() / "processor.json"
     found = _remembered(file)

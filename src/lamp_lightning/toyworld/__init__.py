@@ -10,7 +10,6 @@ from lamp_lightning.toyworld.render import (
     continuation,
     first_moment,
     render_clip,
-    render_motion_set,
     render_still,
 )
 from lamp_lightning.toyworld.scenes import (
@@ -42,7 +41,6 @@ __all__ = [
     "motion_name",
     "motion_set_scenes",
     "render_clip",
-    "render_motion_set",
     "render_still",
     "tiny_clip_path",
     "tiny_model_path",

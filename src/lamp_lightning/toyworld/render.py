@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from lamp_lightning.toyworld.canvas import Canvas
 from lamp_lightning.toyworld.places import draw_place
-from lamp_lightning.toyworld.scenes import MOTIONS, Scene, motion_set_scenes
+from lamp_lightning.toyworld.scenes import Scene
 from lamp_lightning.toyworld.subjects import draw_subject
 
 CLIP_FRAMES = 24
@@ -49,43 +46,6 @@ def continuation(scene: Scene, frames: int, size: int = 64) -> np.ndarray:
 def render_still(scene: Scene, *, t: float = 0.0, size: int = 64) -> np.ndarray:
     """A scene at time ``t`` (frames): uint8 ``(size, size, 3)``, RGB."""
     return render_clip(scene, frames=1, size=size, start=t)[0]
-
-
-def render_motion_set(
-    motion: str,
-    folder: str | os.PathLike[str],
-    *,
-    clips: int = 8,
-    size: int = 64,
-    seed: int = 0,
-    captions: bool = True,
-) -> list[Path]:
-    """Write ``clips`` mp4 files of one motion to ``folder`` and return their paths.
-
-    Args:
-        motion: one of ``MOTIONS``.
-        folder: made if missing; files already there are kept unless they have the same name.
-        clips: how many (the paper tunes on 8-16).
-        size: pixels of a side; 64 is what the tiny model paints.
-        seed: another seed draws other scenes.
-        captions: also write each scene's caption, to ``captions.json``; without, the motion's name is the
-            prompt of all clips, as in the paper.
-    """
-    from lamp_lightning.data.video import write_mp4
-
-    if motion not in MOTIONS:
-        raise ValueError(f"The toy world has no motion {motion!r}; it has {', '.join(MOTIONS)}.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths, scenes = [], {}
-    for k, scene in enumerate(motion_set_scenes(motion, clips, seed)):
-        path = folder / f"{motion}_{k:02d}.mp4"
-        write_mp4(path, render_clip(scene, size=size), fps=FPS)
-        scenes[path.name] = scene.caption
-        paths.append(path)
-    if captions:
-        (folder / "captions.json").write_text(json.dumps(scenes, indent=1) + "\n", encoding="utf-8")
-    return paths
 
 
 def stills(scenes: Sequence[Scene], times: Sequence[float], size: int = 64) -> np.ndarray:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lamp_lightning.models.unet import mixture
+from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet, refuse_lora
 from lamp_lightning.models.unet.inflate import Norm, inflate, is_joint
 from lamp_lightning.models.unet.layers import ClipShape, SliceSize
@@ -301,6 +302,14 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
                 f"(one head at a time), a number of heads from 1 to {heads}, or None (all at once)."
             )
         self._clip.slice_size = slice_size or None
+
+    def queries_and_keys(self) -> Iterator[nn.Module]:
+        """The layers that project queries and keys where frames attend to frames."""
+        for block in self.modules():
+            if isinstance(block, MotionTransformerBlock):
+                own = [] if block.only_cross_attention else [block.attn1]
+                for attention in (*own, block.attn_temp):
+                    yield from (attention.to_q, attention.to_k)
 
     def trainable_names(self) -> list[str]:
         """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints."""
