@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.diffusion import (
     count_windows,
     denoise,
     denoise_in_windows,
     histogram_match,
     invert,
-    pixels_from_image,
 )
 from lamp_lightning.diffusion.denoise import StepCallback
 from lamp_lightning.diffusion.sampler import Sampler, Start
