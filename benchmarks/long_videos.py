@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def measure(motion: Motion, method: str, file: Path) -> dict[str, Any]:
 
     def painted() -> dict[str, Any]:
         noise = torch.stack([gaussian(motion, LONGEST, seed=k) for k in range(len(motion.scenes))])
-        sampler = replace(preset("ddim"), num_frames=frames, window=window, overlap=overlap)
+        sampler = preset("ddim").changed({"num_frames": frames, "window": window, "overlap": overlap})
         made = motion.paint(sampler, noise=noise[:, :, :frames])
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(file.with_suffix(".npz"), video=made[0])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +55,17 @@ def tables() -> dict[str, dict[str, Sampler]]:
     """Their lines; the first one of each is what the others are compared with."""
     presets = {name: preset(name) for name in NAMES}
     ddim, fast = presets["ddim"], presets.pop("fast")
-    steps = {REFERENCE: replace(ddim, num_inference_steps=50), line("fast", fast): fast}
+    steps = {REFERENCE: ddim.changed({"num_inference_steps": 50}), line("fast", fast): fast}
     for count in STEPS:
-        each = {name: replace(sampler, num_inference_steps=count) for name, sampler in presets.items()}
+        each = {name: sampler.changed({"num_inference_steps": count}) for name, sampler in presets.items()}
         steps |= {line(name, sampler): sampler for name, sampler in each.items()}
-    noise = {"not shared": replace(ddim, shared_noise=0.0)}
+    noise = {"not shared": ddim.changed({"shared_noise": 0.0})}
     for alpha in ALPHAS:
         for sharing, label in SHARINGS.items():
-            changed = replace(ddim, shared_noise=alpha, noise_sharing=sharing)  # type: ignore[arg-type]
+            changed = ddim.changed({"shared_noise": alpha, "noise_sharing": sharing})
             noise[f"{alpha}, {label}"] = changed
-    guidance = {"1": ddim, "4": replace(ddim, guidance_scale=4.0)}
-    guidance["4, rescaled by 0.7"] = replace(guidance["4"], guidance_rescale=0.7)
+    guidance = {"1": ddim, "4": ddim.changed({"guidance_scale": 4.0})}
+    guidance["4, rescaled by 0.7"] = guidance["4"].changed({"guidance_rescale": 0.7})
     return {STEPS_TABLE: steps, "shared noise": noise, "guidance": guidance}
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ def measure(
     true = np.stack([continuation(scene, sampler.num_frames) for scene in chosen])
     prompts = [scene.caption for scene in chosen]
     result: dict[str, Any] = {"minutes": minutes, "config": OmegaConf.to_container(cfg, resolve=True)}
-    result["sampler"] = asdict(sampler)
+    result["sampler"] = sampler.settings()
     sheets: dict[str, np.ndarray] = {}
     for name in ("tuned", "untuned"):
         base = load_base_model("tiny")

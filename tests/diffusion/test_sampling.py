@@ -8,6 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 
 from lamp_lightning import UserError
+from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.diffusion import (
     adain,
     adain_towards_first,
@@ -16,7 +17,6 @@ from lamp_lightning.diffusion import (
     first_frame_loss,
     histogram_match,
     invert,
-    pixels_from_image,
     shared_noise,
     target,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ OnStep = Callable[..., None]  # called after each step of any kind
 
 def without_noise_tricks(sampler: Sampler, num_frames: int) -> Sampler:
     """The sampler for inverted latents: each frame keeps its own noise, and all are seen at once."""
-    return replace(sampler, shared_noise=0.0, num_frames=num_frames, window=max(sampler.window, num_frames))
+    window = max(sampler.window, num_frames)
+    return sampler.changed({"shared_noise": 0.0, "num_frames": num_frames, "window": window})
 
 
 def to_noise(

@@ -305,7 +305,7 @@ def inversion(
     if found is None or "way" not in found:  # earlier versions kept the end of the way only
         print(f"Inverting the video in {sampler.num_inference_steps} steps ...", flush=True)
         way = to_noise(pipeline, data.latents, prompt, sampler, on_step)
-        plain = replace(sampler, guidance_scale=1.0, adain=False, histogram_matching=False)
+        plain = sampler.changed({"guidance_scale": 1.0, "adain": False, "histogram_matching": False})
         again = from_noise(
             pipeline, way, clip.frames[0], prompt, plain, source_prompt=prompt, follow=0, on_step=on_step
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,7 @@ def find_jobs(
         settings = sampler
         if cfg.size == "auto" and picture is not None:
             like = sampler.size or own_size()
-            settings = replace(sampler, size=size_of_aspect(*picture.shape, like, unit()))
+            settings = sampler.changed({"size": size_of_aspect(*picture.shape, like, unit())})
         words = [] if picture is None else [picture.file.stem]
         words += [prompt] if prompts or picture is None else []
         for seed in seeds:
@@ -118,7 +118,7 @@ def _sampler(
     if pictures and cfg.sampler.histogram_matching is None:
         given["histogram_matching"] = True
     sampler = adapter.sampler.changed(given)
-    return sampler if sampler.size is not None else replace(sampler, size=own_size())
+    return sampler if sampler.size is not None else sampler.changed({"size": own_size()})
 
 
 def find_seeds(seed: int, count: int, seeds: Any) -> Sequence[int]:

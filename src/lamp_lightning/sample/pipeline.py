@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast, get_args
 
@@ -648,7 +648,7 @@ class LAMPPipeline(DiffusionPipeline):
         return report
 
 
-_SETTINGS = tuple(field.name for field in fields(Sampler))
+_SETTINGS = tuple(Sampler().settings())
 
 
 def _check(sampler: Sampler, num_frames: int) -> None:
