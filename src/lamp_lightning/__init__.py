@@ -25,7 +25,7 @@ _EXPORTS = {
     "MotionUNet": "lamp_lightning.models.families",
     "MotionTuner": "lamp_lightning.train.tuner",
     "MotionSetDataModule": "lamp_lightning.data.datamodule",
-    "ClipDataModule": "lamp_lightning.edit.run",
+    "ClipDataModule": "lamp_lightning.data.datamodule",
     "AnimateDiffUNet": "lamp_lightning.models.unet.animatediff",
     "ModelMixin": "diffusers",  # diffusers looks for it beside the class of a saved UNet
     "UserError": "lamp_lightning.runtime.errors",

@@ -12,17 +12,19 @@ from PIL import Image, ImageFont
 
 from lamp_lightning.data.sheet import draw_wall, even_choice, wall_cell, wrap
 from lamp_lightning.data.video import (
+    FORMATS,
     as_frames,
     contact_sheet,
     read_video,
     safe_name,
     writable_folder,
+    write_as,
     write_gif,
     write_mp4,
     write_webp,
 )
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.sample.write import FORMATS, Painted, labels, write_as
+from lamp_lightning.sample.write import Painted, labels
 
 
 def moving_square(frames: int = 6, height: int = 64, width: int = 64) -> np.ndarray:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from lamp_lightning.data.cache import file_sha256
 from lamp_lightning.data.video import write_frames, write_gif, write_mp4, write_webp
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.evaluate import __main__ as evaluate
 from lamp_lightning.evaluate.videos import VideoReader, list_videos, read_prompts
 from lamp_lightning.metrics import MEASURES, evaluate_videos, load_clip
+from lamp_lightning.runtime.files import file_sha256
 from lamp_lightning.sample.record import FORMAT
 from lamp_lightning.toyworld import Scene, held_out_scenes, motion_set_scenes, render_clip
 from wandb_files import read_finished

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image, ImageCms
 
 from lamp_lightning import LAMPPipeline, UserError
+from lamp_lightning.data.captions import prompt_of
 from lamp_lightning.data.fit import fit_frame, inner_box, pad_frame, size_of_aspect
 from lamp_lightning.data.images import EXIF_ORIENTATION, UPRIGHT, as_seen, pixels_from_image, read_image
 from lamp_lightning.data.video import read_video
 from lamp_lightning.diffusion.colours import match_colours
 from lamp_lightning.sample.__main__ import main
-from lamp_lightning.sample.jobs import prompt_of
 from lamp_lightning.toyworld import held_out_scenes, render_still
 
 

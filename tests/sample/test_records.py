@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from lamp_lightning import UserError
-from lamp_lightning.data.cache import file_sha256
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.runtime.config import composed, shell_overrides
+from lamp_lightning.runtime.files import file_sha256
 from lamp_lightning.sample.__main__ import main
 from lamp_lightning.sample.jobs import Job
 from lamp_lightning.sample.record import FORMAT, differences, find_places, read_record, say_again

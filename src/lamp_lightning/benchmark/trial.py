@@ -15,7 +15,6 @@ import numpy as np
 from omegaconf import DictConfig
 
 from lamp_lightning.benchmark.methods import load_method
-from lamp_lightning.data.cache import file_sha256
 from lamp_lightning.data.motion_set import load_motion_set
 from lamp_lightning.data.motions import is_toy_motion, sample_prompts
 from lamp_lightning.metrics import evaluate_videos, load_clip, motion_signatures
@@ -23,6 +22,7 @@ from lamp_lightning.metrics.results import Judged, read_judged, read_metrics
 from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.report import Result, Scene, SceneVideo, VideoFile
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import file_sha256
 from lamp_lightning.runtime.reading import open_file
 from lamp_lightning.runtime.runs import RunFolder, write_atomic, write_json
 

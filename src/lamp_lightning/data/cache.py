@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import default_cache_dir, remove_dead, replacing
+from lamp_lightning.runtime.files import array_sha256, default_cache_dir, remove_dead, replacing
 from lamp_lightning.runtime.locks import beside, hold, remove_free
 from lamp_lightning.runtime.reading import Schema, checked, read_json
 from lamp_lightning.runtime.stopping import check_stop
@@ -31,20 +31,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 VERSION = 1
 _ADVICE = "Choose another folder with cache_dir or LAMP_LIGHTNING_CACHE."
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal text."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def array_sha256(array: np.ndarray) -> str:
-    """SHA-256 of an array's bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 _Side = Annotated[int, Field(ge=1, le=2**20)]

@@ -9,6 +9,12 @@ from pathlib import Path
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import check_text, parse_json, read_text
 
+# Cameras and phones number their pictures: such a name is no prompt.
+NUMBERED = re.compile(
+    r"(img|dsc[nf]?|pxl|mvimg|gopr|dji|photo|image|picture|screenshot|scan|frame|untitled|p|[\W\d_])*",
+    re.IGNORECASE,
+)
+
 
 def motion_prompt(motion: str) -> str:
     """The motion's name as a prompt: `birds_fly` -> "birds fly"."""
@@ -118,3 +124,9 @@ def _read(file: Path) -> str:
             f"{file}: this caption file is empty. Fill it, or remove it to use the motion's name."
         )
     return text
+
+
+def prompt_of(file: Path) -> str | None:
+    """What a picture is called, as the authors' `a_red_horse_runs.png`; None for numbers like `IMG_1.jpg`."""
+    words = " ".join(file.stem.replace("_", " ").split())
+    return None if NUMBERED.fullmatch(words) else words

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lamp_lightning.data.dataset import MotionDataset, SampleStream
 from lamp_lightning.data.latents import LatentClips, encode_motion_set
-from lamp_lightning.data.motion_set import MotionSet, load_motion_set
+from lamp_lightning.data.motion_set import MotionClip, MotionSet, load_clip, load_motion_set
 from lamp_lightning.runtime.errors import UserError
 
 
@@ -142,6 +144,34 @@ class MotionSetDataModule(LightningDataModule):
             return 0
         batches = self.trainer.global_step * self.trainer.accumulate_grad_batches
         return batches * self.batch_size * self.trainer.world_size
+
+
+class ClipDataModule(MotionSetDataModule):
+    """A motion set of one clip: the frames of a video that are edited. Its prompt is the motion's."""
+
+    def read(self, size: tuple[int, int]) -> MotionSet:
+        clip = load_clip(
+            self.folder, self.motion, size=size, cache_dir=self.cache_dir, timeout_s=self.decode_timeout
+        )
+        span = (self.num_frames - 1) * self.frame_stride + 1
+        if len(clip.frames) < span:
+            raise UserError(f"{clip.path}: this video has become shorter: begin a new edit of it.")
+        return MotionSet(self.motion, [replace(clip, frames=clip.frames[:span])])
+
+    @property
+    def clip(self) -> MotionClip:
+        """The frames that are edited, `frame_stride` apart in the video, at their own rate."""
+        assert self.motion_set is not None
+        whole = self.motion_set.clips[0]
+        stride = self.frame_stride
+        return replace(whole, frames=np.array(whole.frames[::stride]), fps=whole.fps / stride)
+
+    @property
+    def latents(self) -> Tensor:
+        """The most likely latents of these frames, unscaled, `f c h w`."""
+        assert self.latent_clips is not None
+        mean, _ = self.latent_clips.moments[0][:, :: self.frame_stride].chunk(2)
+        return mean.transpose(0, 1)
 
 
 class _ResumingLoader(DataLoader):

@@ -76,3 +76,15 @@ def size_of_aspect(height: int, width: int, like: tuple[int, int], unit: int) ->
         return abs(math.log(size[1] / size[0] / aspect)) + abs(math.log(size[0] * size[1] / area)) / 2
 
     return min(product(heights, widths), key=cost)
+
+
+def reduced(frames: np.ndarray, longest: int) -> np.ndarray:
+    """Frames, uint8 ``(f, h, w, 3)``, with a longest side of at most that many pixels."""
+    height, width = frames.shape[1:3]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return frames
+    import cv2  # late: the process that decodes clips does without
+
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
+    return np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])

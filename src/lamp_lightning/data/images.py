@@ -16,6 +16,9 @@ from lamp_lightning.data.fit import fit_frame
 from lamp_lightning.data.pictures import opened_picture
 from lamp_lightning.runtime.errors import UserError
 
+PICTURES = {
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"
+}  # fmt: skip
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

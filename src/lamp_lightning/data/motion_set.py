@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lamp_lightning.data.cache import Cache, again, array_sha256, file_sha256
+from lamp_lightning.data.cache import Cache, again
 from lamp_lightning.data.captions import read_captions
 from lamp_lightning.data.clips import ClipError, check_clip, decode_into, list_clips
 from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import array_sha256, file_sha256
 from lamp_lightning.runtime.stopping import check_stop
 
 _FEWEST, _MOST = 8, 16

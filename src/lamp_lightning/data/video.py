@@ -25,6 +25,8 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import explained, part_of, replacing
 from lamp_lightning.runtime.reading import open_file
 
+FORMATS = ("mp4", "gif", "webp", "png")
+SHOWN_SIZE = 256  # small videos are enlarged to this many pixels, or a browser shows a stamp
 RESERVED_NAMES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 _ADVICE = "Choose an output folder that you may write to."
 _REPAINT = "Remove it to paint it again."
@@ -148,6 +150,20 @@ def write_frames(folder: str | Path, video: Any) -> Path:
         old.unlink()
         number += 1
     return folder
+
+
+def place(kind: str, folder: Path, name: str) -> Path:
+    """Where a video of that name lies in one of the ``FORMATS``."""
+    return folder / (f"{name}_frames" if kind == "png" else f"{name}.{kind}")
+
+
+def write_as(kind: str, folder: Path, name: str, frames: np.ndarray, fps: float) -> Path:
+    """Write a video in one of the ``FORMATS``; small ones are enlarged, but not as PNG frames."""
+    file = place(kind, folder, name)
+    if kind == "png":
+        return write_frames(file, frames)
+    write: Any = {"mp4": write_mp4, "gif": write_gif, "webp": write_webp}[kind]
+    return write(file, frames, fps, min_size=SHOWN_SIZE)
 
 
 def read_video(path: str | Path) -> np.ndarray:

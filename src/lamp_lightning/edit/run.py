@@ -17,12 +17,19 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from lamp_lightning.data.cache import Cache, file_sha256
-from lamp_lightning.data.datamodule import MotionSetDataModule
+from lamp_lightning.data.cache import Cache
+from lamp_lightning.data.datamodule import ClipDataModule
 from lamp_lightning.data.images import pixels_from_image
-from lamp_lightning.data.motion_set import MotionClip, MotionSet, load_clip
+from lamp_lightning.data.motion_set import MotionClip, load_clip
 from lamp_lightning.data.motions import motion_prompt
-from lamp_lightning.data.video import contact_sheet, safe_name, writable_folder, write_gif, write_mp4
+from lamp_lightning.data.video import (
+    SHOWN_SIZE,
+    contact_sheet,
+    safe_name,
+    writable_folder,
+    write_gif,
+    write_mp4,
+)
 from lamp_lightning.edit.inversion import (
     OnStep,
     from_noise,
@@ -35,7 +42,7 @@ from lamp_lightning.metrics import flow_correlation
 from lamp_lightning.models.adapter import read_metadata
 from lamp_lightning.runtime.console import is_first_process, short
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import part_of, remove_dead
+from lamp_lightning.runtime.files import file_sha256, part_of, remove_dead
 from lamp_lightning.runtime.locks import beside, hold, remove_free
 from lamp_lightning.runtime.loggers import ShownVideo, close, log_adapter, log_media, where_to_look
 from lamp_lightning.runtime.reading import read_json
@@ -43,36 +50,8 @@ from lamp_lightning.runtime.runs import RunFolder, write_json
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.generate import Sampler, evaluation, mixed_precision, on_device
 from lamp_lightning.sample.pipeline import LAMPPipeline
-from lamp_lightning.sample.write import SHOWN_SIZE, Painted, measure
+from lamp_lightning.sample.write import Painted, measure
 from lamp_lightning.train.run import Parts, fit, make, prepare
-
-
-class ClipDataModule(MotionSetDataModule):
-    """A motion set of one clip: the frames of a video that are edited. Its prompt is the motion's."""
-
-    def read(self, size: tuple[int, int]) -> MotionSet:
-        clip = load_clip(
-            self.folder, self.motion, size=size, cache_dir=self.cache_dir, timeout_s=self.decode_timeout
-        )
-        span = (self.num_frames - 1) * self.frame_stride + 1
-        if len(clip.frames) < span:
-            raise UserError(f"{clip.path}: this video has become shorter: begin a new edit of it.")
-        return MotionSet(self.motion, [replace(clip, frames=clip.frames[:span])])
-
-    @property
-    def clip(self) -> MotionClip:
-        """The frames that are edited, `frame_stride` apart in the video, at their own rate."""
-        assert self.motion_set is not None
-        whole = self.motion_set.clips[0]
-        stride = self.frame_stride
-        return replace(whole, frames=np.array(whole.frames[::stride]), fps=whole.fps / stride)
-
-    @property
-    def latents(self) -> Tensor:
-        """The most likely latents of these frames, unscaled, `f c h w`."""
-        assert self.latent_clips is not None
-        mean, _ = self.latent_clips.moments[0][:, :: self.frame_stride].chunk(2)
-        return mean.transpose(0, 1)
 
 
 def count_frames(cfg: DictConfig) -> int:

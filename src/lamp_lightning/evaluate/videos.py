@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from lamp_lightning.data.captions import prompt_of
 from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, decode_into, natural_order
 from lamp_lightning.data.decoder_process import ClipDecoder
-from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame
-from lamp_lightning.data.images import as_seen, read_image
+from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame, reduced
+from lamp_lightning.data.images import PICTURES, as_seen, read_image
 from lamp_lightning.data.pictures import frames_of, opened_picture
-from lamp_lightning.metrics.flow import reduced
 from lamp_lightning.metrics.results import read_metrics
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import scratch
 from lamp_lightning.runtime.reading import check_text, parse_json, read_text
-from lamp_lightning.sample.jobs import PICTURES, prompt_of
 from lamp_lightning.sample.record import read_record
 
 # Of a video that lies there in several formats, the one with the best pictures is read.

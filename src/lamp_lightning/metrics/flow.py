@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lamp_lightning.data.fit import reduced
 from lamp_lightning.data.video import as_frames
 
 FLOW_SIZE = 256  # small videos are enlarged to this width for the flow: its patches are 8 pixels
@@ -96,16 +97,6 @@ class FollowedVideo:
         flow = self.forward[t]
         astray = np.linalg.norm(flow + moved(self.backward[t], flow), axis=-1)
         return astray < 0.5 * np.linalg.norm(flow, axis=-1) + SLACK * self.longest
-
-
-def reduced(frames: np.ndarray, longest: int) -> np.ndarray:
-    """Frames, uint8 ``(f, h, w, 3)``, with a longest side of at most that many pixels."""
-    height, width = frames.shape[1:3]
-    scale = longest / max(height, width)
-    if scale >= 1:
-        return frames
-    size = (max(8, round(width * scale)), max(8, round(height * scale)))
-    return np.stack([cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames])
 
 
 def moved(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:

@@ -20,11 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import psutil
 
 from lamp_lightning.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LONGEST = 180  # bytes of a name within a temporary name; file systems allow 255 in all
 DAY = 24 * 3600
@@ -91,6 +94,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as JSON that people can read, atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal text."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """SHA-256 of an array's bytes in C order."""
+    return hashlib.sha256((array if array.flags.c_contiguous else array.copy()).data).hexdigest()
 
 
 def save_tensors(value: Any, file: Path) -> None:

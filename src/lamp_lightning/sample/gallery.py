@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from lamp_lightning.data.sheet import shrunk, wall_cell
-from lamp_lightning.data.video import read_video
+from lamp_lightning.data.video import place, read_video, write_as
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.runs import versions, write_json
 from lamp_lightning.sample.batch import Made
@@ -18,7 +18,7 @@ from lamp_lightning.sample.jobs import Job
 from lamp_lightning.sample.motions import MEMORY_SETTINGS, Adapter
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.record import Place, Record, begun, complete
-from lamp_lightning.sample.write import Painted, measure, place, write_as, write_sheet, write_wall
+from lamp_lightning.sample.write import Painted, measure, write_sheet, write_wall
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,28 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.data.cache import file_sha256
+from lamp_lightning.data.captions import prompt_of
 from lamp_lightning.data.fit import size_of_aspect
-from lamp_lightning.data.images import read_image
+from lamp_lightning.data.images import PICTURES, read_image
 from lamp_lightning.data.video import safe_name
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import file_sha256
 from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.reading import check_text, read_text
 
 if TYPE_CHECKING:
     from lamp_lightning.sample.motions import Adapter
 
-PICTURES = {
-    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"
-}  # fmt: skip
 MOST_PROMPTS = 10_000  # of one file
 MOST_VIDEOS = 100_000  # of one command
-# Cameras and phones number their pictures: such a name is no prompt.
-NUMBERED = re.compile(
-    r"(img|dsc[nf]?|pxl|mvimg|gopr|dji|photo|image|picture|screenshot|scan|frame|untitled|p|[\W\d_])*",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -182,9 +174,3 @@ def find_pictures(where: Any) -> list[Picture]:
             raise UserError(f"first_frame={str(file)!a} has a name that is no UTF-8. Rename it.")
     shapes = [read_image(file).shape[:2] for file in files]  # before the hash: this refuses what is too large
     return [Picture(file, file_sha256(file), shape) for file, shape in zip(files, shapes, strict=True)]
-
-
-def prompt_of(file: Path) -> str | None:
-    """What a picture is called, as the authors' `a_red_horse_runs.png`; None for numbers like `IMG_1.jpg`."""
-    words = " ".join(file.stem.replace("_", " ").split())
-    return None if NUMBERED.fullmatch(words) else words

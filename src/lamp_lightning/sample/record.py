@@ -12,15 +12,15 @@ import numpy as np
 from omegaconf import DictConfig
 from pydantic import ValidationError
 
-from lamp_lightning.data.cache import array_sha256, file_sha256
+from lamp_lightning.data.video import FORMATS, place
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import array_sha256, file_sha256
 from lamp_lightning.runtime.reading import describe, literal, parse_json, read_text
 from lamp_lightning.sample.jobs import Job
 from lamp_lightning.sample.motions import Adapter
 from lamp_lightning.sample.record_schema import VideoRecord
-from lamp_lightning.sample.write import FORMATS, place
 
 FORMAT, FORMER = "lamp-lightning video 2", "lamp-lightning video 1"
 Record = dict[str, Any]

@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 
 from lamp_lightning.data.sheet import draw_wall
-from lamp_lightning.data.video import contact_sheet, safe_name, write_frames, write_gif, write_mp4, write_webp
+from lamp_lightning.data.video import contact_sheet, safe_name, write_as
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.loggers import ShownVideo
-
-FORMATS = ("mp4", "gif", "webp", "png")
-SHOWN_SIZE = 256  # small videos are enlarged to this many pixels, or a browser shows a stamp
 
 
 @dataclass(frozen=True)
@@ -42,20 +39,6 @@ def save_videos(videos: Sequence[Painted], folder: Path, fps: float) -> list[Sho
         write_as("gif", folder, name, video.frames, fps)
         shown.append(ShownVideo(file, f"{video.prompt} (seed {video.seed})"))
     return shown
-
-
-def place(kind: str, folder: Path, name: str) -> Path:
-    """Where a video of that name lies in one of the ``FORMATS``."""
-    return folder / (f"{name}_frames" if kind == "png" else f"{name}.{kind}")
-
-
-def write_as(kind: str, folder: Path, name: str, frames: np.ndarray, fps: float) -> Path:
-    """Write a video in one of the ``FORMATS``; small ones are enlarged, but not as PNG frames."""
-    file = place(kind, folder, name)
-    if kind == "png":
-        return write_frames(file, frames)
-    write: Any = {"mp4": write_mp4, "gif": write_gif, "webp": write_webp}[kind]
-    return write(file, frames, fps, min_size=SHOWN_SIZE)
 
 
 def write_wall(
