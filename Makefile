@@ -6,7 +6,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo test test-slow lint format results memory pretrain wheel clean
+.PHONY: help setup dev demo test test-slow lint docs format results memory pretrain wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,7 @@ dev: $(VENV)/.dev ## install what tests and benchmarks need, too
 demo: setup ## tune "waterfall" on the tiny model and show what it learned (no GPU, no account)
 	$(BIN)/python -m lamp_lightning.train motion=waterfall
 
-test: dev lint ## lint, type-check and all tests but the slow ones
+test: dev lint docs ## lint, type-check, build the site, and all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: dev ## the tests that take minutes (12 GB of memory, 9 GB of disk)
@@ -41,6 +41,9 @@ lint: dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: dev ## build the documentation site: site/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs site
 
 format: dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
@@ -59,4 +62,4 @@ wheel: dev ## build the wheel
 	$(BIN)/python -m hatchling build -t wheel
 
 clean: ## delete what builds and tests left
-	rm -rf dist build .pytest_cache .ruff_cache .mypy_cache
+	rm -rf dist build site .pytest_cache .ruff_cache .mypy_cache
