@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "src")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the site needs no network
 
-import lamp_lightning
+import lamp_lightning  # noqa: E402  (from this checkout)
 
 project = "lamp-lightning"
 author = "the authors of lamp-lightning"
@@ -67,8 +67,6 @@ ELSEWHERE = {
     "data": "data/README.md",
 }
 ROOMS = ("diffusion", "models", "data", "metrics", "report", "toyworld")
-
-
 
 
 def read_elsewhere(app: Any, name: str, source: list[str]) -> None:

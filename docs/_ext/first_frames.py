@@ -13,7 +13,13 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 IMAGES = Path(__file__).parents[1] / "images"
-SHOWN = {"helicopter": (2, 0), "horse run": (3, 0), "play the guitar": (0, 1), "turn to smile": (2, 1), "waterfall": (3, 1)}
+SHOWN = {  # column and row in the source
+    "helicopter": (2, 0),
+    "horse run": (3, 0),
+    "play the guitar": (0, 1),
+    "turn to smile": (2, 1),
+    "waterfall": (3, 1),
+}
 CELL, PITCH, GAP, LEFT = 128, 136, 16, 118  # pixels: a video, from one video to the next in the source, ours
 TITLE = 30
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -29,9 +35,8 @@ def main() -> None:
     palette = pages[len(pages) // 2].quantize(256, dither=Image.Dither.NONE)
     shown = [each.quantize(palette=palette, dither=Image.Dither.NONE) for each in pages]
     duration = [900] + [source.info["duration"]] * (len(shown) - 2) + [900]
-    shown[0].save(
-        IMAGES / "first_frames.gif", save_all=True, append_images=shown[1:], duration=duration, loop=0, optimize=True
-    )
+    options = {"append_images": shown[1:], "duration": duration, "loop": 0, "optimize": True}
+    shown[0].save(IMAGES / "first_frames.gif", save_all=True, **options)
 
 
 def page(first: Image.Image, now: Image.Image) -> Image.Image:

@@ -24,18 +24,21 @@ _CONVOLUTION, _ATTENTION = ("conv1d", "conv_gate"), ("attn_temp",)
 class Variant:
     """LAMP (Wu et al. 2024) by default; other values leave parts of it out or take a rival's in their place.
 
-    kind: "lamp": the motion layers below; "animatediff": the motion modules of AnimateDiff (Guo et al. 2024),
-        for which the switches from `gate` to `temporal_attention` mean nothing.
-    first_frame: frame 0 is clean and given in tuning and sampling; False: it is noised and denoised as the
-        others are, and the loss is on all frames.
-    gate: motion layers weigh their temporal convolution by a gate; False adds it as it is.
-    temporal_conv: motion layers have a temporal convolution; False leaves the image model's 2D convolution.
-    causal: it looks at the past only; False: one frame into the past and one into the future.
-    self_attention: what frames look at. "first_frame"; "own": themselves, as in the image model;
-        "first_and_former": frame 0 and the frame before, as in Tune-A-Video (Wu et al. 2023, section 3.2).
-    temporal_attention: a self-attention over time follows each transformer block's feed-forward.
-    tuned: names of `SETS`; the other parameters stay as in the untuned model. None: all of `LAMP_SETS` that
-        these layers have, or the motion modules.
+    Attributes:
+        kind: "lamp": the motion layers below; "animatediff": the motion modules of AnimateDiff (Guo et al.
+            2024), for which the switches from `gate` to `temporal_attention` mean nothing.
+        first_frame: frame 0 is clean and given in tuning and sampling; False: it is noised and denoised as
+            the others are, and the loss is on all frames.
+        gate: motion layers weigh their temporal convolution by a gate; False adds it as it is.
+        temporal_conv: motion layers have a temporal convolution; False leaves the image model's 2D
+            convolution.
+        causal: it looks at the past only; False: one frame into the past and one into the future.
+        self_attention: what frames look at. "first_frame"; "own": themselves, as in the image model;
+            "first_and_former": frame 0 and the frame before, as in Tune-A-Video (Wu et al. 2023, section
+            3.2).
+        temporal_attention: a self-attention over time follows each transformer block's feed-forward.
+        tuned: names of `SETS`; the other parameters stay as in the untuned model. None: all of `LAMP_SETS`
+            that these layers have, or the motion modules.
 
     Raises:
         UserError: unknown values, or values that contradict each other.
