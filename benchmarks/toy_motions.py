@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from lamp_lightning.data.video import contact_sheet, write_gif
 from lamp_lightning.metrics import FlowAgreement, MovingPixelError, evaluate_videos, load_clip
-from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import MotionUNet
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.sample.generate import Sampler, mixed_precision

@@ -316,7 +316,7 @@ def base_unet(
     """The base model's UNet, inflated and not tuned; in float32 where no ``dtype`` is given."""
     import torch
 
-    from lamp_lightning.models.base.model import load_base_model
+    from lamp_lightning.models.base.load import load_base_model
     from lamp_lightning.models.families import MotionUNet
 
     model = load_base_model(base, config=config, variant=variant, torch_dtype=dtype or torch.float32)

@@ -11,7 +11,7 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis import pipeline_text
 from lamp_lightning import LAMPPipeline, MotionUNet, UserError
 from lamp_lightning.benchmark.methods import training_free
 from lamp_lightning.diffusion.warp import denoise_warped, levels, translated
-from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import Variant, inflated
 from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
 from lamp_lightning.runtime.config import check_config, composed, conf_dir, options

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from lamp_lightning.benchmark.methods import load_method
 from lamp_lightning.data.video import read_video
-from lamp_lightning.models.adapter import inverted_clip, read_metadata, variant_of
+from lamp_lightning.models.adapter import header_of, inverted_clip, read_metadata
 from lamp_lightning.models.families import Variant
 from lamp_lightning.sample.__main__ import main as sample
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
@@ -61,7 +61,7 @@ def test_ablations_sweep_and_sample_as_they_were_tuned(plain, tmp_path):
     for number, variant in enumerate(wanted):
         folder = f"sweep/{number}"
         method = load_method(folder)
-        assert variant_of(read_metadata(f"{folder}/adapter.safetensors")) == variant
+        assert header_of(f"{folder}/adapter.safetensors").variant == variant
         assert method.pipeline.unet.variant == variant
         assert set(tensors(folder)) == set(method.pipeline.unet.names_of(variant.sets))
         assert len(painted(folder)) == 4

@@ -154,7 +154,7 @@ def test_one_clip_can_be_tuned_on(make, tmp_path):
 
 
 def test_a_real_base_models_latents(make, random_base):
-    from lamp_lightning.models.base.model import load_base_model
+    from lamp_lightning.models.base.load import load_base_model
 
     base = load_base_model(random_base)
     data = make(prepare=False, flip=True)

@@ -11,7 +11,7 @@ from torch import nn
 
 from lamp_lightning import MotionUNet, UserError
 from lamp_lightning.diffusion import all_frames_loss, denoise_in_windows, first_frame_loss
-from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import Variant
 from lamp_lightning.models.unet.attention import ClipAttention
 from lamp_lightning.models.unet.layers import ClipShape, MotionConv

@@ -111,7 +111,7 @@ def test_nan_weights_are_refused(pipeline_folder, tmp_path):
     tensors = load_file(file)
     tensors["decoder.conv_in.bias"][0] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"decoder\.conv_in\.bias holds NaN"):
+    with pytest.raises(UserError, match=r"'decoder\.conv_in\.bias' holds NaN"):
         load_base_model(folder)
 
 

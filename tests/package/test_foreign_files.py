@@ -24,8 +24,8 @@ from lamp_lightning.evaluate.videos import list_videos, listed_prompts, read_pro
 from lamp_lightning.metrics import load_clip
 from lamp_lightning.metrics.results import read_judged, read_metrics
 from lamp_lightning.models.base.folder import make_scheduler
-from lamp_lightning.models.base.model import load_base_model
-from lamp_lightning.models.parts import read_pickle
+from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.tensors import read_pickle
 from lamp_lightning.runtime.files import check_links, inside
 from lamp_lightning.runtime.reading import check_text
 from lamp_lightning.runtime.sweeps import words_of

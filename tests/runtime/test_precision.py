@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from lamp_lightning.data.clips import decode_clip
-from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import MotionUNet
 from lamp_lightning.runtime import precision as precisions
 from lamp_lightning.runtime.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lamp_lightning.metrics import FlowAgreement, MovingPixelError
-from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.sample.generate import Sampler, mixed_precision
 from lamp_lightning.sample.pipeline import LAMPPipeline

@@ -32,7 +32,7 @@ import torch
 
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.adapter import read_metadata
-from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import inflated
 from lamp_lightning.runtime.config import check_config, composed, options
 from lamp_lightning.runtime.errors import UserError

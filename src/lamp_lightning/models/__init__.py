@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from lamp_lightning.models.adapter import load_motion, read_metadata, save_motion
+from lamp_lightning.models.adapter import read_metadata
+from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.conditions import TextEmbeddings
-from lamp_lightning.models.base.model import BaseModel, load_base_model
+from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.families import MotionUNet, Variant, inflated
-from lamp_lightning.models.official import load_official, save_official
 
 __all__ = [
     "BaseModel",
     "MotionUNet",
     "TextEmbeddings",
     "Variant",
+    "VideoBackbone",
     "inflated",
     "load_base_model",
-    "load_motion",
-    "load_official",
     "read_metadata",
-    "save_motion",
-    "save_official",
 ]

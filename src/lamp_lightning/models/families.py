@@ -1,17 +1,26 @@
-"""The motion UNet: a text-to-image UNet inflated in place to paint clips."""
+"""The registry of backbones: which class has the motion layers of a kind."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
+from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.unet.motion_unet import MotionUNet
-from lamp_lightning.models.variant import Variant
+from lamp_lightning.models.variant import Kind, Variant
 
-__all__ = ["MotionUNet", "Variant", "inflated"]
+__all__ = ["BACKBONES", "MotionUNet", "Variant", "inflated"]
+
+# A new backbone offers what `VideoBackbone` asks for and stands here by its `Variant.kind`. Modules are
+# imported when they are needed: diffusers' motion model takes a second that LAMP need not wait.
+BACKBONES: dict[Kind, tuple[str, str]] = {
+    "lamp": ("lamp_lightning.models.unet.motion_unet", "MotionUNet"),
+    "animatediff": ("lamp_lightning.models.unet.animatediff", "AnimateDiffUNet"),
+}
 
 
-def inflated(unet: Any, norm: Norm = "joint", variant: Variant | None = None) -> Any:
+def inflated(unet: Any, norm: Norm = "joint", variant: Variant | None = None) -> VideoBackbone:
     """A `UNet2DConditionModel` with the motion layers of a variant's kind.
 
     Args:
@@ -22,8 +31,5 @@ def inflated(unet: Any, norm: Norm = "joint", variant: Variant | None = None) ->
     Returns:
         A `MotionUNet`, or for the kind "animatediff" an `AnimateDiffUNet`: they are used alike.
     """
-    if variant is not None and variant.kind == "animatediff":
-        from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
-
-        return AnimateDiffUNet.from_unet(unet, norm, variant)
-    return MotionUNet.from_unet(unet, norm, variant)
+    module, name = BACKBONES["lamp" if variant is None else variant.kind]
+    return getattr(importlib.import_module(module), name).from_unet(unet, norm, variant)

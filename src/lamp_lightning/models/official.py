@@ -12,24 +12,20 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from lamp_lightning.models.adapter import check_tensors
-from lamp_lightning.models.parts import Count, UNetConfig, check_config, check_pickle
+from lamp_lightning.models.backbone import VideoBackbone
+from lamp_lightning.models.parts import Count, UNetConfig, check_config
+from lamp_lightning.models.tensors import check_finite, check_shapes, read_tensors
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead, save_tensors
 from lamp_lightning.runtime.reading import parse_json, read_text
-
-if TYPE_CHECKING:
-    from lamp_lightning.models.families import MotionUNet
 
 _CONFIG = "config.json"
 _BIN = "diffusion_pytorch_model.bin"
@@ -41,7 +37,6 @@ _WEIGHTS = (  # in the order of preference of those who read such folders
 )
 _WHAT = "the configuration of a UNet"
 _LARGEST_CONFIG = 2**20  # bytes; theirs have a thousand
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _OFFICIAL_CLASS = {"_class_name": "UNet3DConditionModel", "_diffusers_version": "0.11.1"}
 # Keys of their UNet's configuration, with its values where an image model's config leaves them out.
 _OFFICIAL_KEYS: dict[str, Any] = {
@@ -88,40 +83,42 @@ class _OfficialConfig(UNetConfig):
     reverse_transformer_layers_per_block: _Levels | None = None
 
 
-def load_official(folder: str | Path, norm: Any = "joint") -> MotionUNet:
-    """Read a UNet folder that the authors' code saved, in the precision of its tensors.
-
-    Args:
-        folder: the folder with `config.json` and the weights, or a pipeline folder with such a `unet` in it.
-            `.safetensors` is preferred; a `.bin` is read as plain tensors, code in it is never run.
-        norm: "joint" as their checkpoints expect, or "per_frame" to compare.
+def official_image_unet(folder: Path) -> UNet2DConditionModel:
+    """The image UNet that a checkpoint folder's `config.json` inflates, without data (on the meta device).
 
     Raises:
-        UserError: not such a folder, a damaged or unsafe file, missing, extra, mis-shaped or non-finite
-            tensors.
+        UserError: it is not the configuration of the authors' UNet, or one that cannot be built.
     """
-    from lamp_lightning.models.families import MotionUNet
-
-    folder = unet_folder(folder)
     path = folder / _CONFIG
     config = _image_config(path, _read_config(path))
     try:
         with torch.device("meta"):
-            image: Any = UNet2DConditionModel.from_config(config)
+            return cast(UNet2DConditionModel, UNet2DConditionModel.from_config(config))
     except Exception as error:  # whatever diffusers meets in a damaged config
         raise UserError(f"{path} describes a UNet that cannot be built: {_one_line(error)}") from error
-    with torch.device("meta"):
-        unet = MotionUNet.from_unet(image, norm)
-    unet._image_queries = None  # their folder holds the tuned queries only
-    file, tensors = _read_weights(folder)
-    check_tensors(tensors, {name: tuple(t.shape) for name, t in unet.state_dict().items()}, file)
-    unet.load_state_dict(tensors, assign=True)
-    for parameter in unet.tuned_parameters():
-        parameter.requires_grad_(True)
-    return unet.eval()
 
 
-def save_official(unet: MotionUNet, folder: str | Path, config: str | None = None) -> None:
+def read_official_weights(folder: Path, unet: VideoBackbone) -> dict[str, Tensor]:
+    """The state dictionary of a checkpoint folder, which must be exactly that of `unet`.
+
+    Raises:
+        UserError: no weights there, a damaged or unsafe file, missing, extra, mis-shaped or non-finite
+            tensors.
+    """
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{folder} holds no weights: neither {' nor '.join(_WEIGHTS)}.")
+    tensors = read_tensors(file)
+    check_shapes(_shapes(tensors), _shapes(unet.state_dict()), file)
+    check_finite(tensors, str(file), "It is damaged or its training diverged.")
+    return tensors
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def save_official(unet: VideoBackbone, folder: str | Path, config: str | None = None) -> None:
     """Write `config.json` and `diffusion_pytorch_model.bin` as the authors' code reads them.
 
     The folder never looks whole before it is: until both parts are written what was there stays as it was,
@@ -243,7 +240,7 @@ def _describes(text: str, ours: dict[str, Any]) -> bool:
     return all(same[key] == json.loads(json.dumps(value)) for key, value in ours.items() if key[0] != "_")
 
 
-def _official_config(unet: MotionUNet) -> dict[str, Any]:
+def _official_config(unet: VideoBackbone) -> dict[str, Any]:
     """The configuration of diffusers' UNet as one of theirs; what theirs lacks must be at its default."""
     defaults = inspect.signature(UNet2DConditionModel.__init__).parameters
     config = dict(unet.config)
@@ -266,31 +263,6 @@ def _rename(value: Any, old: str, new: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [_rename(item, old, new) for item in value]
     return value
-
-
-def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
-    if file is None:
-        raise UserError(f"{folder} holds no weights: neither {' nor '.join(_WEIGHTS)}.")
-    if file.suffix == ".safetensors":
-        try:
-            tensors: Any = load_file(file)
-        except (SafetensorError, OSError, KeyError) as error:  # KeyError: numbers that torch does not know
-            raise UserError(f"{file} is damaged: {error}") from error
-    else:
-        check_pickle(file)
-        try:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for damaged files
-            raise UserError(
-                f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
-            ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise UserError(f"{file} is not a dictionary of tensors.")
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _FLOATS or tensor.layout != torch.strided:
-            raise UserError(f"{file}: the tensor {name!r} is not one of plain floating point numbers.")
-    return file, tensors
 
 
 def _one_line(error: Exception) -> str:

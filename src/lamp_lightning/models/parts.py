@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 import pickle
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
 
+from lamp_lightning.models.tensors import PICKLES, read_pickle, tensor_names
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import check_depth, checked, read_json
 
@@ -28,7 +27,6 @@ LONGEST_LIST = 10_000
 _REFUSED = ("auto_map", "custom_pipelines", "quantization_config", "adapter_config")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _PLAIN_ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flex_attention")
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _SPARE = 2**30  # bytes that a model may have above what its files can hold
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -169,7 +167,7 @@ def check_folder(folder: Path, schema: type[BaseModel] | None = None, name: str 
         elif file.name == "tokenizer_config.json":
             check_config(value, file, None)
     for file in sorted(folder.iterdir()):
-        if file.suffix in _PICKLES and file.is_file():
+        if file.suffix in PICKLES and file.is_file():
             read_pickle(file)
 
 
@@ -202,48 +200,6 @@ def check_processor(folder: Path) -> None:
         check_config(value, file, ProcessorConfig)
 
 
-def check_pickle(file: Path) -> None:
-    """Refuse a compressed pickle of tensors: torch never packs, and a small one could fill the memory."""
-    if not zipfile.is_zipfile(file):
-        return  # torch's older format, which has no compression
-    try:
-        with zipfile.ZipFile(file) as opened:
-            entries = opened.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UserError(f"{file} is not a plain file of tensors ({error}). {FETCH}") from error
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed or sum(entry.file_size for entry in entries) > file.stat().st_size:
-        raise UserError(f"{file} is compressed, which torch's files of tensors never are. {FETCH}")
-
-
-def read_pickle(file: Path) -> dict[str, Any]:
-    """The tensors of a file of torch's, by name and as far as possible without reading them; code is not run.
-
-    Raises:
-        UserError: it is no plain file of tensors, or one of its tensors has more numbers than the file.
-    """
-    check_pickle(file)
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise UserError(
-            f"{file} is not a plain file of tensors and was not loaded: it is damaged, or would run code."
-        ) from error
-    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict):
-        raise UserError(f"{file} is not a plain file of tensors: it holds a {type(found).__name__}. {FETCH}")
-    for name, tensor in found.items():
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        if tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise UserError(
-                f"{file}: the tensor {str(name)!r} has {tensor.numel():,} numbers, more than the file has. "
-                f"{FETCH}"
-            )
-    return found
-
-
 def check_size(folder: Path, cls: Any, config: dict[str, Any], dtype: torch.dtype) -> None:
     """Refuse a configuration of a model far larger than the weights that are there.
 
@@ -255,7 +211,7 @@ def check_size(folder: Path, cls: Any, config: dict[str, Any], dtype: torch.dtyp
         config: its configuration.
         dtype: that its weights are wanted in.
     """
-    files = [f for f in folder.iterdir() if f.suffix in (".safetensors", *_PICKLES) and f.is_file()]
+    files = [f for f in folder.iterdir() if f.suffix in (".safetensors", *PICKLES) and f.is_file()]
     if not files:
         return  # the library says what is missing
     names = _tensor_count(files)
@@ -287,16 +243,10 @@ def _of(cls: Any, config: dict[str, Any]) -> Any:
 
 def _tensor_count(files: list[Path]) -> int:
     """How many tensors the files hold; of files that are not opened here, as many as could be."""
-    count = 0
-    for file in files:
-        if file.suffix != ".safetensors":
-            return 100_000
-        try:
-            with safe_open(file, framework="pt") as opened:
-                count += len(opened.keys())
-        except (SafetensorError, OSError):
-            return 100_000  # loading it says why it cannot be read
-    return count
+    try:
+        return sum(len(tensor_names(file)) if file.suffix == ".safetensors" else 100_000 for file in files)
+    except UserError:
+        return 100_000  # loading it says why it cannot be read
 
 
 def library_reason(error: BaseException) -> str:

@@ -142,7 +142,7 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
     import torch
 
     from lamp_lightning.models.adapter import header_of
-    from lamp_lightning.models.base.model import load_base_model
+    from lamp_lightning.models.base.load import load_base_model
     from lamp_lightning.models.families import inflated
     from lamp_lightning.sample.generate import spare_memory
     from lamp_lightning.sample.pipeline import LAMPPipeline

@@ -33,7 +33,8 @@ from lamp_lightning.diffusion.warp import denoise_warped
 from lamp_lightning.models.adapter import header_of, inverted_clip
 from lamp_lightning.models.base.conditions import added_conditions, size_conditions
 from lamp_lightning.models.base.folder import pipeline_class
-from lamp_lightning.models.base.model import BaseModel, load_base_model
+from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.families import MotionUNet, inflated
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.runtime.errors import UserError
@@ -239,7 +240,7 @@ class LAMPPipeline(DiffusionPipeline):
         self.vae.disable_tiling()
 
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
-        """Load a motion adapter and return its metadata (see `weights.adapter.load_motion`).
+        """Load a motion adapter and return its metadata (see `VideoBackbone.load_motion`).
 
         How the motion is painted (scheduler, steps, guidance, frames, ...) becomes what calls do by default.
         """
@@ -250,7 +251,7 @@ class LAMPPipeline(DiffusionPipeline):
     def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
         """Load several motion adapters, each with a weight, in place of any other; returns their metadata.
 
-        See `weights.adapter.set_motions`. They are painted as the one of the largest weight asks for.
+        See `VideoBackbone.set_motions`. They are painted as the one of the largest weight asks for.
         """
         found = self.unet.set_motions(motions, **kwargs)
         weights = list(motions.values())

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt
-from lamp_lightning.models.base.model import load_base_model
+from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import Variant, inflated
 from lamp_lightning.runtime.console import is_first_process, quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError

@@ -42,7 +42,7 @@ _NOT_WEIGHTS = "position_ids"  # once saved in checkpoints, now computed: it may
 
 
 def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> BaseModel:
-    """The parts of the pipeline folder, hub id or packaged model `name` (see `weights.base`)."""
+    """The parts of the pipeline folder, hub id or packaged model `name` (see `models.base.load`)."""
     source = _source(name)
     index = read_index(source)
     named = {part: _named(index.get(part)) for part in (*_NEEDED, *_SDXL)}

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from safetensors import SafetensorError, safe_open
 
-from lamp_lightning.models.base.folder import check_local_config, make_scheduler
+from lamp_lightning.models.base.folder import SINGLE_FILES, check_local_config, make_scheduler
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.parts import check_tokenizer, library_reason, read_pickle
+from lamp_lightning.models.parts import check_tokenizer, library_reason
+from lamp_lightning.models.tensors import tensor_names
 from lamp_lightning.runtime.errors import UserError
 
 _XL_KEY = "conditioner.embedders.1."  # the second text encoder
@@ -23,12 +23,16 @@ _TEXT_KEYS = ("cond_stage_model.", "conditioner.embedders.0.")
 
 
 def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.dtype) -> BaseModel:
-    """The parts of a single-file checkpoint (see `weights.base`).
+    """The parts of a single-file checkpoint (see `models.base.load`).
 
     The kind of model is told from the tensors. Configurations and tokenizers, which such files do not hold,
     come from `config`, or from the hub (a few small files).
     """
-    names = _tensor_names(file)
+    if file.suffix not in SINGLE_FILES:
+        raise UserError(
+            f"{file} is no model: give a .safetensors or .ckpt checkpoint, a diffusers folder or a hub id."
+        )
+    names = tensor_names(file)
     for keys, part in (((_UNET_KEY,), "UNet"), ((_VAE_KEY,), "autoencoder"), (_TEXT_KEYS, "text encoder")):
         if not any(name.startswith(keys) for name in names):
             raise UserError(
@@ -75,21 +79,6 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
         zeros_for_no_prompt=xl and bool(pipeline.config.get("force_zeros_for_empty_prompt")),
         **second,
     )
-
-
-def _tensor_names(file: Path) -> Collection[str]:
-    """Names of the tensors in the file, without reading them; a pickle is read as plain tensors only."""
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, framework="pt") as opened:
-                return set(opened.keys())
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is not a readable safetensors file ({error}).") from error
-    if file.suffix != ".ckpt":
-        raise UserError(
-            f"{file} is no model: give a .safetensors or .ckpt checkpoint, a diffusers folder or a hub id."
-        )
-    return {str(name) for name in read_pickle(file)}
 
 
 def _check_complete(model: torch.nn.Module, where: str) -> None:

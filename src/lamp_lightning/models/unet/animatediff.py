@@ -6,9 +6,8 @@ sampled by what tunes, loads and samples LAMP.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,8 +17,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
+from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.unet.inflate import Norm
-from lamp_lightning.models.unet.motion_unet import names_of
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 
@@ -37,13 +36,11 @@ class MotionModule(AnimateDiffTransformer3D):
         return super().forward(hidden_states, *args, **kwargs) if self.motion else hidden_states
 
 
-class AnimateDiffUNet(UNetMotionModel):
-    """diffusers' `UNetMotionModel` with what a `MotionUNet` offers for tuning, loading and sampling.
+class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
+    """diffusers' `UNetMotionModel` as a backbone that is tuned and sampled as LAMP is.
 
     Make one with `from_unet`. Only the motion modules are tuned; the image model stays as it is.
     """
-
-    _before_motions: dict[str, Tensor | None] | None = None
 
     @classmethod
     def from_unet(
@@ -73,7 +70,7 @@ class AnimateDiffUNet(UNetMotionModel):
             )
             inflated = cast(AnimateDiffUNet, cls.from_unet2d(unet, adapter))
             if getattr(unet, "add_embedding", None) is not None:  # of SDXL; diffusers does not copy it
-                inflated.add_embedding.load_state_dict(unet.add_embedding.state_dict())
+                cast(Any, inflated).add_embedding.load_state_dict(unet.add_embedding.state_dict())
         except (ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise UserError(f"diffusers cannot put motion modules into this UNet: {error}") from error
         for module in inflated._motion_modules():
@@ -96,7 +93,7 @@ class AnimateDiffUNet(UNetMotionModel):
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Denoise clips, `b c f h w -> b c f h w`; arguments as of `MotionUNet.forward`.
+        """Denoise clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`).
 
         Raises:
             UserError: more frames than the modules count.
@@ -108,15 +105,14 @@ class AnimateDiffUNet(UNetMotionModel):
                 "frames are asked for: longer videos go on in windows, "
                 f"sampler.window={self.config.motion_max_seq_length}."
             )
-        return super().forward(
+        return UNetMotionModel.forward(
+            self,
             sample,
             torch.as_tensor(timestep, device=sample.device),
             encoder_hidden_states.repeat_interleave(frames, dim=0),
             added_cond_kwargs=added_cond_kwargs,
             return_dict=False,
         )[0]
-
-    # -- as a MotionUNet -------------------------------------------------------------------------------------
 
     @property
     def norm(self) -> Norm:
@@ -141,66 +137,7 @@ class AnimateDiffUNet(UNetMotionModel):
                 "another: LAMPPipeline.from_motion(<adapter>) loads the right one."
             )
         self.register_to_config(_motion_variant=variant.settings())
-        self.requires_grad_(False)
-        for parameter in self.tuned_parameters():
-            parameter.requires_grad_(True)
-
-    def names_of(self, sets: Iterable[str]) -> list[str]:
-        """Names of the parameters in these sets (`Variant.sets`), sorted."""
-        return names_of(self, sets)
-
-    def trainable_names(self) -> list[str]:
-        """Names of the parameters that are tuned, sorted; they are those of diffusers' `MotionAdapter`."""
-        return self.names_of(self.variant.sets)
-
-    def tuned_parameters(self) -> list[nn.Parameter]:
-        """The parameters that are tuned, in the order of `trainable_names()`."""
-        parameters = dict(self.named_parameters())
-        return [parameters[name] for name in self.trainable_names()]
-
-    def save_motion(self, file: str | Path, **metadata: Any) -> None:
-        """Save the motion modules as a motion adapter (`weights.adapter.save_motion`)."""
-        from lamp_lightning.models.adapter import save_motion
-
-        save_motion(self, file, **metadata)
-
-    def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
-        """Load a motion adapter and return its metadata (`weights.adapter.load_motion`)."""
-        from lamp_lightning.models.adapter import load_motion
-
-        return load_motion(self, file, **kwargs)
-
-    def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
-        """Load one adapter. Raises UserError for several: motion modules are not mixed."""
-        if list(motions.values()) != [1]:
-            raise UserError("AnimateDiff's motion modules cannot be weighted or mixed: give one motion.")
-        return [self.load_motion(next(iter(motions)), **kwargs)]
-
-    def unload_motion(self) -> None:
-        """Be what it was before the first `load_motion`."""
-        self.put_tuned({})
-
-    def remember_untuned(self, variant: Variant) -> None:
-        """Keep the modules as they are before the first motion, on the CPU."""
-        if self._before_motions is None:
-            named = zip(self.trainable_names(), self.tuned_parameters(), strict=True)
-            self._before_motions = {name: p.detach().to("cpu", copy=True) for name, p in named}
-
-    def untuned(self) -> dict[str, Tensor | None]:
-        """The parameters that were remembered, as they were."""
-        return self._before_motions or {}
-
-    def put_tuned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take a motion's parameters, and for those that it lacks the remembered ones."""
-        parameters = dict(self.named_parameters())
-        with torch.no_grad():
-            for name, before in self.untuned().items():
-                parameters[name].copy_(cast(Tensor, tensors.get(name, before)))
-
-    @property
-    def knows_image_model(self) -> bool:
-        """Always: the image model is never tuned."""
-        return True
+        self.require_gradients()
 
     @contextmanager
     def image_model(self) -> Iterator[AnimateDiffUNet]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,19 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lamp_lightning.models.backbone import VideoBackbone
+from lamp_lightning.models.official import (
+    official_image_unet,
+    read_official_weights,
+    save_official,
+    unet_folder,
+)
 from lamp_lightning.models.unet import mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet, refuse_lora
 from lamp_lightning.models.unet.inflate import Norm, inflate, is_joint
 from lamp_lightning.models.unet.layers import ClipShape, SliceSize
-from lamp_lightning.models.variant import LAMP_SETS, Variant
+from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 
 __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
@@ -32,7 +39,7 @@ _ANY_QUERY = re.compile(r"(^|\.)attn[12]\.to_q\.")
 _QUERIES_FILE = "image_queries.safetensors"
 
 
-class MotionUNet(FixedUNet, UNet2DConditionModel):
+class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
     """A `UNet2DConditionModel` inflated to clips: motion layers, first-frame attention, temporal attention.
 
     Make one with `from_unet`, `from_pretrained` or `from_official`. It runs diffusers' own forward pass on
@@ -59,9 +66,8 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         _check_kind(variant)
         self._clip = ClipShape(variant=variant)
         self._image_queries: dict[str, Tensor] | None = None
-        self._before_motions: tuple[Norm, Variant, dict[str, Tensor | None]] | None = None
         inflate(self, norm, self._clip)
-        self._require_gradients()
+        self.require_gradients()
 
     @classmethod
     def from_unet(
@@ -128,15 +134,28 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
 
     @classmethod
     def from_official(cls, folder: str | Path, norm: Norm = "joint") -> MotionUNet:
-        """Read the UNet of a LAMP checkpoint folder that the authors' code saved (see `weights.official`)."""
-        from lamp_lightning.models.official import load_official
+        """Read a UNet folder that the authors' code saved, in the precision of its tensors.
 
-        return load_official(folder, norm)
+        Args:
+            folder: the folder with `config.json` and the weights, or a pipeline folder with such a `unet`.
+                `.safetensors` is preferred; a `.bin` is read as plain tensors, code in it is never run.
+            norm: "joint" as their checkpoints expect, or "per_frame" to compare.
+
+        Raises:
+            UserError: not such a folder, a damaged or unsafe file, missing, extra, mis-shaped or non-finite
+                tensors.
+        """
+        folder = unet_folder(folder)
+        image = official_image_unet(folder)
+        with torch.device("meta"):
+            unet = cls.from_unet(image, norm)
+        unet._image_queries = None  # their folder holds the tuned queries only
+        unet.load_state_dict(read_official_weights(folder, unet), assign=True)
+        unet.require_gradients()
+        return unet.eval()
 
     def save_official(self, folder: str | Path) -> None:
-        """Write a UNet folder that the authors' code reads (see `weights.official`)."""
-        from lamp_lightning.models.official import save_official
-
+        """Write a UNet folder that the authors' code reads (see `models.official`)."""
         save_official(self, folder)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -145,68 +164,18 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         Raises:
             UserError: several motions are mixed, which one set of weights cannot say.
         """
-        if mixture.parts(self):
+        if self.is_mixed:
             raise UserError("Several motions are mixed: load one, or unload them, and save then.")
         super().save_pretrained(save_directory, *args, **kwargs)
         if self._image_queries is not None:
             queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}
             save_file(queries, Path(save_directory) / _QUERIES_FILE)
 
-    def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
-        """Load a motion adapter into this UNet and return its metadata (`weights.adapter.load_motion`)."""
-        from lamp_lightning.models.adapter import load_motion
-
-        return load_motion(self, file, **kwargs)
-
-    def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
-        """Load several motion adapters at once, each with a weight (`weights.adapter.set_motions`)."""
-        from lamp_lightning.models.adapter import set_motions
-
-        return set_motions(self, motions, **kwargs)
-
-    def unload_motion(self) -> None:
-        """Be what it was before the first `load_motion` or `set_motions`, to the bit."""
-        if self._before_motions is None:
-            return
-        norm, variant, _ = self._before_motions
-        mixture.mix(self, [], {})
-        self.put_tuned({})
-        self.set_variant(variant)
-        self.set_norm(norm)
-
-    def remember_untuned(self, variant: Variant) -> None:
-        """Keep what a motion of `variant` changes as it is before the first such motion, on the CPU."""
-        norm, own, kept = self._before_motions or (self.norm, self.variant, {})
-        parameters = dict(self.named_parameters())
-        for name in self.names_of((*LAMP_SETS, *variant.sets)):
-            if name not in kept:
-                p = parameters[name].detach()
-                kept[name] = p.to("cpu", copy=True) if p.any() else None  # None: all zeros
-        self._before_motions = norm, own, kept
-
-    def untuned(self) -> dict[str, Tensor | None]:
-        """The parameters that were remembered, as they were; None where all are zeros."""
-        return {} if self._before_motions is None else self._before_motions[2]
-
-    def put_tuned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take a motion's parameters, and for those that it did not tune the untuned ones, as remembered."""
-        parameters = dict(self.named_parameters())
-        with torch.no_grad():
-            for name, before in self.untuned().items():
-                tensor = tensors.get(name, before)
-                parameters[name].zero_() if tensor is None else parameters[name].copy_(tensor)
-
     def _apply(self, fn: Any, recurse: bool = True) -> MotionUNet:
         super()._apply(fn, recurse)
         for layer in mixture.parts(self):  # they are in no state dict, but go where the UNet goes
             layer._apply(fn)
         return self
-
-    def save_motion(self, file: str | Path, **metadata: Any) -> None:
-        """Save the tuned parameters as a motion adapter (see `weights.adapter.save_motion`)."""
-        from lamp_lightning.models.adapter import save_motion
-
-        save_motion(self, file, **metadata)
 
     def forward(
         self,
@@ -215,17 +184,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Denoise clips.
-
-        Args:
-            sample: `b c f h w`, frame 0 being the clean first frame.
-            timestep: one for all clips, or one per clip `(b,)`.
-            encoder_hidden_states: text embeddings, one prompt per clip, `b l d`.
-            added_cond_kwargs: further conditions, one row per clip (`text_embeds`, `time_ids` of SDXL).
-
-        Returns:
-            The prediction for every frame, `b c f h w`. Loss and sampler do not look at frame 0's.
-        """
+        """Denoise clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`)."""
         if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
             raise ValueError(
                 "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
@@ -236,7 +195,8 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
         timestep = torch.as_tensor(timestep, device=sample.device).expand(clips).repeat_interleave(frames)
         if added_cond_kwargs is not None:
             added_cond_kwargs = {k: v.repeat_interleave(frames, dim=0) for k, v in added_cond_kwargs.items()}
-        folded = super().forward(
+        folded = UNet2DConditionModel.forward(
+            self,
             sample.transpose(1, 2).flatten(0, 1),
             timestep,
             encoder_hidden_states,
@@ -275,12 +235,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
                 self._image_queries[name] = self.get_parameter(name).detach().clone()
         self._clip.variant = variant
         self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
-        self._require_gradients()
-
-    def _require_gradients(self) -> None:
-        self.requires_grad_(False)
-        for parameter in self.tuned_parameters():
-            parameter.requires_grad_(True)
+        self.require_gradients()
 
     def set_attention_slice(self, slice_size: SliceSize = "auto") -> None:  # type: ignore[override]
         """Compute attention a few heads of a frame at a time, in less memory; a pipeline's
@@ -311,19 +266,6 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
                 for attention in (*own, block.attn_temp):
                     yield from (attention.to_q, attention.to_k)
 
-    def trainable_names(self) -> list[str]:
-        """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints."""
-        return self.names_of(self.variant.sets)
-
-    def names_of(self, sets: Iterable[str]) -> list[str]:
-        """Names of the parameters in these sets (`Variant.sets`), sorted."""
-        return names_of(self, sets)
-
-    def tuned_parameters(self) -> list[nn.Parameter]:
-        """The parameters that are tuned, in the order of `trainable_names()`."""
-        parameters = dict(self.named_parameters())
-        return [parameters[name] for name in self.trainable_names()]
-
     @property
     def knows_image_model(self) -> bool:
         """Whether `image_model()` can be used: the queries that the image model had are kept."""
@@ -341,6 +283,19 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
                 "frame, or load the image model and then the motion adapter."
             )
         return self._image_queries
+
+    def check_mixing(self) -> None:
+        """Raises UserError where the image model is not known, as a mixture begins with its queries."""
+        self.image_queries()
+
+    def mix(self, motions: Sequence[tuple[float, Mapping[str, Tensor]]]) -> None:
+        """Move as a weighted sum of motions (see `unet.mixture`); none ends the mixture."""
+        mixture.mix(self, motions, self.image_queries() if motions else {})
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether several motions are mixed now."""
+        return bool(mixture.parts(self))
 
     @contextmanager
     def image_model(self) -> Iterator[MotionUNet]:
@@ -372,15 +327,6 @@ class MotionUNet(FixedUNet, UNet2DConditionModel):
             for name, data in tuned.items():
                 parameters[name].data = data.to(parameters[name].device)  # offloading may have moved it
             torch.clear_autocast_cache()
-
-
-def names_of(unet: nn.Module, sets: Iterable[str]) -> list[str]:
-    """Names of a UNet's parameters in these sets (`Variant.sets`), sorted."""
-    patterns = "|".join(re.escape(name) for name in sets)
-    if not patterns:
-        return []
-    found = re.compile(rf"(^|\.)({patterns})\.")
-    return sorted(name for name, _ in unet.named_parameters() if found.search(name))
 
 
 def _check_kind(variant: Variant) -> None:

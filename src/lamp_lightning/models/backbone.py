@@ -1,0 +1,314 @@
+"""What tuning, motion adapters and sampling ask of a model that denoises clips."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lamp_lightning.models.adapter import Adapter, read_adapter, same_weights, write_adapter
+from lamp_lightning.models.unet.inflate import Norm
+from lamp_lightning.models.variant import LAMP_SETS, Variant
+from lamp_lightning.runtime.errors import UserError
+
+
+class VideoBackbone(ABC, nn.Module):
+    """A model of clips, made from an image model, whose motion is tuned, saved, loaded and mixed.
+
+    Tuning, sampling, editing and the commands know a backbone by this class alone. It keeps the parameters of
+    motions; a backbone inherits from it and from a model of diffusers, and adds what is its own:
+
+    - `from_unet(unet, norm, variant)` makes it from an image model.
+    - `forward`: the prediction for every frame of noisy clips.
+    - `norm` and `set_norm`, `variant` and `set_variant`: `set_variant` ends in `require_gradients()`.
+    - `image_model`: a context in which it is the image model, and `knows_image_model`.
+    - `queries_and_keys` where attention injection is possible, and `mix` where several motions at once are.
+
+    Its kind and the names of what can be tuned stand in `models.variant` (`Kind`, `SETS`), and its class in
+    the registry `models.families.BACKBONES`.
+    """
+
+    config: Any  # these two are diffusers'
+    register_to_config: Any
+    _before_motions: tuple[Norm, Variant, dict[str, Tensor | None]] | None = None
+
+    # -- what a backbone adds --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+    ) -> Any:
+        """Denoise clips.
+
+        Args:
+            sample: `b c f h w`, frame 0 being the clean first frame where the variant has one.
+            timestep: one for all clips, or one per clip `(b,)`.
+            encoder_hidden_states: text embeddings, one prompt per clip, `b l d`.
+            added_cond_kwargs: further conditions, one row per clip (`text_embeds`, `time_ids` of SDXL).
+
+        Returns:
+            The prediction for every frame, `b c f h w`. Loss and sampler do not look at a given frame's.
+        """
+
+    @property
+    @abstractmethod
+    def norm(self) -> Norm:
+        """How ResNet blocks normalise: "joint" over a clip's frames, or "per_frame"."""
+
+    @abstractmethod
+    def set_norm(self, norm: Norm) -> None:
+        """Normalise "joint" or "per_frame" from now on; `load_motion` sets its adapter's."""
+
+    @property
+    @abstractmethod
+    def variant(self) -> Variant:
+        """What of the method this model has, and what of it is tuned."""
+
+    @abstractmethod
+    def set_variant(self, variant: Variant) -> None:
+        """Be another variant from now on; `load_motion` sets its adapter's. Weights stay as they are.
+
+        Raises:
+            UserError: a variant with other motion layers, which need another backbone.
+        """
+
+    @abstractmethod
+    def image_model(self) -> AbstractContextManager[Any]:
+        """In this context the backbone is the image model that it was made from. Without gradients.
+
+        Raises:
+            UserError: the image model's own weights are not known or cannot be put back.
+        """
+
+    @property
+    def knows_image_model(self) -> bool:
+        """Whether `image_model()` can be used."""
+        return True
+
+    def queries_and_keys(self) -> Iterator[nn.Module]:
+        """The layers that project queries and keys where frames attend to frames, for attention injection."""
+        raise UserError(f"Attention cannot be injected into motion layers of the kind {self.variant.kind!r}.")
+
+    def check_mixing(self) -> None:
+        """Raises UserError where several motions, or one at another weight than 1, cannot be mixed."""
+        raise UserError(
+            f"Motions of the kind {self.variant.kind!r} cannot be weighted or mixed: give one motion."
+        )
+
+    def mix(self, motions: Sequence[tuple[float, Mapping[str, Tensor]]]) -> None:
+        """Move as a weighted sum of motions: weight and tuned parameters of each. None ends the mixture."""
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether several motions are mixed now."""
+        return False
+
+    # -- what is tuned ---------------------------------------------------------------------------------------
+
+    def names_of(self, sets: Iterable[str]) -> list[str]:
+        """Names of the parameters in these sets (`Variant.sets`), sorted."""
+        patterns = "|".join(re.escape(name) for name in sets)
+        found = re.compile(rf"(^|\.)({patterns})\." if patterns else "$^")
+        return sorted(name for name, _ in self.named_parameters() if found.search(name))
+
+    def trainable_names(self) -> list[str]:
+        """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints."""
+        return self.names_of(self.variant.sets)
+
+    def tuned_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are tuned, in the order of `trainable_names()`."""
+        parameters = dict(self.named_parameters())
+        return [parameters[name] for name in self.trainable_names()]
+
+    def require_gradients(self) -> None:
+        """Freeze everything but the tuned parameters."""
+        self.requires_grad_(False)
+        for parameter in self.tuned_parameters():
+            parameter.requires_grad_(True)
+
+    # -- motions ---------------------------------------------------------------------------------------------
+
+    def save_motion(self, file: str | Path, *, inverted_clip: Tensor | None = None, **metadata: Any) -> None:
+        """Write the tuned parameters as a motion adapter.
+
+        The same parameters and facts make the same bytes.
+
+        Args:
+            file: path of the `.safetensors` file; written whole or not at all.
+            inverted_clip: noise that a tuned clip was inverted to, `1 c f h w`, where sampling begins there.
+            metadata: facts for the file's header (`models.header.Header`), such as `base_model`, `motion`,
+                `prompt`, `num_frames`. Norm, variant, versions and a sample of the frozen weights, by which
+                the base model is known again, are added.
+
+        Raises:
+            UserError: several motions are mixed, the file cannot be written, a parameter is not finite, or a
+                fact is not what the header can hold.
+        """
+        if self.is_mixed:
+            raise UserError(f"{file} is not written: several motions are mixed. Load one of them.")
+        facts = {
+            **metadata,
+            "norm": self.norm,
+            "variant": self.variant.settings(),
+            "base_fingerprint": self.fingerprint(),
+        }
+        tuned = zip(self.trainable_names(), self.tuned_parameters(), strict=True)
+        write_adapter(Path(file), {name: p.detach() for name, p in tuned}, facts, inverted_clip)
+
+    def load_motion(self, file: str | Path, *, check_base: bool = True) -> dict[str, str]:
+        """Take a motion adapter's parameters, all of them or none, and be the adapter's variant and norm.
+
+        What the adapter did not tune is as in the untuned model.
+
+        Args:
+            file: an adapter of this base model.
+            check_base: False also takes an adapter that was tuned on other weights of the same architecture.
+
+        Returns:
+            The adapter's metadata.
+
+        Raises:
+            UserError: not an adapter, another base model, motion layers of another kind, or missing, extra,
+                mis-shaped or non-finite tensors. The model is then unchanged.
+        """
+        adapter = self._read(Path(file), check_base)
+        self.remember_untuned(adapter.header.variant)
+        self.mix([])
+        self.set_variant(adapter.header.variant)
+        self.put_tuned(adapter.tensors)
+        self.set_norm(adapter.header.norm)
+        return adapter.metadata
+
+    def set_motions(
+        self, motions: Mapping[str | Path, float], *, check_base: bool = True
+    ) -> list[dict[str, str]]:
+        """Move as a weighted sum of motions (see `unet.mixture`), in place of any that were loaded.
+
+        Args:
+            motions: adapters with their weights; 1 is the motion as tuned, 0 none of it, more exaggerates.
+            check_base: as for `load_motion`.
+
+        Returns:
+            The adapters' metadata.
+
+        Raises:
+            UserError: as `load_motion`, no motions, a weight that is no number, adapters of different norms
+                or variants, or a model that cannot mix them. The model is then unchanged.
+        """
+        if not motions:
+            raise UserError("No motions are given: give adapters with their weights.")
+        for file, weight in motions.items():
+            if not math.isfinite(weight):
+                raise UserError(f"{file}: its weight is {weight}; give a number.")
+        if list(motions.values()) == [1]:
+            return [self.load_motion(next(iter(motions)), check_base=check_base)]
+        self.check_mixing()
+        adapters = [self._read(Path(file), check_base) for file in motions]
+        _check_alike(adapters)
+        header = adapters[0].header
+        self.remember_untuned(header.variant)
+        self.set_variant(header.variant)
+        self.put_tuned({})
+        untuned = {name: tensor for name, tensor in self.named_parameters() if name in self.untuned()}
+        self.mix(
+            [
+                (float(weight), {**untuned, **adapter.tensors})
+                for weight, adapter in zip(motions.values(), adapters, strict=True)
+            ]
+        )
+        self.set_norm(header.norm)
+        return [adapter.metadata for adapter in adapters]
+
+    def unload_motion(self) -> None:
+        """Be what it was before the first `load_motion` or `set_motions`, to the bit."""
+        if self._before_motions is None:
+            return
+        norm, variant, _ = self._before_motions
+        self.mix([])
+        self.put_tuned({})
+        self.set_variant(variant)
+        self.set_norm(norm)
+
+    def remember_untuned(self, variant: Variant) -> None:
+        """Keep what a motion of `variant` changes as it is before the first such motion, on the CPU."""
+        norm, own, kept = self._before_motions or (self.norm, self.variant, {})
+        parameters = dict(self.named_parameters())
+        for name in self.names_of((*Variant(kind=own.kind).sets, *variant.sets)):
+            if name not in kept:
+                p = parameters[name].detach()
+                kept[name] = p.to("cpu", copy=True) if p.any() else None  # None: all zeros
+        self._before_motions = norm, own, kept
+
+    def untuned(self) -> dict[str, Tensor | None]:
+        """The parameters that were remembered, as they were; None where all are zeros."""
+        return {} if self._before_motions is None else self._before_motions[2]
+
+    def put_tuned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take a motion's parameters, and for those that it did not tune the untuned ones, as remembered."""
+        parameters = dict(self.named_parameters())
+        with torch.no_grad():
+            for name, before in self.untuned().items():
+                tensor = tensors.get(name, before)
+                parameters[name].zero_() if tensor is None else parameters[name].copy_(tensor)
+
+    def fingerprint(self, variant: Variant | None = None, tensors: int = 32) -> list[float]:
+        """Two weights of each of some frozen tensors, by which the base model is known in any precision.
+
+        They are chosen among those that neither LAMP nor `variant` (None: the model's own) tunes.
+        """
+        tuned = set(self.names_of((*LAMP_SETS, *(variant or self.variant).sets)))
+        untuned = self.untuned()  # what a motion that is loaded now has changed, as it was before
+        frozen = [(n, p) for n, p in sorted(self.named_parameters()) if n not in tuned and p.ndim >= 2]
+        values: list[float] = []
+        for name, parameter in frozen[:: max(1, len(frozen) // tensors)]:
+            before = untuned.get(name)
+            flat = (parameter.detach() if before is None else before).flatten()
+            positions = torch.linspace(0, flat.numel() - 1, 4).long()[1:-1]
+            values += flat[positions.to(flat.device)].float().cpu().tolist()
+        return values
+
+    def _read(self, file: Path, check_base: bool) -> Adapter:
+        """An adapter that fits this model."""
+
+        def shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
+            if variant.kind != self.variant.kind:
+                raise UserError(
+                    f"{file} has motion layers of the kind {variant.kind!r}, and this UNet those of "
+                    f"{self.variant.kind!r}. LAMPPipeline.from_motion({str(file)!r}) loads the right one."
+                )
+            parameters = dict(self.named_parameters())
+            return {name: tuple(parameters[name].shape) for name in self.names_of(variant.sets)}
+
+        adapter = read_adapter(file, shapes, channels=int(self.config["in_channels"]))
+        header = adapter.header
+        if check_base and not same_weights(self.fingerprint(header.variant), header.base_fingerprint):
+            raise UserError(
+                f"{file} was tuned on other weights than this UNet's: its base model is "
+                f"{header.base_model or 'unknown'!r}. Load that one (check_base=False tries anyway)."
+            )
+        return adapter
+
+
+def _check_alike(adapters: Sequence[Adapter]) -> None:
+    """Refuse to mix motions of different norms or variants."""
+    if len({adapter.header.norm for adapter in adapters}) > 1:
+        told = ", ".join(f"{adapter.file} with {adapter.header.norm}" for adapter in adapters)
+        raise UserError(f"These motions were tuned with different norms and cannot be mixed: {told}.")
+    first = adapters[0]
+    for other in adapters[1:]:
+        if different := first.header.variant.differences(other.header.variant):
+            raise UserError(
+                f"{first.file} and {other.file} are motions of different models and cannot be mixed: they "
+                f"differ in {different}."
+            )

@@ -1,0 +1,90 @@
+"""Load a base model, given as a folder, a hub id, one file, or the name of the packaged one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lamp_lightning.models.base.folder import SINGLE_FILES, load_folder
+from lamp_lightning.models.base.model import BaseModel
+from lamp_lightning.models.base.single_file import load_single_file
+from lamp_lightning.models.tensors import check_finite
+from lamp_lightning.runtime.errors import UserError
+
+
+def load_base_model(
+    path_or_id: str | Path,
+    *,
+    config: str | Path | None = None,
+    variant: str | None = None,
+    torch_dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> BaseModel:
+    """Load a Stable Diffusion pipeline's parts: 1.x, 2.x, XL, or anything else of their shape.
+
+    Args:
+        path_or_id: a diffusers pipeline folder, a hub id, a single-file checkpoint (`.safetensors` or
+            `.ckpt`), or "tiny", the model that comes with this package.
+        config: for a single-file checkpoint, the diffusers folder or hub id that its configuration and
+            tokenizers are taken from; None: the hub's, by the kind of model that the file holds.
+        variant: of the weight files, such as "fp16" (`diffusion_pytorch_model.fp16.safetensors`).
+        torch_dtype: of all weights; SDXL's autoencoder stays in float32 where float16 is asked for.
+        device: of all weights.
+
+    Raises:
+        UserError: nothing there, a part that is missing, damaged or lacks tensors, weights that are not
+            finite, a model of another kind, or a hub that cannot be reached. Code in a pickle is never run.
+    """
+    name = str(path_or_id)
+    if (file := Path(name).expanduser()).is_file():
+        base = load_single_file(file, config, torch_dtype)
+    elif config is not None and file.suffix not in SINGLE_FILES:
+        raise UserError(f"config={config} is for single-file checkpoints, and {name} is none.")
+    else:
+        base = load_folder(name, variant, torch_dtype)
+    check_parts(base)
+    for part in (*base.encoders, base.unet):
+        dtype = torch_dtype
+        if part is base.vae and base.overflows_in_float16 and torch_dtype == torch.float16:
+            dtype = torch.float32
+        for tensor in (*part.parameters(), *part.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+        part.to(device).eval().requires_grad_(False)
+    return base
+
+
+def check_parts(base: BaseModel) -> None:
+    """Refuse parts that do not go together, or a UNet that wants what we have not."""
+    unet, vae = base.unet.config, base.vae.config
+    channels = vae.latent_channels
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
+        raise UserError(
+            f"{base.name}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, its "
+            f"autoencoder has {channels}. Give a text-to-image model, not one for inpainting or upscaling."
+        )
+    wanted = unet.addition_embed_type
+    if wanted not in (None, "text_time") or unet.class_embed_type or unet.num_class_embeds:
+        raise UserError(f"{base.name}: its UNet needs conditions of the kind {wanted or 'class'}.")
+    if (wanted == "text_time") != (base.text_encoder_2 is not None):
+        raise UserError(
+            f"{base.name}: its UNet and its text encoders do not go together: one is SDXL's, the other not."
+        )
+    width = base.text_encoder.config.hidden_size
+    if base.text_encoder_2 is not None:
+        width += base.text_encoder_2.config.hidden_size
+        known = 6 * unet.addition_time_embed_dim + base.text_encoder_2.config.projection_dim
+        if unet.projection_class_embeddings_input_dim != known:
+            raise UserError(
+                f"{base.name}: its UNet does not take SDXL's six size conditions; it may be a refiner or "
+                "another special model. Give a text-to-image base model."
+            )
+    if isinstance(unet.cross_attention_dim, int) and unet.cross_attention_dim != width:
+        raise UserError(
+            f"{base.name}: its UNet reads text embeddings of {unet.cross_attention_dim} numbers, its text "
+            f"encoders give {width}."
+        )
+    for name in ("vae", "unet", "text_encoder", "text_encoder_2"):
+        if (part := getattr(base, name)) is not None:
+            check_finite(dict(part.named_parameters()), f"{base.name}: {name}", "Fetch the model again.")
