@@ -10,10 +10,11 @@ anew that is finished, and copies what it found into the page.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any
+
+from pages import fill, parser
 
 from lamp_lightning.benchmark import __main__ as benchmark
 from lamp_lightning.data.video import contact_sheet
@@ -75,23 +76,10 @@ def rows(found: Comparison, motion: str) -> list[tuple[str, Any]]:
     return made
 
 
-def write_section(name: str, text: str, file: Path) -> None:
-    """Replace a suite's part between its markers; what stands around it is kept."""
-    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    page = file.read_text(encoding="utf-8") if file.exists() else "# Comparisons\n"
-    if begin not in page:
-        page += f"\n{begin}\n{end}\n"
-    before, _, rest = page.partition(begin)
-    file.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("suites", nargs="*", default=SUITES, help=f"of {', '.join(SUITES)}; both")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the page and pictures go")
-    options = parser.parse_args()
+    asked = parser(__doc__)
+    asked.add_argument("suites", nargs="*", default=SUITES, help=f"of {', '.join(SUITES)}; both")
+    options = asked.parse_args()
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
     for name in options.suites:
@@ -99,8 +87,8 @@ def main() -> None:
             raise SystemExit(status)
         folder = Path(composed("benchmark", [f"suite={name}"]).out)
         found = Comparison.load(folder / "comparison.json")
-        write_section(name, section(found, folder, images), options.docs / "comparisons.md")
-        write_section(f"{name} in short", in_short(found), options.docs / "results.md")
+        fill(options.docs / "comparisons.md", name, section(found, folder, images))
+        fill(options.docs / "results.md", f"{name} in short", in_short(found))
 
 
 if __name__ == "__main__":

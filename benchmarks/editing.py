@@ -9,7 +9,6 @@ another place, both) and, with both, in other ways that are compared. What is fi
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import fill, parser
 from PIL import Image
 
 from lamp_lightning.data import decode_clip
@@ -137,8 +137,8 @@ def share(rows: Sequence[dict[str, bool]]) -> str:
     return ", ".join(f"{100 * np.mean([row[part] for row in rows]):.0f}" for part in ASKED)
 
 
-def write_results(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
-    """The tables of docs/editing.md between its markers; what stands around them is kept."""
+def write_results(results: dict[str, list[dict[str, Any]]], page: Path) -> None:
+    """The tables of docs/editing.md."""
     head = [
         "| motion, change | flow correlation ↑ mean (least) | of the true edit "
         "| subject, colour, place right % ↑ | of the true edit | error ↓ "
@@ -180,11 +180,7 @@ def write_results(results: dict[str, list[dict[str, Any]]], file: Path) -> None:
         f"correlation of 0.7 or more. Between source and reconstruction it is {np.mean(again):.2f} (least "
         f"{min(again):.2f}), between videos of two scenes of one motion {np.mean(others):.2f}.",
     ]
-    begin, end = "<!-- tables -->", "<!-- end of tables -->"
-    text = file.read_text(encoding="utf-8") if file.exists() else f"# Editing\n\n{begin}\n{end}\n"
-    before, _, rest = text.partition(begin)
-    _, _, after = rest.partition(end)
-    file.write_text(f"{before}{begin}\n" + "\n".join(rows) + f"\n{end}{after}", encoding="utf-8")
+    fill(page, "tables", rows)
 
 
 def draw(results: dict[str, list[dict[str, Any]]], out: Path, docs: Path) -> None:
@@ -199,14 +195,11 @@ def draw(results: dict[str, list[dict[str, Any]]], out: Path, docs: Path) -> Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--motions", nargs="+", default=list(MOTIONS), metavar="MOTION")
-    parser.add_argument("--scenes", type=int, default=3, help="held-out videos of each motion")
-    parser.add_argument("--out", type=Path, default=Path("runs/editing"))
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where editing.md and pictures go")
-    options = parser.parse_args()
+    asked = parser(__doc__)
+    asked.add_argument("--motions", nargs="+", default=list(MOTIONS), metavar="MOTION")
+    asked.add_argument("--scenes", type=int, default=3, help="held-out videos of each motion")
+    asked.add_argument("--out", type=Path, default=Path("runs/editing"))
+    options = asked.parse_args()
     out = options.out.absolute()
     (options.docs / "images").mkdir(parents=True, exist_ok=True)
     judge, results = Judge(), {}

@@ -8,23 +8,25 @@ again; the page's tables are written anew after each cell.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler
-from held_out import Motion, fill, kept, preset
+from pages import fill, parser
+from samplers import CHOSEN_ON, Motion, preset
 from torch import Tensor
 
+from lamp_lightning.benchmark.trial import once, write_arrays
 from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.diffusion import denoise
 from lamp_lightning.metrics.truth import moving_pixels
 from lamp_lightning.sample.generate import evaluation, mixed_precision
-from lamp_lightning.toyworld import Scene, first_moment, motion_name, render_clip
+from lamp_lightning.toyworld import Scene, first_moment, held_out_scenes, motion_name, render_clip
 
 MOTIONS = ("helicopter", "horse_run", "play_the_guitar", "waterfall")
 RANDOM_DETAILS = ("waterfall",)  # has more than one true continuation
@@ -50,22 +52,25 @@ def measure(motion: Motion, method: str, file: Path) -> dict[str, Any]:
     """Per scene and frame: errors, drift of the mean colour, change from the frame before."""
     frames, window, overlap = METHODS[method]
 
-    def painted() -> dict[str, Any]:
-        noise = torch.stack([gaussian(motion, LONGEST, seed=k) for k in range(len(motion.scenes))])
-        sampler = preset("ddim").changed({"num_frames": frames, "window": window, "overlap": overlap})
-        made = motion.paint(sampler, noise=noise[:, :, :frames])
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(file.with_suffix(".npz"), video=made[0])
-        return per_frame(made, motion.true[:, :frames])
+    scenes = len(motion.held_out.prompts)
 
-    asked = {"frames": frames, "window": window, "overlap": overlap, "scenes": len(motion.scenes)}
-    return {**kept(file, asked, painted), "video": file.with_suffix(".npz")}
+    def made() -> dict[str, Any]:
+        print(f"{motion.name}: {method}", flush=True)
+        noise = torch.stack([gaussian(motion, LONGEST, seed=k) for k in range(scenes)])
+        sampler = preset("ddim").changed({"num_frames": frames, "window": window, "overlap": overlap})
+        ours = replace(motion.method, sampler=sampler)
+        videos = motion.held_out.generate(ours, noise=noise[:, :, :frames])
+        write_arrays(file.with_suffix(".npz"), video=videos[0])
+        return per_frame(videos, motion.held_out.truth[:, :frames])
+
+    asked = {"frames": frames, "window": window, "overlap": overlap, "scenes": scenes}
+    return {**once(file, asked, made), "video": file.with_suffix(".npz")}
 
 
 def gaussian(motion: Motion, frames: int, seed: int) -> Tensor:
     """Noise of one video's latents, `c f h w`; a shorter video has the beginning of a longer one's."""
     generator = torch.Generator().manual_seed(seed)
-    unet = motion.pipeline.unet.config
+    unet = motion.method.pipeline.unet.config
     shape = (unet.in_channels, unet.sample_size, unet.sample_size)
     return torch.stack([torch.randn(shape, generator=generator) for _ in range(frames)], dim=1)
 
@@ -200,28 +205,30 @@ def double_rate(scene: Scene) -> np.ndarray:
 def between(motion: Motion, file: Path) -> dict[str, Any]:
     """Per way and scene: squared error of the frames between, over pixels that move between known ones."""
 
-    def painted() -> dict[str, Any]:
+    scenes = len(motion.held_out.prompts)
+
+    def made() -> dict[str, Any]:
         errors: dict[str, list[float]] = {}
-        for k, scene in enumerate(motion.scenes):
+        for k, scene in enumerate(held_out_scenes(motion.name, CHOSEN_ON + scenes)[CHOSEN_ON:]):
             true = double_rate(scene) / 255
             before, wanted, after = true[:-1:2], true[1::2], true[2::2]
             moving = np.maximum(np.abs(after - before), np.abs(wanted - before)).max(-1) > 0.1
-            made = {"repeated": before, "cross-faded": (before + after) / 2}
-            made |= painted_between(motion, scene, true[::2], k)
-            for way, video in made.items():
+            videos = {"repeated": before, "cross-faded": (before + after) / 2}
+            videos |= painted_between(motion, scene, true[::2], k)
+            for way, video in videos.items():
                 errors.setdefault(way, []).append(float(((video - wanted)[moving] ** 2).sum()))
         return errors
 
-    return kept(file, {"scenes": len(motion.scenes), "frames": BETWEEN_FRAMES}, painted)
+    return once(file, {"scenes": scenes, "frames": BETWEEN_FRAMES}, made)
 
 
 @torch.no_grad()
 def painted_between(motion: Motion, scene: Scene, known: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Frames between the known ones, `n h w 3` in 0..1, by the motion model with the known ones pinned."""
-    pipeline, sampler = motion.pipeline, motion.pipeline.sampler
+    pipeline, sampler = motion.method.pipeline, motion.method.sampler
     pictures = [(255 * frame).round().astype(np.uint8) for frame in known]
     pixels = torch.stack([pixels_from_image(picture, picture.shape[:2]) for picture in pictures])
-    with evaluation(pipeline.unet), mixed_precision("cpu", motion.precision):
+    with evaluation(pipeline.unet), mixed_precision("cpu", motion.method.precision):
         latents = pipeline.base.latents_from_pixels(pixels)
         words = pipeline.base.encode_prompts([scene.caption]).text
         noise = gaussian(motion, 2 * len(known) - 1, seed)[None]
@@ -262,31 +269,28 @@ def between_table(cells: dict[str, dict[str, Any]]) -> list[str]:
 def write_sheet(motions: list[Motion], cells: dict[str, dict[str, Any]], file: Path) -> None:
     rows = []
     for motion in motions:
-        rows.append((f"true: {motion.prompts[0]}", motion.true[0]))
+        rows.append((f"true: {motion.held_out.prompts[0]}", motion.held_out.truth[0]))
         shown = {method: cells[method][motion.name] for method in SHOWN}
         rows += [(method, np.load(cell["video"])["video"]) for method, cell in shown.items()]
     contact_sheet(rows, file, columns=9, cell=96, title=f"{LONGEST} frames")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs/toy_motions"), help="the tuned motions")
-    parser.add_argument("--out", type=Path, default=Path("runs/long_videos"), help="what is finished")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where long_videos.md is")
-    parser.add_argument("--scenes", type=int, default=3, help="held-out first frames of each motion")
-    options = parser.parse_args()
-    page = options.docs / "long_videos.md"
+    options = parser(__doc__)
+    options.add_argument("--runs", type=Path, default=Path("runs/toy_motions"), help="the tuned motions")
+    options.add_argument("--out", type=Path, default=Path("runs/long_videos"), help="what is finished")
+    options.add_argument("--scenes", type=int, default=3, help="held-out first frames of each motion")
+    args = options.parse_args()
+    page = args.docs / "long_videos.md"
     few = {}
     for name in BETWEEN:
-        file = options.out / "between" / f"{name}.json"
-        few[name] = between(Motion(name, options.runs, options.scenes), file)
+        file = args.out / "between" / f"{name}.json"
+        few[name] = between(Motion.tuned(name, args.runs, args.scenes), file)
         fill(page, "frames between frames", between_table(few))
-    motions = [Motion(name, options.runs, options.scenes, LONGEST) for name in MOTIONS]
+    motions = [Motion.tuned(name, args.runs, args.scenes, LONGEST) for name in MOTIONS]
     cells: dict[str, dict[str, Any]] = {}
     for method in METHODS:
-        folder = options.out / method.replace(" ", "_").replace(",", "")
+        folder = args.out / method.replace(" ", "_").replace(",", "")
         cells[method] = {m.name: measure(m, method, folder / f"{m.name}.json") for m in motions}
         shown = {name: cells[name] for name in sorted(cells, key=list(METHODS).index, reverse=True)}
         fill(page, "error", block_table("frames", error_rows(shown), 2))
@@ -295,7 +299,7 @@ def main() -> None:
         truth = {"the truth": next(iter(mean_rows(cells, "true_change").values()))}
         fill(page, "change", block_table("frames", mean_rows(shown, "change") | truth, 1))
         fill(page, "borders", border_table(shown))
-    write_sheet(motions, cells, options.docs / "images" / "long_videos.png")
+    write_sheet(motions, cells, args.docs / "images" / "long_videos.png")
 
 
 if __name__ == "__main__":

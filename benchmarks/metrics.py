@@ -8,20 +8,17 @@ that there is to compare with: prompt, truth, first frame, and the eight trainin
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
+from pages import fill, parser
 
 from lamp_lightning.metrics import MEASURES, evaluate_videos, load_clip, markdown_table, motion_signatures
-from lamp_lightning.runtime.runs import write_text
 from lamp_lightning.toyworld import MOTIONS, Scene, held_out_scenes, motion_set_scenes, render_clip
 
 FRAMES = 16
-BEGIN, END = "<!-- benchmarks/metrics.py writes this -->", "<!-- until here -->"
 Video = np.ndarray
 
 
@@ -59,10 +56,9 @@ def another(case: str, scene: Scene, index: int) -> Video:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=2)
-    parser.add_argument("--docs", type=Path, default=Path("docs/metrics.md"))
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--scenes", type=int, default=2)
+    args = options.parse_args()
     torch.set_num_threads(1)
     clip = load_clip("tiny")
     rows: dict[str, list[dict[str, float]]] = {case: [] for case in (*SPOILT, *OTHERS)}
@@ -94,8 +90,7 @@ def main() -> None:
         f"{seconds / count:.2f} seconds of one processor core."
     )
     print(text)
-    before, _, rest = args.docs.read_text(encoding="utf-8").partition(BEGIN)
-    write_text(args.docs, f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+    fill(args.docs / "metrics.md", "tables", f"\n{text}\n")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ class Method:
         seeds: Sequence[int] | None = None,
         *,
         at_once: int = 4,
+        noise: torch.Tensor | None = None,
         progress: Progress | None = None,
     ) -> list[np.ndarray]:
         """Make a video for each prompt.
@@ -78,6 +79,7 @@ class Method:
                 says what each method does with and without them.
             seeds: of each video's noise; None: 0, 1, 2, ...
             at_once: videos in a batch; the same number gives the same bits.
+            noise: latents to begin at instead of drawn noise, ``(n, c, f, h, w)``.
             progress: called as by the pipeline.
 
         Returns:
@@ -102,6 +104,7 @@ class Method:
                     self.sampler,
                     seeds=seeds[part],
                     first_frames=None if first_frames is None else list(first_frames[part]),
+                    noise=None if noise is None else noise[part],
                     progress=progress,
                 )
         return videos

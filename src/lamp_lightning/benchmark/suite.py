@@ -49,16 +49,21 @@ SHOWN = (
 
 
 @dataclass(frozen=True)
-class Method:
-    """An entry of a suite: words of the train command, or another entry's runs sampled in another way."""
+class Contender:
+    """An entry of a suite: overrides of the train command, or another entry's runs sampled in another way."""
 
-    name: str
-    label: str
-    about: str = ""
-    kind: Any = "baseline"
+    entry: Entry
     words: tuple[str, ...] = ()
     of: str | None = None
     sampler: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def label(self) -> str:
+        return self.entry.label
 
 
 def run_suite(cfg: DictConfig) -> Path:
@@ -80,7 +85,7 @@ def run_suite(cfg: DictConfig) -> Path:
         return _run(cfg, methods, out, command)
 
 
-def _run(cfg: DictConfig, methods: Sequence[Method], out: Path, command: str) -> Path:
+def _run(cfg: DictConfig, methods: Sequence[Contender], out: Path, command: str) -> Path:
     print(
         f"{cfg.suite.title}: {len(methods)} methods on {_count(cfg.motions, 'motion')} with "
         f"{_count(cfg.seeds, 'seed')}, {cfg.scenes} scenes each, in {short(out)}",
@@ -121,7 +126,7 @@ def _run(cfg: DictConfig, methods: Sequence[Method], out: Path, command: str) ->
     return page
 
 
-def find_methods(cfg: DictConfig) -> list[Method]:
+def find_methods(cfg: DictConfig) -> list[Contender]:
     """The suite's methods that are asked for.
 
     Raises:
@@ -144,7 +149,7 @@ def find_methods(cfg: DictConfig) -> list[Method]:
     for name in wanted:
         if name not in known:
             raise UserError(f"The suite {cfg.suite.name} has no {name!r}; it has {', '.join(known)}.")
-    methods = [_method(cfg, name) for name in wanted]
+    methods = [_contender(cfg, name) for name in wanted]
     for method in methods:
         if method.of is not None and method.of not in wanted:
             raise UserError(f"{method.name} is {method.of} sampled in another way: ask for {method.of}, too.")
@@ -153,10 +158,11 @@ def find_methods(cfg: DictConfig) -> list[Method]:
     return methods
 
 
-def _method(cfg: DictConfig, name: str) -> Method:
+def _contender(cfg: DictConfig, name: str) -> Contender:
     """An entry of the suite."""
-    entry: Any = OmegaConf.to_container(cfg.suite.entries[name], resolve=True)
-    return Method(name, **{"kind": cfg.suite.kind, **entry, "words": tuple(entry.get("words", ()))})
+    said: Any = OmegaConf.to_container(cfg.suite.entries[name], resolve=True)
+    entry = Entry(name, said["label"], said.get("about", ""), said.get("kind", cfg.suite.kind))
+    return Contender(entry, tuple(said.get("words", ())), said.get("of"), said.get("sampler", {}))
 
 
 def check_runs(cfg: DictConfig, out: Path) -> None:
@@ -167,7 +173,7 @@ def check_runs(cfg: DictConfig, out: Path) -> None:
     Raises:
         UserError: names the run and what differs.
     """
-    for method in (_method(cfg, name) for name in cfg.suite.entries):
+    for method in (_contender(cfg, name) for name in cfg.suite.entries):
         words = None  # found where a run is there
         for motion in cfg.motions:
             folders = {seed: run_folder(out, method.name, motion, seed) for seed in cfg.seeds}
@@ -208,7 +214,7 @@ def _composed_once(words: tuple[str, ...]) -> DictConfig:
     return composed("train", words)
 
 
-def _budgets(cfg: DictConfig, methods: Sequence[Method]) -> str:
+def _budgets(cfg: DictConfig, methods: Sequence[Contender]) -> str:
     """Steps and clips of each as text, those of most methods first; what is not tuned is left out."""
     labels: dict[str, list[str]] = {}
     for method in (method for method in methods if method.of is None):
@@ -247,7 +253,7 @@ def _word(value: Any) -> str:
     return str(value) if isinstance(value, int) else f"[{','.join(map(_word, value))}]"
 
 
-def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
+def train_words(cfg: DictConfig, method: Contender, out: Path) -> list[str]:
     """What the train command is called with for all runs of a method."""
     words = _own_words(cfg, method)
     if cfg.launcher is not None:
@@ -261,7 +267,7 @@ def train_words(cfg: DictConfig, method: Method, out: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _own_words(cfg: DictConfig, method: Method) -> list[str]:
+def _own_words(cfg: DictConfig, method: Contender) -> list[str]:
     """Those that say what a method's runs are, whatever makes them."""
     trained = _composed([*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
     words = [*method.words, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
@@ -270,7 +276,7 @@ def _own_words(cfg: DictConfig, method: Method) -> list[str]:
     return words
 
 
-def tune(cfg: DictConfig, method: Method, out: Path, stop: StopRequest) -> None:
+def tune(cfg: DictConfig, method: Contender, out: Path, stop: StopRequest) -> None:
     """Make a method's runs that are not finished yet, in a process of its own."""
     folders = [run_folder(out, method.name, m, s) for m in cfg.motions for s in cfg.seeds]
     if all((folder / "metrics.json").exists() for folder in folders):
@@ -289,7 +295,7 @@ def tune(cfg: DictConfig, method: Method, out: Path, stop: StopRequest) -> None:
 
 def compare(
     cfg: DictConfig,
-    methods: Sequence[Method],
+    methods: Sequence[Contender],
     results: Sequence[Result],
     scenes: Sequence[Any],
     problems: Sequence[str],
@@ -298,7 +304,7 @@ def compare(
     found = {name for result in results for name in result.metrics}
     shown = [name for name in SHOWN if name in found]
     references = [entry for entry in _REFERENCES if any(r.entry == entry.name for r in results)]
-    entries = [Entry(m.name, m.label, m.about, m.kind) for m in methods]
+    entries = [m.entry for m in methods]
     names = {entry.name for entry in (*entries, *references)}
     asked: Any = OmegaConf.to_container(cfg.suite.claims) if "claims" in cfg.suite else []
     claims = [Claim(**{**claim, "against": tuple(claim["against"])}) for claim in asked]
@@ -350,7 +356,7 @@ def _only(result: Result, names: Sequence[str]) -> Result:
     return replace(result, metrics=some(result.metrics), videos=videos, over_frames=some(result.over_frames))
 
 
-def _say(method: Method, result: Result) -> None:
+def _say(method: Contender, result: Result) -> None:
     values = [
         f"{MEASURES[name].title} {MEASURES[name].shown(result.metrics[name])}"
         for name in SHOWN[:4]

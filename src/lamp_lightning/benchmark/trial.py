@@ -1,39 +1,116 @@
-"""Held-out scenes, what a tuned run makes of them, and what that is worth."""
+"""Held-out scenes, what a method makes of them, and what that is worth.
+
+The suites of ``python -m lamp_lightning.benchmark`` and the programs in ``benchmarks/`` measure by this.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 
-from lamp_lightning.benchmark.methods import load_method
+from lamp_lightning.benchmark.methods import Method, load_method
 from lamp_lightning.data.motion_set import load_motion_set
 from lamp_lightning.data.motions import is_toy_motion, sample_prompts
-from lamp_lightning.metrics import evaluate_videos, load_clip, motion_signatures
-from lamp_lightning.metrics.results import Judged, read_judged, read_metrics
+from lamp_lightning.metrics import ClipJudge, evaluate_videos, load_clip, motion_signatures
+from lamp_lightning.metrics.results import read_judged, read_metrics
 from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.report import Result, Scene, SceneVideo, VideoFile
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import file_sha256
-from lamp_lightning.runtime.reading import open_file
+from lamp_lightning.runtime.reading import open_file, read_json
 from lamp_lightning.runtime.runs import RunFolder, write_atomic, write_json
+from lamp_lightning.toyworld import continuation, held_out_scenes
 
 SEEDS = 1000  # so that the scenes of two seeds never share their noise
-AT_ONCE = 4  # videos
 LARGEST_ARRAYS = 2**32  # bytes of a file of videos
 
 
-def run_folder(out: Path, method: str, motion: str, seed: int) -> Path:
-    """Where a suite keeps a run."""
-    return out / "runs" / method / f"{motion}_seed{seed}"
+@dataclass(frozen=True)
+class HeldOut:
+    """What all methods are shown of a motion: prompts, first frames, and the true videos where known."""
+
+    prompts: tuple[str, ...]
+    first_frames: np.ndarray  # uint8 n h w 3
+    truth: np.ndarray | None = None  # uint8 n f h w 3
+
+    @classmethod
+    def drawn(cls, motion: str, count: int, frames: int, size: int = 64, *, skip: int = 0) -> HeldOut:
+        """Scenes of the toy world, with the true continuation, after the first ``skip`` ones."""
+        scenes = held_out_scenes(motion, skip + count)[skip:]
+        truth = np.stack([continuation(scene, frames, size) for scene in scenes])
+        return cls(tuple(scene.caption for scene in scenes), truth[:, 0], truth)
+
+    def generate(
+        self,
+        method: Method,
+        *,
+        seed: int = 0,
+        noise: torch.Tensor | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> np.ndarray:
+        """The scenes' videos by a method, uint8 ``(n, f, h, w, 3)``.
+
+        Args:
+            method: what makes them.
+            seed: of the first scene's noise; each further one has the next.
+            noise: instead of drawn noise, ``(n, c, f, h, w)``.
+            check: called between steps; may raise Stopped.
+        """
+        made = method.generate(
+            self.prompts,
+            list(self.first_frames),
+            range(seed, seed + len(self.prompts)),
+            noise=noise,
+            progress=None if check is None else lambda *_: check(),
+        )
+        return np.stack(made)
+
+    def measure(
+        self, videos: np.ndarray, clip: ClipJudge | None, training_clips: Sequence[Any] | None = None
+    ) -> dict[str, Any]:
+        """All measures of videos of these scenes, as by ``evaluate_videos``."""
+        return evaluate_videos(
+            list(videos),
+            self.prompts,
+            clip,
+            truth=None if self.truth is None else list(self.truth),
+            training_clips=training_clips,
+            first_frames=list(self.first_frames),
+        )
+
+
+def once(
+    file: Path,
+    asked: Mapping[str, Any],
+    measure: Callable[[], dict[str, Any]],
+    usable: Callable[[], bool] = lambda: True,
+) -> dict[str, Any]:
+    """What ``measure`` gives, kept in a JSON ``file``: it is not measured again where the same is asked.
+
+    Measured anew, too, is what cannot be read, or is not ``usable`` (which may raise UserError).
+    """
+    asked = json.loads(json.dumps(asked))
+    with suppress(UserError, AttributeError):
+        found = read_json(file, what="a measurement")
+        if found.get("asked") == asked and usable():
+            return found
+    found = {"asked": asked, **measure()}
+    write_json(file, found)
+    return found
+
+
+# -- the trials of a suite -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -55,23 +132,24 @@ class Trial:
     def result(self) -> Path:
         return self.out / "results" / self.entry / f"{self.motion}_seed{self.seed}.json"
 
+    @property
+    def held_out(self) -> Path:
+        """The scenes of this motion, for all methods."""
+        return self.out / "scenes" / f"{self.motion}_{self.scenes}.npz"
 
-@dataclass(frozen=True)
-class HeldOut:
-    """What all methods are shown of a motion: prompts, first frames, and the true videos where known."""
 
-    prompts: tuple[str, ...]
-    first_frames: np.ndarray  # uint8 n h w 3
-    truth: np.ndarray | None  # uint8 n f h w 3
+def run_folder(out: Path, method: str, motion: str, seed: int) -> Path:
+    """Where a suite keeps a run."""
+    return out / "runs" / method / f"{motion}_seed{seed}"
 
 
 def judge_trial(trial: Trial, sampler: dict[str, Any], check: Callable[[], None]) -> Result:
-    """Paint the held-out scenes with a run and measure them, unless that is done already.
+    """Sample the held-out scenes with a run and measure them, unless that is done already.
 
     Args:
         trial: what is judged.
         sampler: settings of the sampler other than the run's.
-        check: called between videos; raises Stopped.
+        check: called between steps; raises Stopped.
 
     Raises:
         UserError: the run is not finished or cannot be used.
@@ -79,45 +157,17 @@ def judge_trial(trial: Trial, sampler: dict[str, Any], check: Callable[[], None]
     run, cfg = RunFolder.open(trial.run)
     if not run.metrics.exists():
         raise UserError(f"The run {trial.run} is not finished.")
-    asked = {"scenes": trial.scenes, "sampler": sampler, "adapter": file_sha256(run.adapter)}
-    videos_file = trial.result.with_suffix(".npz")
-    kept = _kept(trial.result, asked)
     held_out = find_held_out(cfg, trial)
-    if kept is None:
+
+    def make() -> tuple[np.ndarray, dict[str, Any]]:
         method = load_method(run.path).with_sampler(**sampler)
-        seeds = [trial.seed * SEEDS + k for k in range(len(held_out.prompts))]
         begun = time.monotonic()
-        made = method.generate(
-            held_out.prompts,
-            list(held_out.first_frames),
-            seeds,
-            at_once=AT_ONCE,
-            progress=lambda *_: check(),
-        )
-        seconds = (time.monotonic() - begun) / len(made)
-        measured = measure(cfg, held_out, made)
-        write_arrays(videos_file, videos=np.stack(made))
-        minutes = read_metrics(run.metrics).minutes
-        found = {"asked": asked, "seconds_per_video": seconds, "minutes": minutes, **measured}
-        write_json(trial.result, found)
-        kept = read_judged(trial.result)
-    return _as_result(trial.entry, trial.motion, trial.seed, kept, videos_file, held_out.truth)
+        videos = held_out.generate(method, seed=trial.seed * SEEDS, check=check)
+        seconds = (time.monotonic() - begun) / len(videos)
+        return videos, {"seconds_per_video": seconds, "minutes": read_metrics(run.metrics).minutes}
 
-
-def measure(cfg: DictConfig, held_out: HeldOut, videos: Sequence[np.ndarray]) -> dict[str, Any]:
-    """All measures of videos of the held-out scenes, with those of each."""
-    clip = None if cfg.model.clip is None else _clip(str(cfg.model.clip))
-    truth = None if held_out.truth is None else list(held_out.truth)
-    training = _training(str(cfg.data.folder), *cfg.data.size, cfg.data.num_frames, cfg.data.frame_stride)
-    values = evaluate_videos(
-        videos,
-        held_out.prompts,
-        clip,
-        truth=truth,
-        training_clips=training,
-        first_frames=list(held_out.first_frames),
-    )
-    return {"metrics": {k: v for k, v in values.items() if k != "videos"}, "videos": values["videos"]}
+    asked = {"scenes": trial.scenes, "sampler": sampler, "adapter": file_sha256(run.adapter)}
+    return _judged(trial.result, asked, make, cfg, held_out, (trial.entry, trial.motion, trial.seed))
 
 
 def judge_references(trials: Sequence[Trial], check: Callable[[], None]) -> tuple[list[Result], list[Scene]]:
@@ -129,44 +179,83 @@ def judge_references(trials: Sequence[Trial], check: Callable[[], None]) -> tupl
     for motion in dict.fromkeys(trial.motion for trial in trials):
         check()
         trial = next(trial for trial in trials if trial.motion == motion)
-        out, scenes = trial.out, trial.scenes
         _, cfg = RunFolder.open(trial.run)
         held_out = find_held_out(cfg, trial)
-        frames = cfg.data.num_frames
-        made = {"frozen": np.repeat(held_out.first_frames[:, None], frames, axis=1)}
+        references = {"frozen": np.repeat(held_out.first_frames[:, None], cfg.data.num_frames, axis=1)}
         if held_out.truth is not None:
-            made["truth"] = held_out.truth
-        for name, videos in made.items():
-            target = out / "results" / name / f"{motion}.json"
-            asked = {"scenes": scenes}
-            kept = _kept(target, asked)
-            if kept is None:
-                write_arrays(target.with_suffix(".npz"), videos=videos)
-                write_json(target, {"asked": asked, **measure(cfg, held_out, list(videos))})
-                kept = read_judged(target)
-            file = target.with_suffix(".npz")
-            results.append(_as_result(name, motion, None, kept, file, held_out.truth))
-        file = held_out_file(out, motion, scenes)
+            references["truth"] = held_out.truth
+        for name, videos in references.items():
+            file = trial.out / "results" / name / f"{motion}.json"
+            make: Any = partial(lambda videos: (videos, {}), videos)
+            asked = {"scenes": trial.scenes}
+            results.append(_judged(file, asked, make, cfg, held_out, (name, motion, None)))
+        arrays = str(trial.held_out)
         for k, prompt in enumerate(held_out.prompts):
-            true = None if held_out.truth is None else VideoFile(str(file), "truth", k)
-            first = VideoFile(str(file), "first_frames", k)
-            shown.append(Scene(motion, str(k), prompt, first, true))
+            true = None if held_out.truth is None else VideoFile(arrays, "truth", k)
+            shown.append(Scene(motion, str(k), prompt, VideoFile(arrays, "first_frames", k), true))
     return results, shown
+
+
+def _judged(
+    file: Path,
+    asked: dict[str, Any],
+    make: Callable[[], tuple[np.ndarray, dict[str, Any]]],
+    cfg: DictConfig,
+    held_out: HeldOut,
+    of: tuple[str, str, int | None],
+) -> Result:
+    """What the videos that ``make`` gives are worth, kept in ``file`` with the videos beside it."""
+    videos_file = file.with_suffix(".npz")
+
+    def measure() -> dict[str, Any]:
+        videos, facts = make()
+        clip = None if cfg.model.clip is None else _clip(str(cfg.model.clip))
+        data = cfg.data
+        training = _training(str(data.folder), *data.size, data.num_frames, data.frame_stride)
+        values = held_out.measure(videos, clip, training)
+        write_arrays(videos_file, videos=videos)
+        return {**facts, "videos": values.pop("videos"), "metrics": values}
+
+    once(file, asked, measure, lambda: read_judged(file) is not None and videos_file.is_file())
+    judged = read_judged(file)
+    curves = {}
+    if held_out.truth is not None:
+        videos = read_arrays(videos_file).get("videos")
+        if videos is None or videos.shape != held_out.truth.shape:
+            raise UserError(
+                f"{videos_file} does not hold the videos of {held_out.truth.shape}. Take it away, and they "
+                "are made anew."
+            )
+        curves["moving_error_ratio"] = tuple(error_over_frames(videos, held_out.truth).tolist())
+    shown = [
+        SceneVideo(str(k), VideoFile(str(videos_file), "videos", k), values)
+        for k, values in enumerate(judged.video_numbers)
+    ]
+    return Result(*of, judged.numbers, tuple(shown), judged.minutes, judged.seconds_per_video, curves)
 
 
 def find_held_out(cfg: DictConfig, trial: Trial) -> HeldOut:
     """The scenes that a motion is judged by, found once for all methods of a suite.
 
     For the toy world's model and motions they are drawn, with the true continuation. Else they are the
-    prompts of `motions.sample_prompts` on first frames that the untuned image model paints.
+    prompts of `motions.sample_prompts` on first frames that the untuned image model samples.
     """
-    file = held_out_file(trial.out, trial.motion, trial.scenes)
+    file = trial.held_out
     if not file.exists():
-        height, width = cfg.data.size
-        toy = cfg.model.name == "tiny" and is_toy_motion(str(cfg.motion.name)) and height == width
-        prompts, first, truth = (_drawn if toy else _painted)(cfg, trial)
-        arrays = {"first_frames": first[:, None]} | ({} if truth is None else {"truth": truth})
-        write_arrays(file, prompts=np.array(prompts), **arrays)
+        motion, (height, width) = str(cfg.motion.name), cfg.data.size
+        if cfg.model.name == "tiny" and is_toy_motion(motion) and height == width:
+            found = HeldOut.drawn(motion, trial.scenes, cfg.data.num_frames, height)
+        else:  # first frames by the image model below the run: the same for all methods of that model
+            prompts = sample_prompts(cfg, trial.scenes)
+            method = load_method(trial.run).with_sampler(
+                start="still", num_frames=2, histogram_matching=False
+            )
+            videos = method.generate(prompts, None, range(len(prompts)), at_once=1)
+            found = HeldOut(tuple(prompts), np.stack([video[0] for video in videos]))
+        arrays = {"first_frames": found.first_frames[:, None]}
+        if found.truth is not None:
+            arrays["truth"] = found.truth
+        write_arrays(file, prompts=np.array(found.prompts), **arrays)
     arrays = read_arrays(file)
     try:
         said, first = arrays["prompts"], arrays["first_frames"]
@@ -175,27 +264,6 @@ def find_held_out(cfg: DictConfig, trial: Trial) -> HeldOut:
     except (KeyError, ValueError) as error:
         raise UserError(f"{file} cannot be used as held-out scenes: {error}. Take it away.") from error
     return HeldOut(tuple(str(prompt) for prompt in said), first[:, 0], arrays.get("truth"))
-
-
-def held_out_file(out: Path, motion: str, scenes: int) -> Path:
-    """Where a suite keeps them."""
-    return out / "scenes" / f"{motion}_{scenes}.npz"
-
-
-def _drawn(cfg: DictConfig, trial: Trial) -> tuple[list[str], np.ndarray, np.ndarray]:
-    from lamp_lightning.toyworld import continuation, held_out_scenes
-
-    scenes = held_out_scenes(str(cfg.motion.name), trial.scenes)
-    truth = np.stack([continuation(scene, cfg.data.num_frames, cfg.data.size[0]) for scene in scenes])
-    return [scene.caption for scene in scenes], truth[:, 0], truth
-
-
-def _painted(cfg: DictConfig, trial: Trial) -> tuple[list[str], np.ndarray, None]:
-    """First frames by the image model below the run: the same for all methods of that model."""
-    prompts = sample_prompts(cfg, trial.scenes)
-    method = load_method(trial.run).with_sampler(start="still", num_frames=2, histogram_matching=False)
-    videos = method.generate(prompts, None, range(len(prompts)), at_once=1)
-    return prompts, np.stack([video[0] for video in videos]), None
 
 
 @cache
@@ -207,44 +275,10 @@ def _training(folder: str, height: int, width: int, num_frames: int, stride: int
     return motion_signatures([np.asarray(clip.frames) for clip in clips])
 
 
-@cache
-def _clip(name: str) -> Any:
-    return load_clip(name)
+_clip = cache(load_clip)
 
 
-def _kept(file: Path, asked: dict[str, Any]) -> Judged | None:
-    """What was measured before, if the same was asked; what cannot be read is measured anew."""
-    try:
-        found = read_judged(file)
-    except UserError:
-        return None
-    same = found.asked == json.loads(json.dumps(asked))
-    return found if same and file.with_suffix(".npz").is_file() else None
-
-
-def _as_result(
-    entry: str, motion: str, seed: int | None, kept: Judged, file: Path, truth: np.ndarray | None
-) -> Result:
-    """What was measured of the videos in ``file``, with the error at each frame where the truth is known."""
-    curves = {}
-    if truth is not None:
-        videos = read_arrays(file).get("videos")
-        if videos is None or videos.shape != truth.shape:
-            raise UserError(f"{file} does not hold the videos of {truth.shape}. Take it away to paint anew.")
-        curves["moving_error_ratio"] = tuple(error_over_frames(videos, truth).tolist())
-    return Result(
-        entry,
-        motion,
-        seed,
-        kept.numbers,
-        tuple(
-            SceneVideo(str(k), VideoFile(str(file), "videos", k), values)
-            for k, values in enumerate(kept.video_numbers)
-        ),
-        kept.minutes,
-        kept.seconds_per_video,
-        curves,
-    )
+# -- arrays on disk ------------------------------------------------------------------------------------------
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
