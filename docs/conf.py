@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "src")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the site needs no network
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # nor does it need to know which processors are slow
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import lamp_lightning  # noqa: E402  (from this checkout)
 
@@ -83,7 +84,6 @@ def read_elsewhere(app: Any, name: str, source: list[str]) -> None:
 
 def setup(app: Any) -> None:
     # Public names are imported at first use: autodoc sees them once they have been asked for.
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
     for module in (lamp_lightning, *(importlib.import_module(f"lamp_lightning.{room}") for room in ROOMS)):
         for name in module.__all__:
             setattr(module, name, getattr(module, name))
