@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -65,8 +66,9 @@ def test_mp4_keeps_colours_in_every_decoder(tmp_path):
     video = np.stack([np.full((64, 64, 3), c, np.uint8) for c in colours])
     path = write_mp4(tmp_path / "colours.mp4", video)
     assert np.abs(read_back(path)[0].astype(int) - video).max() <= 6
-    decord = pytest.importorskip("decord")
-    assert np.abs(decord.VideoReader(str(path))[:].asnumpy().astype(int) - video).max() <= 6
+    capture = cv2.VideoCapture(str(path))
+    frames = np.stack([capture.read()[1][..., ::-1] for _ in video])
+    assert np.abs(frames.astype(int) - video).max() <= 6
 
 
 @pytest.mark.parametrize(("height", "width"), [(63, 65), (1, 1), (64, 33)])

@@ -23,10 +23,6 @@ class DecodeError(Exception):
     """A clip could not be decoded; the text says what was found."""
 
 
-class _Died(DecodeError):
-    """The child process hung or crashed, so another decoder may still succeed."""
-
-
 @dataclass(frozen=True)
 class DecodedFile:
     """What the child wrote: raw uint8 RGB of `shape` (f, h, w, 3), from frames of `source_size` (H, W)."""
@@ -35,16 +31,14 @@ class DecodedFile:
     source_size: tuple[int, int]
     fps: float
     sha256: str
-    backend: str
 
 
 class ClipDecoder:
     """Decodes clips one after another in one child process, each within `timeout_s` seconds.
 
-    decord decodes first, PyAV what decord cannot. A child that hangs or dies is replaced and the clip is
-    given once more to PyAV alone; when that dies too, `decode` raises DecodeError and the next clip can
-    be tried. Use as a context manager; the child starts at the first clip. `command` replaces the child's
-    program.
+    A damaged file may make FFmpeg hang, leak or crash. `decode` then raises DecodeError, and the next clip
+    gets a new child. Use as a context manager; the child starts at the first clip. `command` replaces the
+    child's program.
     """
 
     def __init__(self, timeout_s: float = 60.0, command: Sequence[str] | None = None) -> None:
@@ -62,12 +56,31 @@ class ClipDecoder:
     def decode(self, path: Path, out: Path, size: tuple[int, int] | None = None) -> DecodedFile:
         """Decode `path` into the raw file `out`, each frame fitted to `size` (h, w) if given.
 
-        Raises DecodeError where no decoder can, OSError where `out` cannot be written.
+        Raises DecodeError where that fails, OSError where `out` cannot be written.
         """
+        process = self._start()
+        request = {
+            "path": os.path.abspath(path),
+            "out": os.path.abspath(out),
+            "size": size,
+            "limit_s": self.timeout_s,
+        }
+        assert process.stdin is not None
         try:
-            return self._ask(path, out, size, ["decord", "pyav"])
-        except _Died:
-            return self._ask(path, out, size, ["pyav"])
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        except OSError as error:  # it died between two clips
+            self.close()
+            raise DecodeError("the decoding process died") from error
+        reply = self._wait(self.timeout_s)
+        if "fatal" in reply:
+            self.close()
+            raise DecodeError(reply["fatal"])
+        if "disk" in reply:
+            raise OSError(*reply["disk"])
+        if "error" in reply:
+            raise DecodeError(reply["error"])
+        return DecodedFile(tuple(reply["shape"]), tuple(reply["source_size"]), reply["fps"], reply["sha256"])
 
     def close(self) -> None:
         """Stop the child, whatever it is doing."""
@@ -78,38 +91,6 @@ class ClipDecoder:
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
-
-    def _ask(self, path: Path, out: Path, size: tuple[int, int] | None, backends: list[str]) -> DecodedFile:
-        process = self._start()
-        request = {
-            "path": os.path.abspath(path),
-            "out": os.path.abspath(out),
-            "size": size,
-            "backends": backends,
-            "limit_s": self.timeout_s,
-        }
-        assert process.stdin is not None
-        try:
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-        except OSError as error:  # it died between two clips
-            self.close()
-            raise _Died("the decoding process died") from error
-        reply = self._wait(self.timeout_s)
-        if "fatal" in reply:
-            self.close()
-            raise _Died(reply["fatal"])
-        if "disk" in reply:
-            raise OSError(*reply["disk"])
-        if "error" in reply:
-            raise DecodeError(reply["error"])
-        return DecodedFile(
-            tuple(reply["shape"]),
-            tuple(reply["source_size"]),
-            reply["fps"],
-            reply["sha256"],
-            reply["backend"],
-        )
 
     def _start(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
@@ -135,14 +116,16 @@ class ClipDecoder:
             line = self._answers.get(timeout=limit_s)
         except queue.Empty:
             self.close()
-            raise _Died(f"decoding took longer than {limit_s:g} s (decode_timeout) and was stopped") from None
+            raise DecodeError(
+                f"decoding took longer than {limit_s:g} s (decode_timeout) and was stopped"
+            ) from None
         except BaseException:  # Ctrl-C must not leave a child behind
             self.close()
             raise
         if line is None:
             code = self._process.wait() if self._process else None
             self.close()
-            raise _Died(f"the decoding process died (exit status {code})")
+            raise DecodeError(f"the decoding process died (exit status {code})")
         return json.loads(line)
 
 

@@ -124,7 +124,8 @@ def _read_clip(
     path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder
 ) -> MotionClip:
     check_clip(path)
-    entry = cache.path("frames", {"clip": file_sha256(path), "size": list(size), "crop": "centre"}, ".rgb")
+    fields = {"clip": file_sha256(path), "size": list(size), "crop": "centre", "decoder": "PyAV"}
+    entry = cache.path("frames", fields, ".rgb")
     found = cache.load_frames(entry)
     if found is None:
         with cache.alone(entry):
