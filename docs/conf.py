@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -28,6 +28,11 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_*"]
+if importlib.util.find_spec("lamp_lightning.runtime.schema"):
+    extensions.append("settings_page")
+else:  # settings are not declared yet
+    exclude_patterns.append("settings")
+    suppress_warnings = ["toc.not_readable"]
 templates_path: list[str] = []
 default_role = "code"  # single backticks in docstrings are code
 nitpicky = False
