@@ -45,7 +45,7 @@ myst_links_external_new_tab = False
 # Docstrings: Google style
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "groupwise"
 autodoc_inherit_docstrings = False  # what Lightning and torchmetrics say stands in their own documentation
 autodoc_typehints = "description"
