@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,18 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch.utils.data import DataLoader
 
 from data_fakes import FakeBase, draw_frames
-from lamp_lightning.data import LatentClips, MotionClip, MotionDataset, MotionSet, encode_motion_set
+from lamp_lightning.data import Clip, LatentClips, MotionDataset, MotionSet, encode_motion_set
 from lamp_lightning.data.dataset import SampleStream
 from lamp_lightning.runtime.errors import UserError
 
 
 def _motion_set(count: int = 3, frames: int = 20, prompts: tuple[str, ...] = ("rain",)) -> MotionSet:
     clips = [
-        MotionClip(
-            Path(f"{n}.mp4"), prompts[n % len(prompts)], np.roll(draw_frames(frames, 16, 24), n, 1), 10.0
+        Clip(
+            Path(f"{n}.mp4"),
+            np.roll(draw_frames(frames, 16, 24), n, 1),
+            10.0,
+            prompt=prompts[n % len(prompts)],
         )
         for n in range(count)
     ]
@@ -47,9 +51,7 @@ def test_moments_are_those_of_the_model(tmp_path):
 def test_flipped_moments_are_those_of_mirrored_pixels(tmp_path):
     motion_set = _motion_set()
     clips = _encode(tmp_path, FakeBase(), motion_set, flip=True)
-    mirrored = MotionSet(
-        "rain", [MotionClip(c.path, c.prompt, c.frames[:, :, ::-1], 10.0) for c in motion_set.clips]
-    )
+    mirrored = MotionSet("rain", [replace(c, frames=c.frames[:, :, ::-1]) for c in motion_set.clips])
     expected = _encode(tmp_path / "other", FakeBase(), mirrored)
     for found, wanted in zip(clips.flipped, expected.moments, strict=True):
         assert torch.equal(found, wanted)

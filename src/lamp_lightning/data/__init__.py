@@ -9,35 +9,41 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from lamp_lightning.data.clips import Clip, decode_clip, list_clips
+    from lamp_lightning.data.datamodule import MotionSetDataModule
+    from lamp_lightning.data.dataset import MotionDataset
+    from lamp_lightning.data.latents import LatentClips, encode_motion_set
+    from lamp_lightning.data.motion_set import MotionSet, load_motion_set
+    from lamp_lightning.data.video import read_video, write_mp4
+
 _EXPORTS = {
     "Clip": "clips",
-    "decode_clip": "clips",
-    "list_clips": "clips",
-    "MotionClip": "motion_set",
-    "MotionSet": "motion_set",
-    "load_motion_set": "motion_set",
     "LatentClips": "latents",
     "MotionDataset": "dataset",
+    "MotionSet": "motion_set",
+    "MotionSetDataModule": "datamodule",
+    "decode_clip": "clips",
     "encode_motion_set": "latents",
+    "list_clips": "clips",
+    "load_motion_set": "motion_set",
+    "read_video": "video",
+    "write_mp4": "video",
 }
 
 __all__ = [
     "Clip",
     "LatentClips",
-    "MotionClip",
     "MotionDataset",
     "MotionSet",
+    "MotionSetDataModule",
     "decode_clip",
     "encode_motion_set",
     "list_clips",
     "load_motion_set",
+    "read_video",
+    "write_mp4",
 ]
-
-if TYPE_CHECKING:
-    from lamp_lightning.data.clips import Clip, decode_clip, list_clips
-    from lamp_lightning.data.dataset import MotionDataset
-    from lamp_lightning.data.latents import LatentClips, encode_motion_set
-    from lamp_lightning.data.motion_set import MotionClip, MotionSet, load_motion_set
 
 
 def __getattr__(name: str) -> Any:

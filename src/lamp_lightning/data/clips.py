@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from lamp_lightning.data.damage import describe_content, find_truncation
 from lamp_lightning.data.decoder_process import ClipDecoder, DecodedFile, DecodeError
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import scratch
+from lamp_lightning.runtime.files import array_sha256, scratch
 
 CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
 
@@ -23,11 +24,26 @@ class ClipError(UserError):
 
 @dataclass(frozen=True)
 class Clip:
-    """A decoded clip: `frames` uint8 (f, h, w, 3) RGB, and its rate in frames per second."""
+    """A decoded clip.
+
+    Args:
+        path: its file.
+        frames: uint8 `(f, h, w, 3)` RGB.
+        fps: its rate in frames per second.
+        source_size: height and width of the frames in the file.
+        prompt: what it shows.
+    """
 
     path: Path
     frames: np.ndarray
     fps: float
+    source_size: tuple[int, int] | None = None
+    prompt: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the pixels: two clips with the same frames have the same latents."""
+        return array_sha256(self.frames)
 
 
 def list_clips(folder: str | Path) -> list[Path]:
@@ -98,10 +114,25 @@ def decode_clip(path: str | Path, *, timeout_s: float = 60.0) -> Clip:
     """Decode a whole clip at its own size in a child process, within `timeout_s` seconds.
 
     Raises ClipError (a UserError) for what is missing, no video, cut off, damaged, or too slow to decode.
+
+    Example:
+        >>> import tempfile
+        >>> from lamp_lightning.toyworld import Scene, render_clip
+        >>> from lamp_lightning.data import decode_clip, write_mp4
+        >>> scene = Scene("birds_fly", "red", "beach", "flat")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     clip = decode_clip(write_mp4(f"{folder}/birds.mp4", render_clip(scene, frames=3), fps=8))
+        >>> clip.frames.shape, clip.fps
+        ((3, 64, 64, 3), 8.0)
     """
-    path = Path(path).expanduser()
+    with ClipDecoder(timeout_s) as decoder:
+        return read_clip(decoder, Path(path).expanduser())
+
+
+def read_clip(decoder: ClipDecoder, path: Path) -> Clip:
+    """Decode a whole clip at its own size; raises ClipError as `decode_clip` does."""
     try:
-        with ClipDecoder(timeout_s) as decoder, scratch() as folder:
+        with scratch() as folder:
             out = folder / "frames.rgb"
             decoded = decode_into(decoder, path, out, None)
             frames = np.fromfile(out, dtype=np.uint8).reshape(decoded.shape)
@@ -110,7 +141,7 @@ def decode_clip(path: str | Path, *, timeout_s: float = 60.0) -> Clip:
             f"{tempfile.gettempdir()}: cannot keep the frames of {path.name} here ({error}). Free some "
             "space or set TMPDIR to another folder."
         ) from error
-    return Clip(path, frames, decoded.fps)
+    return Clip(path, frames, decoded.fps, decoded.source_size)
 
 
 def natural_order(path: Path) -> tuple:

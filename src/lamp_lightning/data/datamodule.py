@@ -12,9 +12,10 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lamp_lightning.data.clips import Clip
 from lamp_lightning.data.dataset import MotionDataset, SampleStream
 from lamp_lightning.data.latents import LatentClips, encode_motion_set
-from lamp_lightning.data.motion_set import MotionClip, MotionSet, load_clip, load_motion_set
+from lamp_lightning.data.motion_set import MotionSet, load_clip, load_motion_set
 from lamp_lightning.runtime.errors import UserError
 
 
@@ -159,7 +160,7 @@ class ClipDataModule(MotionSetDataModule):
         return MotionSet(self.motion, [replace(clip, frames=clip.frames[:span])])
 
     @property
-    def clip(self) -> MotionClip:
+    def clip(self) -> Clip:
         """The frames that are edited, `frame_stride` apart in the video, at their own rate."""
         assert self.motion_set is not None
         whole = self.motion_set.clips[0]

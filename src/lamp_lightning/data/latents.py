@@ -12,7 +12,8 @@ import torch
 from einops import rearrange
 
 from lamp_lightning.data.cache import Cache
-from lamp_lightning.data.motion_set import MotionClip, MotionSet
+from lamp_lightning.data.clips import Clip
+from lamp_lightning.data.motion_set import MotionSet
 from lamp_lightning.models.base.conditions import TextEmbeddings, added_conditions, size_conditions
 from lamp_lightning.runtime.errors import UserError
 
@@ -82,7 +83,7 @@ def encode_motion_set(
     )
 
 
-def _clip_moments(clip: MotionClip, mirrored: bool, base: Any, cache: Cache) -> torch.Tensor:
+def _clip_moments(clip: Clip, mirrored: bool, base: Any, cache: Cache) -> torch.Tensor:
     fields = {
         "frames": clip.digest,
         "shape": list(clip.frames.shape),

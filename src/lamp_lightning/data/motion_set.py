@@ -7,36 +7,17 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from lamp_lightning.data.cache import Cache, again
 from lamp_lightning.data.captions import read_captions
-from lamp_lightning.data.clips import ClipError, check_clip, decode_into, list_clips
+from lamp_lightning.data.clips import Clip, ClipError, check_clip, decode_into, list_clips
 from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import array_sha256, file_sha256
+from lamp_lightning.runtime.files import file_sha256
 from lamp_lightning.runtime.stopping import check_stop
 
 _FEWEST, _MOST = 8, 16
-
-
-@dataclass
-class MotionClip:
-    """One clip at the model's size: `frames` uint8 (f, h, w, 3) RGB, its prompt and its rate."""
-
-    path: Path
-    prompt: str
-    frames: np.ndarray
-    fps: float
-    source_size: tuple[int, int] | None = None
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of the pixels: two clips with the same frames have the same latents."""
-        return array_sha256(self.frames)
 
 
 @dataclass
@@ -44,7 +25,7 @@ class MotionSet:
     """The clips of one motion, in natural order of their file names."""
 
     name: str
-    clips: list[MotionClip] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
 
     @property
     def prompts(self) -> list[str]:
@@ -100,7 +81,7 @@ def load_clip(
     size: tuple[int, int],
     cache_dir: str | Path | None = None,
     timeout_s: float = 60.0,
-) -> MotionClip:
+) -> Clip:
     """Read one clip as `load_motion_set` does those of a folder. Raises UserError where it cannot be used."""
     with ClipDecoder(timeout_s) as decoder:
         return _read_clip(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder)
@@ -108,7 +89,7 @@ def load_clip(
 
 def _read_clips(
     paths: Sequence[Path], prompts: Sequence[str], size: tuple[int, int], cache: Cache, timeout_s: float
-) -> list[MotionClip]:
+) -> list[Clip]:
     clips, problems = [], []
     with ClipDecoder(timeout_s) as decoder:
         for path, prompt in zip(paths, prompts, strict=True):
@@ -120,9 +101,7 @@ def _read_clips(
     return clips
 
 
-def _read_clip(
-    path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder
-) -> MotionClip:
+def _read_clip(path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder) -> Clip:
     check_clip(path)
     fields = {"clip": file_sha256(path), "size": list(size), "crop": "centre", "decoder": "PyAV"}
     entry = cache.path("frames", fields, ".rgb")
@@ -141,10 +120,10 @@ def _read_clip(
                 f"{entry}: cannot be read back after writing. Choose another folder with cache_dir."
             )
     frames, facts = found
-    return MotionClip(path, prompt, frames, facts["fps"], facts["source_size"])
+    return Clip(path, frames, facts["fps"], facts["source_size"], prompt)
 
 
-def _check_lengths(clips: Sequence[MotionClip], num_frames: int, frame_stride: int) -> None:
+def _check_lengths(clips: Sequence[Clip], num_frames: int, frame_stride: int) -> None:
     needed = (num_frames - 1) * frame_stride + 1
     _raise(
         [
@@ -156,7 +135,7 @@ def _check_lengths(clips: Sequence[MotionClip], num_frames: int, frame_stride: i
     )
 
 
-def _warn_of_sizes(folder: Path, clips: Sequence[MotionClip], size: tuple[int, int]) -> None:
+def _warn_of_sizes(folder: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
     sizes = Counter(clip.source_size for clip in clips if clip.source_size)
     if len(sizes) > 1:
         counts = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(4))

@@ -18,9 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from lamp_lightning.data.cache import Cache
+from lamp_lightning.data.clips import Clip
 from lamp_lightning.data.datamodule import ClipDataModule
 from lamp_lightning.data.images import pixels_from_image
-from lamp_lightning.data.motion_set import MotionClip, load_clip
+from lamp_lightning.data.motion_set import load_clip
 from lamp_lightning.data.motions import motion_prompt
 from lamp_lightning.data.video import (
     SHOWN_SIZE,
@@ -178,7 +179,7 @@ def check_scheduler(sampler: Sampler) -> None:
         )
 
 
-def check_video(run: RunFolder, clip: MotionClip) -> None:
+def check_video(run: RunFolder, clip: Clip) -> None:
     """UserError where these are not the frames that the run was begun with."""
     begun_with = run.info.get("frames")
     if begun_with is None and is_first_process():
@@ -206,7 +207,7 @@ def tune(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
 class Edited:
     """What an edit gave. Videos are uint8 ``(f, h, w, 3)``."""
 
-    source: MotionClip
+    source: Clip
     reconstruction: np.ndarray
     first_frame: np.ndarray
     frames: np.ndarray

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from lamp_lightning.data.captions import prompt_of
-from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, decode_into, natural_order
+from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, natural_order, read_clip
 from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame, reduced
 from lamp_lightning.data.images import PICTURES, as_seen, read_image
 from lamp_lightning.data.pictures import frames_of, opened_picture
 from lamp_lightning.metrics.results import read_metrics
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import scratch
 from lamp_lightning.runtime.reading import check_text, parse_json, read_text
 from lamp_lightning.sample.record import read_record
 
@@ -280,15 +278,12 @@ class VideoReader:
     def __init__(self, timeout_s: float = 60.0, num_frames: int | None = None) -> None:
         self.num_frames = num_frames
         self._decoder = ClipDecoder(timeout_s)
-        self._scratch = ExitStack()
-        self._folder = self._scratch.enter_context(scratch())
 
     def __enter__(self) -> VideoReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._decoder.close()
-        self._scratch.close()
 
     def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
         """The first ``num_frames`` frames, at most ``LARGEST`` pixels long, or all.
@@ -308,12 +303,7 @@ class VideoReader:
             return _same_sized(path, [(file.name, read_image(file)) for file in _stills(path)])
         if path.suffix.lower() not in (*CLIP_SUFFIXES, ".m4v"):
             return _animation(path)
-        out = self._folder / "frames.rgb"
-        try:
-            shape = decode_into(self._decoder, path, out, None).shape
-            return np.fromfile(out, dtype=np.uint8).reshape(shape)
-        finally:
-            out.unlink(missing_ok=True)
+        return read_clip(self._decoder, path).frames
 
 
 def _is_multiple(found: Sequence[int], size: tuple[int, int]) -> bool:
