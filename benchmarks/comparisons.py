@@ -18,7 +18,8 @@ from pages import fill, parser
 
 from lamp_lightning.benchmark import __main__ as benchmark
 from lamp_lightning.data.video import contact_sheet
-from lamp_lightning.report import TRUTH, Comparison
+from lamp_lightning.report import Comparison
+from lamp_lightning.report.comparison import TRUTH
 from lamp_lightning.report.statistics import summary
 from lamp_lightning.runtime.config import composed
 

@@ -23,7 +23,8 @@ from PIL import Image
 from lamp_lightning.data import decode_clip
 from lamp_lightning.data.video import contact_sheet, write_mp4
 from lamp_lightning.edit import __main__ as edit
-from lamp_lightning.metrics import ClipJudge, MovingPixelError, flow_correlation, load_clip
+from lamp_lightning.metrics import MovingPixelError, flow_correlation, load_clip
+from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.toyworld import COLOURS, FPS, PLACES, Scene, held_out_scenes, motion_name, render_clip
 from lamp_lightning.toyworld.pretraining.judge import questions
 

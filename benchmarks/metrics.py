@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from pages import fill, parser
 
-from lamp_lightning.metrics import MEASURES, evaluate_videos, load_clip, markdown_table, motion_signatures
+from lamp_lightning.metrics import MEASURES, evaluate_videos, load_clip, motion_signatures
+from lamp_lightning.metrics.registry import markdown_table
 from lamp_lightning.toyworld import MOTIONS, Scene, held_out_scenes, motion_set_scenes, render_clip
 
 FRAMES = 16

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lamp_lightning.report import Claim, Comparison, Entry, Measure, Result, Scene, SceneVideo, VideoFile
+from lamp_lightning.metrics import Measure
+from lamp_lightning.report import Claim, Comparison, Entry, HeldOutScene, Result, SceneVideo, VideoFile
 
 SIZE, FRAMES = 32, 10
 # error, consistency and motion of each method by motion and seed
@@ -60,13 +61,15 @@ def comparison(folder: Path, **changes: object) -> Comparison:
                 number = seed if len(seeds) > 1 else None
                 minutes = 3.5 if entry == "ours" else None
                 results.append(Result(entry, motion, number, values, videos, minutes))
-    scenes = [Scene(motion, f"s{i}", f"{motion} <{i}>") for motion in ("rain", "birds_fly") for i in range(2)]
+    scenes = [
+        HeldOutScene(motion, f"s{i}", f"{motion} <{i}>") for motion in ("rain", "birds_fly") for i in range(2)
+    ]
     made = {
         "title": "Known numbers",
         "question": "Does everything come out?",
         "measures": MEASURES,
         "entries": ENTRIES,
-        "motions": ("rain", "birds_fly"),
+        "motions": motions,
         "results": tuple(results),
         "scenes": tuple(scenes),
         "settings": {"command": "python -m something | tee log"},

@@ -24,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def collect(cfg: DictConfig) -> None:
     """Gather the finished runs, write the report and say what was left out."""
     check_config(cfg)
-    from lamp_lightning.report import report_to, write_report
+    from lamp_lightning.report import write_report
     from lamp_lightning.report.runs import compare_runs, find_runs
+    from lamp_lightning.report.write import report_to
 
     asked: list[Any] = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
     folders = find_runs([str(each) for each in asked])

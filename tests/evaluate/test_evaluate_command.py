@@ -241,7 +241,7 @@ def test_the_true_motion_ranks_above_others_by_the_command() -> None:
     assert set(found) == set(videos)
 
     def best(name: str, *among: str) -> bool:
-        sign = 1 if MEASURES[name].higher_is_better else -1
+        sign = 1 if MEASURES[name].better == "higher" else -1
         return all(sign * found["true"][name] > sign * found[each][name] for each in among)
 
     assert best("motion_fidelity", "shuffled", "frozen", "other", "noise")

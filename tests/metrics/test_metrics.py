@@ -12,13 +12,12 @@ from lamp_lightning.metrics import (
     FrameConsistency,
     MotionAmount,
     MovingPixelError,
-    drift,
     evaluate_videos,
     load_clip,
-    optical_flow,
 )
 from lamp_lightning.metrics.clip import consistency
-from lamp_lightning.metrics.flow import FollowedVideo
+from lamp_lightning.metrics.flow import FollowedVideo, optical_flow
+from lamp_lightning.metrics.motion import drift
 from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.toyworld import Scene, held_out_scenes, render_clip

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lamp_lightning.metrics import MotionFidelity, WarpingError, motion_signature, motion_signatures
+from lamp_lightning.metrics import MotionFidelity, WarpingError, motion_signatures
+from lamp_lightning.metrics.fidelity import motion_signature
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.toyworld import MOTIONS, held_out_scenes, motion_set_scenes, render_clip
 

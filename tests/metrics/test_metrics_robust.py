@@ -17,12 +17,11 @@ from lamp_lightning.metrics import (
     FlowAgreement,
     FrameConsistency,
     MotionAmount,
-    drift,
     evaluate_videos,
     load_clip,
-    motion_amount,
-    optical_flow,
 )
+from lamp_lightning.metrics.flow import optical_flow
+from lamp_lightning.metrics.motion import drift, motion_amount
 from lamp_lightning.runtime.errors import UserError
 
 VELOCITIES = [(0.0, 2.0), (-0.8, 3.0), (1.2, 4.0), (0.4, 1.5)]  # pixels per frame, x then y

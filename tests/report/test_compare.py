@@ -13,18 +13,17 @@ import pytest
 
 from comparisons import comparison, frames
 from lamp_lightning.data.video import read_video
+from lamp_lightning.metrics import Measure, measures
 from lamp_lightning.report import (
     Claim,
     Comparison,
     Entry,
-    Measure,
+    HeldOutScene,
     Result,
-    Scene,
     SceneVideo,
     VideoFile,
     write_report,
 )
-from lamp_lightning.report.measures import measures
 from lamp_lightning.report.page import fewer_scenes, wanted_videos
 from lamp_lightning.report.plots import over_frames
 from lamp_lightning.report.statistics import best, difference, summary
@@ -293,7 +292,7 @@ def test_a_page_shows_the_first_scenes_where_there_are_many(known: Comparison) -
 
 
 def test_the_packages_metrics_become_measures() -> None:
-    found = measures(["my_own", "frame_consistency", "motion_amount", "clip_score"])
+    found = measures(["my_own", "frame_consistency", "motion_amount", "clip_score"], truth=True)
     assert [m.name for m in found] == ["clip_score", "frame_consistency", "motion_amount", "my_own"]
     assert [m.better for m in found] == ["higher", "higher", "truth", "none"]
     assert [m.only_moving for m in found] == [False, True, False, False]
@@ -302,7 +301,7 @@ def test_the_packages_metrics_become_measures() -> None:
 def test_one_method_without_videos_makes_a_page_too(tmp_path: Path) -> None:
     alone = Comparison(
         "One", "What is it?", (Measure("error", "error", "lower"),), (Entry("a", "A"),), ("rain",),
-        (Result("a", "rain", 0, {"error": 0.5}),), (Scene("rain", "s", "rain"),),
+        (Result("a", "rain", 0, {"error": 0.5}),), (HeldOutScene("rain", "s", "rain"),),
     )  # fmt: skip
     text = write_report(alone, tmp_path).read_text()
     assert "no two methods" in text

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from lamp_lightning.report import Comparison, Entry, Measure, Result
+from lamp_lightning.metrics import Measure
+from lamp_lightning.report import Comparison, Entry, Result
 from lamp_lightning.report.plots import Plot, dots, over_frames, plots, scatter
 
 AMOUNT = Measure("amount", "motion amount", "truth", 2, "% of width")

@@ -23,10 +23,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.benchmark.trial import Trial, judge_references, judge_trial, run_folder
 from lamp_lightning.data.video import writable_folder
-from lamp_lightning.metrics import MEASURES
-from lamp_lightning.report import TRUTH, Claim, Comparison, Entry, Result, report_to, write_report
-from lamp_lightning.report import Measure as Column
-from lamp_lightning.report.measures import measure
+from lamp_lightning.metrics import MEASURES, measures
+from lamp_lightning.report import Claim, Comparison, Entry, Result, write_report
+from lamp_lightning.report.comparison import TRUTH
+from lamp_lightning.report.write import report_to
 from lamp_lightning.runtime.attached import attached
 from lamp_lightning.runtime.config import check_config, composed, options
 from lamp_lightning.runtime.console import quiet_libraries, short, threads
@@ -304,6 +304,7 @@ def compare(
     found = {name for result in results for name in result.metrics}
     shown = [name for name in SHOWN if name in found]
     references = [entry for entry in _REFERENCES if any(r.entry == entry.name for r in results)]
+    columns = measures(shown, truth=any(entry.name == TRUTH for entry in references))
     entries = [m.entry for m in methods]
     names = {entry.name for entry in (*entries, *references)}
     asked: Any = OmegaConf.to_container(cfg.suite.claims) if "claims" in cfg.suite else []
@@ -314,7 +315,7 @@ def compare(
     return Comparison(
         title=str(cfg.suite.title),
         question=str(cfg.suite.question),
-        measures=tuple(_column(name, TRUTH in {e.name for e in references}) for name in shown),
+        measures=tuple(sorted(columns, key=lambda column: shown.index(column.name))),
         entries=(*entries, *references),
         motions=tuple(cfg.motions),
         results=tuple(r if set(r.metrics) <= set(shown) else _only(r, shown) for r in results),
@@ -341,11 +342,6 @@ _REFERENCES = (
 )
 
 
-def _column(name: str, truth: bool) -> Column:
-    column = measure(name)
-    return column if truth or column.better != "truth" else replace(column, better="none")
-
-
 def _only(result: Result, names: Sequence[str]) -> Result:
     """A result with some of its measures."""
 
@@ -358,7 +354,7 @@ def _only(result: Result, names: Sequence[str]) -> Result:
 
 def _say(method: Contender, result: Result) -> None:
     values = [
-        f"{MEASURES[name].title} {MEASURES[name].shown(result.metrics[name])}"
+        f"{MEASURES[name].title} {MEASURES[name].number(result.metrics[name])}"
         for name in SHOWN[:4]
         if name in result.metrics
     ]

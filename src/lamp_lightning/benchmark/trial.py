@@ -22,10 +22,11 @@ from omegaconf import DictConfig
 from lamp_lightning.benchmark.methods import Method, load_method
 from lamp_lightning.data.motion_set import load_motion_set
 from lamp_lightning.data.motions import is_toy_motion, sample_prompts
-from lamp_lightning.metrics import ClipJudge, evaluate_videos, load_clip, motion_signatures
+from lamp_lightning.metrics import evaluate_videos, load_clip, motion_signatures
+from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.metrics.results import read_judged, read_metrics
 from lamp_lightning.metrics.truth import error_over_frames
-from lamp_lightning.report import Result, Scene, SceneVideo, VideoFile
+from lamp_lightning.report import HeldOutScene, Result, SceneVideo, VideoFile
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import file_sha256
 from lamp_lightning.runtime.reading import open_file, read_json
@@ -170,7 +171,9 @@ def judge_trial(trial: Trial, sampler: dict[str, Any], check: Callable[[], None]
     return _judged(trial.result, asked, make, cfg, held_out, (trial.entry, trial.motion, trial.seed))
 
 
-def judge_references(trials: Sequence[Trial], check: Callable[[], None]) -> tuple[list[Result], list[Scene]]:
+def judge_references(
+    trials: Sequence[Trial], check: Callable[[], None]
+) -> tuple[list[Result], list[HeldOutScene]]:
     """The truth and a frozen first frame, measured as the methods are; and the scenes, for the page.
 
     ``trials``: what was judged.
@@ -192,7 +195,7 @@ def judge_references(trials: Sequence[Trial], check: Callable[[], None]) -> tupl
         arrays = str(trial.held_out)
         for k, prompt in enumerate(held_out.prompts):
             true = None if held_out.truth is None else VideoFile(arrays, "truth", k)
-            shown.append(Scene(motion, str(k), prompt, VideoFile(arrays, "first_frames", k), true))
+            shown.append(HeldOutScene(motion, str(k), prompt, VideoFile(arrays, "first_frames", k), true))
     return results, shown
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from lamp_lightning.data.motion_set import load_motion_set
 from lamp_lightning.data.motions import motion_prompt
-from lamp_lightning.evaluate.scores import Result, publish
+from lamp_lightning.evaluate.scores import Evaluated, publish
 from lamp_lightning.evaluate.videos import (
     Footage,
     VideoReader,
@@ -86,7 +86,7 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
         if len(folders) == 1
         else Path("evaluations") / "comparison"
     )
-    results: list[Result] = []
+    results: list[Evaluated] = []
     left_out: list[dict[str, str]] = []
     with StopRequest() as stop, VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
         given = _given_reference(cfg, reader)
@@ -106,7 +106,7 @@ def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
         return publish(results, left_out, out, cfg)
 
 
-def _tell_apart(results: Sequence[Result]) -> None:
+def _tell_apart(results: Sequence[Evaluated]) -> None:
     """Runs of one name, of two benchmarks say, get as much of their folders before it as tells them apart."""
     parts = {id(result): Path(str(result.facts["run"])).resolve().parts for result in results}
     for depth in range(3, 1 + max(map(len, parts.values()))):
@@ -124,7 +124,9 @@ def _run_around(folder: Path) -> tuple[RunFolder, DictConfig] | None:
         return None
 
 
-def _measure_run(folder: Path, reference: Reference | None, cfg: DictConfig, reader: VideoReader) -> Result:
+def _measure_run(
+    folder: Path, reference: Reference | None, cfg: DictConfig, reader: VideoReader
+) -> Evaluated:
     run, settings = RunFolder.open(folder)
     videos = _videos_of(run, settings)
     if reference is None:
@@ -225,9 +227,9 @@ def _measure(
     clip_name: str | None,
     cfg: DictConfig,
     reader: VideoReader,
-) -> Result:
+) -> Evaluated:
     """Read and measure one set of videos; what cannot be read is left out. UserError where all is."""
-    result = Result(name, {**facts, "clip": clip_name})
+    result = Evaluated(name, {**facts, "clip": clip_name})
     read: list[tuple[Footage, np.ndarray]] = []
     for video in videos:
         try:
@@ -268,7 +270,7 @@ def _extractor(kind: Kind, clip: ClipJudge | None, cfg: DictConfig) -> FeatureEx
 
 
 def _truths(
-    read: Sequence[tuple[Footage, np.ndarray]], cfg: DictConfig, reader: VideoReader, result: Result
+    read: Sequence[tuple[Footage, np.ndarray]], cfg: DictConfig, reader: VideoReader, result: Evaluated
 ) -> list[np.ndarray | None] | None:
     """The true continuation of each video, from the folder ``truth``."""
     if cfg.truth is None:
@@ -283,7 +285,7 @@ def _truths(
 
 
 def _first_frames(
-    read: Sequence[tuple[Footage, np.ndarray]], cfg: DictConfig, result: Result
+    read: Sequence[tuple[Footage, np.ndarray]], cfg: DictConfig, result: Evaluated
 ) -> list[np.ndarray | None]:
     """The picture that each video was to begin with: from the folder ``first_frames``, else its record."""
     if cfg.first_frames is None:
@@ -305,7 +307,7 @@ def _check_names(
     folder: Path,
     named: Mapping[str, Path],
     read: Sequence[tuple[Footage, np.ndarray]],
-    result: Result,
+    result: Evaluated,
 ) -> None:
     """Name the videos that have none there. UserError where no name fits."""
     without = [video.path.name for video, _ in read if video.name not in named]

@@ -12,15 +12,14 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from lamp_lightning.metrics import markdown_table
-from lamp_lightning.metrics.registry import present
+from lamp_lightning.metrics.registry import markdown_table, present
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.loggers import close, summarise, where_to_look
 from lamp_lightning.runtime.runs import RunFolder, write_json, write_text
 
 
 @dataclass
-class Result:
+class Evaluated:
     """What was measured of one set of videos, and what was not and why."""
 
     name: str
@@ -34,7 +33,7 @@ class Result:
         return {**self.facts, "count": count, **self.values, "left_out": self.left_out, "videos": self.videos}
 
 
-def publish(results: Sequence[Result], left_out: list[dict[str, str]], out: Path, cfg: DictConfig) -> bool:
+def publish(results: Sequence[Evaluated], left_out: list[dict[str, str]], out: Path, cfg: DictConfig) -> bool:
     """Write metrics.json and table.md, report, print; returns whether nothing was left out."""
     faults = [*left_out, *(each for result in results for each in result.left_out)]
     single = results[0] if len(results) == 1 and not left_out else None
@@ -56,22 +55,24 @@ def publish(results: Sequence[Result], left_out: list[dict[str, str]], out: Path
     return not faults
 
 
-def _rows(results: Sequence[Result]) -> list[tuple[str, Mapping[str, float]]]:
+def _rows(results: Sequence[Evaluated]) -> list[tuple[str, Mapping[str, float]]]:
     return [(result.name, result.values) for result in results]
 
 
-def _summary(result: Result) -> str:
+def _summary(result: Evaluated) -> str:
     """What is printed of one set: each measure over all videos, and the span of the single ones."""
     count = len(result.videos)
     lines = [f"\n{result.name}: {count} video{'s' * (count != 1)}"]
     for measure in present([result.values]):
         single = [video[measure.name] for video in result.videos if measure.name in video]
-        span = f"   {measure.shown(min(single))} to {measure.shown(max(single))}" if len(single) > 1 else ""
-        lines.append(f"  {measure.heading:<36}{measure.shown(result.values[measure.name]):>9}{span}")
+        span = f"   {measure.number(min(single))} to {measure.number(max(single))}" if len(single) > 1 else ""
+        lines.append(f"  {measure.label:<36}{measure.number(result.values[measure.name]):>9}{span}")
     return "\n".join(lines)
 
 
-def _document(results: Sequence[Result], faults: Sequence[Mapping[str, str]], single: Result | None) -> str:
+def _document(
+    results: Sequence[Evaluated], faults: Sequence[Mapping[str, str]], single: Evaluated | None
+) -> str:
     """The table as Markdown, with what was left out and what the measures mean."""
     if single:
         rows: list[tuple[str, Mapping[str, Any]]] = [(video["file"], video) for video in single.videos]
@@ -84,12 +85,12 @@ def _document(results: Sequence[Result], faults: Sequence[Mapping[str, str]], si
             "Left out:\n\n" + "\n".join(f"- {' '.join(': '.join(f.values()).split())}" for f in faults)
         )
     measures = present(result.values for result in results)
-    parts.append("\n".join(f"- **{measure.heading}**: {measure.about}" for measure in measures))
+    parts.append("\n".join(f"- **{measure.label}**: {measure.help}" for measure in measures))
     return "\n\n".join(parts) + "\n"
 
 
 def _log(
-    results: Sequence[Result], single: Result | None, out: Path, cfg: DictConfig
+    results: Sequence[Evaluated], single: Evaluated | None, out: Path, cfg: DictConfig
 ) -> list[tuple[str, str]]:
     """Report to the logger of the config; returns where to look."""
     info = {"id": secrets.token_hex(4), "group": None, "job_type": "evaluate"}
@@ -107,7 +108,7 @@ def _log(
     return lines
 
 
-def _log_table(logger: Any, results: Sequence[Result], single: Result | None) -> None:
+def _log_table(logger: Any, results: Sequence[Evaluated], single: Evaluated | None) -> None:
     """W&B's table of the videos of one set, or of several sets."""
     if not hasattr(logger, "log_table"):
         return
@@ -115,4 +116,4 @@ def _log_table(logger: Any, results: Sequence[Result], single: Result | None) ->
     measures = present(rows)
     words = ("file", "prompt") if single else ("run",)
     data = [[*(row[word] for word in words), *(row.get(m.name) for m in measures)] for row in rows]
-    logger.log_table("evaluation", columns=[*words, *(m.heading for m in measures)], data=data)
+    logger.log_table("evaluation", columns=[*words, *(m.label for m in measures)], data=data)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 from lamp_lightning.data.video import as_frames
 from lamp_lightning.models.parts import (
@@ -141,7 +141,7 @@ def _unit(features: Any) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8)
 
 
-class CLIPScore(Metric):
+class CLIPScore(MeanMetric):
     """How well videos fit their prompts: 100 times the mean cosine of each frame's and the prompt's features.
 
     Higher is better. ``update(frames, prompt)`` takes one video, uint8 ``(f, h, w, 3)``.
@@ -149,24 +149,16 @@ class CLIPScore(Metric):
 
     higher_is_better = True
     full_state_update = False
-    total: Tensor
-    videos: Tensor
 
     def __init__(self, clip: ClipJudge, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.clip = clip
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, frames: Any, prompt: str) -> None:
-        self.total += fit(self.clip.image_features(frames), self.clip.text_features([prompt])).cpu()
-        self.videos += 1
-
-    def compute(self) -> Tensor:
-        return self.total / self.videos
+        super().update(fit(self.clip.image_features(frames), self.clip.text_features([prompt])).cpu())
 
 
-class FrameConsistency(Metric):
+class FrameConsistency(MeanMetric):
     """How alike the frames of a video are: mean cosine of CLIP features over pairs of its frames.
 
     Higher is steadier, and a frozen video has 1: read it beside ``MotionAmount``.
@@ -178,24 +170,16 @@ class FrameConsistency(Metric):
 
     higher_is_better = True
     full_state_update = False
-    total: Tensor
-    videos: Tensor
 
     def __init__(self, clip: ClipJudge, pairs: Literal["all", "neighbours"] = "all", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if pairs not in ("all", "neighbours"):
             raise ValueError(f"pairs must be 'all' or 'neighbours', not {pairs!r}.")
         self.clip, self.pairs = clip, pairs
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, frames: Any) -> None:
         features = self.clip.image_features(as_frames(frames, min_frames=2))
-        self.total += consistency(features, self.pairs).cpu()
-        self.videos += 1
-
-    def compute(self) -> Tensor:
-        return self.total / self.videos
+        super().update(consistency(features, self.pairs).cpu())
 
 
 def fit(features: Tensor, text: Tensor) -> Tensor:

@@ -4,26 +4,69 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
 from lamp_lightning.data.video import as_frames
-from lamp_lightning.metrics.clip import ClipJudge, consistency, fit
-from lamp_lightning.metrics.fidelity import MotionSignature, motion_fidelity, motion_signatures
-from lamp_lightning.metrics.flicker import warping_error
+from lamp_lightning.metrics.clip import ClipJudge
+from lamp_lightning.metrics.fidelity import MotionSignature, motion_signatures
 from lamp_lightning.metrics.flow import FollowedVideo
 from lamp_lightning.metrics.frechet import FeatureExtractor, frechet_distance
-from lamp_lightning.metrics.likeness import (
-    first_frame_error,
-    first_frame_fidelity,
-    likeness_among,
-    mean_feature,
-)
-from lamp_lightning.metrics.motion import MIN_FRAMES, motion_amount
+from lamp_lightning.metrics.likeness import likeness_among, mean_feature
 from lamp_lightning.metrics.registry import MEASURES
-from lamp_lightning.metrics.truth import FlowAgreement, MovingPixelError, alike
+from lamp_lightning.metrics.truth import compared_to_truth
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredVideo:
+    """A video and what it is compared with. Features and flow are computed when they are first asked for.
+
+    Args:
+        frames: uint8 `f h w c`.
+        clip: the CLIP model; None, here and below: not given.
+        prompt: what the video is to show.
+        truth: the true continuation of its first frame, uint8 `f h w c`.
+        training: how the training clips move.
+        first_frame: the picture that it was to begin with, uint8 `h w c`.
+    """
+
+    frames: np.ndarray
+    clip: ClipJudge | None = None
+    prompt: str | None = None
+    truth: np.ndarray | None = None
+    training: Sequence[MotionSignature] | None = None
+    first_frame: Any = None
+
+    @cached_property
+    def features(self) -> torch.Tensor:
+        """CLIP's features of the frames, `f d`."""
+        assert self.clip is not None
+        return self.clip.image_features(self.frames)
+
+    @cached_property
+    def followed(self) -> FollowedVideo:
+        """The optical flow there and back."""
+        return FollowedVideo.of(self.frames)
+
+    @cached_property
+    def to_truth(self) -> dict[str, float]:
+        """Error and flow beside the true continuation."""
+        return compared_to_truth([(self.frames, self.truth)])
+
+    def measured(self) -> dict[str, float]:
+        """Every measure that this video can have."""
+        values = {
+            name: measure.of_video(self)
+            for name, measure in MEASURES.items()
+            if measure.of_video is not None
+            and len(self.frames) >= measure.frames
+            and all(getattr(self, need) is not None for need in measure.needs)
+        }
+        return _known(values)
 
 
 def evaluate_videos(
@@ -38,24 +81,32 @@ def evaluate_videos(
     fid: FeatureExtractor | None = None,
     fvd: FeatureExtractor | None = None,
 ) -> dict[str, Any]:
-    """Measure videos, each uint8 ``(f, h, w, 3)``, of any lengths and sizes. ``MEASURES`` says what is what.
+    """Measure videos, each uint8 `f h w c`, of any lengths and sizes. `MEASURES` says what each value is.
 
     Args:
         videos: at least one.
-        prompts: one for each; None, here and below also for single ones, leaves out what needs it.
+        prompts: one for each. None, for this and every further argument and for single items of them, leaves
+            out the measures that need it.
         clip: the judge of prompts, consistency, diversity and likeness to the first frame.
         truth: the true continuation of each. Where lengths or sizes differ, the frames that both have are
             compared at the smaller size.
-        training_clips: videos with the motion, or their ``motion_signatures``, for the motion fidelity.
-        first_frames: the picture that each was to begin with, uint8 ``(h, w, 3)``.
-        reference: real videos for ``fid`` and ``fvd``; None: the training clips, where those are videos.
-        fid: tells features of frames.
-        fvd: tells features of videos.
+        training_clips: videos with the motion, or their `motion_signatures`, for the motion fidelity.
+        first_frames: the picture that each was to begin with, uint8 `h w c`.
+        reference: real videos for `fid` and `fvd`; None: the training clips, where those are videos.
+        fid: extracts features of frames.
+        fvd: extracts features of videos.
 
     Returns:
-        Each measure over all videos (their mean; of errors to truth and flow agreement what the metric
-        classes compute of all together), and ``videos``, a list with the measures of each. What a video is
-        too short for, or cannot have, is left out.
+        Each measure over all videos, and `videos`, a list with the measures of each. Over all videos a value
+        is the mean of theirs; errors to the truth and flow agreement are what the metric classes compute of
+        all together. What a video is too short for, or cannot have, is left out.
+
+    Example:
+        >>> import numpy as np
+        >>> frozen = np.full((4, 32, 32, 3), 128, np.uint8)
+        >>> values = evaluate_videos([frozen])
+        >>> values["motion_amount"], values["warping_error"]
+        (0.0, 0.0)
     """
     count = len(videos)
     if not count:
@@ -63,79 +114,29 @@ def evaluate_videos(
     for what, given in (("prompts", prompts), ("true videos", truth), ("first frames", first_frames)):
         if given is not None and len(given) != count:
             raise ValueError(f"{count} videos do not go with {len(given)} {what}: give one for each.")
-    frames = [as_frames(video) for video in videos]
-    truths = [None if t is None else as_frames(t) for t in truth or [None] * count]
     training = None if training_clips is None else motion_signatures(training_clips)
-    means: list[torch.Tensor] = []
-    single = [
-        _measure(video, prompt, clip, means, true, training, first)
+    nothing = [None] * count
+    measured = [
+        MeasuredVideo(
+            as_frames(video), clip, prompt, None if true is None else as_frames(true), training, first
+        )
         for video, prompt, true, first in zip(
-            frames, prompts or [None] * count, truths, first_frames or [None] * count, strict=True
+            videos, prompts or nothing, truth or nothing, first_frames or nothing, strict=True
         )
     ]
+    single = [video.measured() for video in measured]
     together = {name: _mean(single, name) for name in MEASURES}
-    together.update(_to_truth(list(zip(frames, truths, strict=True))))
-    if means:
-        together["diversity"] = float(likeness_among(torch.stack(means).sum(0), count))
+    together.update(compared_to_truth([(video.frames, video.truth) for video in measured]))
+    if clip is not None:
+        features = torch.stack([mean_feature(video.features) for video in measured])
+        together["diversity"] = float(likeness_among(features.sum(0), count))
     if reference is None and not any(isinstance(each, MotionSignature) for each in training_clips or ()):
         reference = training_clips
     for name, extractor in (("fid", fid), ("fvd", fvd)):
         if extractor is not None and reference:
-            together[name] = frechet_distance(extractor, frames, [as_frames(video) for video in reference])
+            real = [as_frames(video) for video in reference]
+            together[name] = frechet_distance(extractor, [video.frames for video in measured], real)
     return {**_known(together), "videos": single}
-
-
-def _measure(
-    frames: np.ndarray,
-    prompt: str | None,
-    clip: ClipJudge | None,
-    means: list[torch.Tensor],
-    true: np.ndarray | None,
-    training: Sequence[MotionSignature] | None,
-    first: Any,
-) -> dict[str, float]:
-    """The measures of one video; its mean CLIP feature is added to ``means``."""
-    values: dict[str, float | None] = {}
-    several = len(frames) > 1
-    if clip is not None:
-        features = clip.image_features(frames)
-        means.append(mean_feature(features))
-        if prompt is not None:
-            values["clip_score"] = float(fit(features, clip.text_features([prompt])))
-        if several:
-            values["frame_consistency"] = float(consistency(features))
-            values["frame_consistency_neighbours"] = float(consistency(features, "neighbours"))
-        if several and first is not None:
-            values["first_frame_fidelity"] = first_frame_fidelity(features, clip.image_features([first]))
-    if first is not None:
-        values["first_frame_error"] = first_frame_error(frames, first)
-    if several:
-        values["motion_amount"] = motion_amount(frames)
-        seen = FollowedVideo.of(frames)
-        values["warping_error"] = warping_error(seen)
-        if training is not None and len(frames) >= MEASURES["motion_fidelity"].frames:
-            values["motion_fidelity"] = motion_fidelity(seen, training)
-    if true is not None:
-        values.update(_to_truth([(frames, true)]))
-    return _known({name: values.get(name) for name in MEASURES})
-
-
-def _to_truth(pairs: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> dict[str, float]:
-    """What the metric classes say of videos with their true continuations, those with one."""
-    error, flow = MovingPixelError(), FlowAgreement()
-    compared = 0
-    for video, true in pairs:
-        if true is None or min(len(video), len(true)) < 2:
-            continue
-        made, wanted = alike(video, true)
-        error.update(made, wanted)
-        if len(made) >= MIN_FRAMES:
-            flow.update(made, wanted)
-        compared += 1
-    if not compared:
-        return {}
-    values: Mapping[str, torch.Tensor] = {**error.compute(), **flow.compute()}
-    return {name: float(value) for name, value in values.items()}
 
 
 def _mean(single: Sequence[Mapping[str, float]], name: str) -> float | None:
@@ -143,5 +144,7 @@ def _mean(single: Sequence[Mapping[str, float]], name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _known(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+def _known(values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)
+    }

@@ -8,9 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 from lamp_lightning.metrics.flow import FollowedVideo, moved
 from lamp_lightning.runtime.errors import UserError
@@ -109,7 +107,7 @@ def motion_fidelity(video: Any, training: Sequence[MotionSignature]) -> float:
     return 0.0 if signature is None else max(signature.likeness(each) for each in training)
 
 
-class MotionFidelity(Metric):
+class MotionFidelity(MeanMetric):
     """How alike a video and the training clips move, 0..1, whatever they show. Higher is better.
 
     The optical flow of what moves is summed up in two distributions (``MotionSignature``): how fast and where
@@ -125,18 +123,10 @@ class MotionFidelity(Metric):
 
     higher_is_better = True
     full_state_update = False
-    total: Tensor
-    videos: Tensor
 
     def __init__(self, training_clips: Sequence[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.training = motion_signatures(training_clips)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
+        self.signatures = motion_signatures(training_clips)
 
     def update(self, frames: Any) -> None:
-        self.total += motion_fidelity(frames, self.training)
-        self.videos += 1
-
-    def compute(self) -> Tensor:
-        return self.total / self.videos
+        super().update(motion_fidelity(frames, self.signatures))

@@ -6,9 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 from lamp_lightning.metrics.flow import FollowedVideo, moved
 
@@ -25,7 +23,7 @@ def warping_error(video: Any) -> float:
     return 100 * float(np.mean(errors))
 
 
-class WarpingError(Metric):
+class WarpingError(MeanMetric):
     """How much flickers: the difference of each frame to the next, moved to it along the optical flow.
 
     In percent of the colours' range, mean over pixels. Lower is better; a frozen video has 0: read it beside
@@ -38,17 +36,6 @@ class WarpingError(Metric):
 
     higher_is_better = False
     full_state_update = False
-    total: Tensor
-    videos: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, frames: Any) -> None:
-        self.total += warping_error(frames)
-        self.videos += 1
-
-    def compute(self) -> Tensor:
-        return self.total / self.videos
+        super().update(warping_error(frames))

@@ -6,9 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 from lamp_lightning.data.video import as_frames
 from lamp_lightning.metrics.flow import colour_flow, optical_flow
@@ -49,7 +47,7 @@ def motion_amount(video: Any) -> float:
     return float(100 * np.linalg.norm(flow, axis=-1).mean() / flow.shape[2])
 
 
-class MotionAmount(Metric):
+class MotionAmount(MeanMetric):
     """Mean length of the optical flow, in percent of the picture's width per frame.
 
     Neither better nor worse by itself: it tells a video that moves from a frozen one (0), whose frame
@@ -57,20 +55,9 @@ class MotionAmount(Metric):
     """
 
     full_state_update = False
-    total: Tensor
-    videos: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, frames: Any) -> None:
-        self.total += motion_amount(frames)
-        self.videos += 1
-
-    def compute(self) -> Tensor:
-        return self.total / self.videos
+        super().update(motion_amount(frames))
 
 
 def drift(video: Any, reach: float = 0.125) -> np.ndarray:

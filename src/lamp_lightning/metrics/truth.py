@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lamp_lightning.data.video import as_frames
-from lamp_lightning.metrics.motion import drift
+from lamp_lightning.metrics.motion import MIN_FRAMES, drift
 
 
 def moving_pixels(true: np.ndarray, threshold: float = 0.1) -> np.ndarray:
@@ -136,3 +136,23 @@ class FlowAgreement(Metric):
             "flow_angle": self.angle / self.videos,
             "flow_length": self.length / self.true_length,
         }
+
+
+def compared_to_truth(pairs: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> dict[str, float]:
+    """What `MovingPixelError` and `FlowAgreement` say of all videos that have a true continuation.
+
+    Args:
+        pairs: videos and their true continuations, uint8 `f h w c`. Where lengths or sizes differ, the frames
+            that both have are compared at the smaller size.
+    """
+    error, flow = MovingPixelError(), FlowAgreement()
+    for video, true in pairs:
+        if true is None or min(len(video), len(true)) < 2:
+            continue
+        made, wanted = alike(video, true)
+        error.update(made, wanted)
+        if len(made) >= MIN_FRAMES:
+            flow.update(made, wanted)
+    if not error.update_called:
+        return {}
+    return {name: float(value) for name, value in {**error.compute(), **flow.compute()}.items()}

@@ -1,30 +1,23 @@
 """Comparisons of methods and settings: data, tables, plots and one self-contained page."""
 
 from lamp_lightning.report.comparison import (
-    FROZEN,
-    TRUTH,
     Claim,
     Comparison,
     Entry,
-    Measure,
+    HeldOutScene,
     Result,
-    Scene,
     SceneVideo,
     VideoFile,
 )
-from lamp_lightning.report.write import report_to, write_report
+from lamp_lightning.report.write import write_report
 
 __all__ = [
-    "FROZEN",
-    "TRUTH",
     "Claim",
     "Comparison",
     "Entry",
-    "Measure",
+    "HeldOutScene",
     "Result",
-    "Scene",
     "SceneVideo",
     "VideoFile",
-    "report_to",
     "write_report",
 ]

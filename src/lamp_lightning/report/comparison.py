@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lamp_lightning.data.video import as_frames, read_video
+from lamp_lightning.metrics.registry import Measure
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import write_text
 
@@ -20,61 +21,6 @@ TRUTH, FROZEN = "truth", "frozen"  # names that entries of the kind "reference" 
 COSTS = ("minutes", "seconds_per_video")
 COLUMNS = ("entry", "label", "kind", "motion", "seeds")  # of the wide table, before settings and measures
 _STRICT = ConfigDict(extra="forbid")
-
-
-def capital(text: str) -> str:
-    """As a sentence begins."""
-    return text[0].upper() + text[1:]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A metric, as people read it.
-
-    ``better``: which values are; ``truth`` means those near the true clips' (that needs the entry ``truth``).
-    ``only_moving``: a video that stands still is perfect by it, so that it ranks only what truly moves.
-    """
-
-    __pydantic_config__ = _STRICT
-    name: str
-    title: str
-    better: Literal["higher", "lower", "truth", "none"] = "none"
-    digits: int = 2
-    unit: str = ""
-    help: str = ""
-    only_moving: bool = False
-
-    @property
-    def arrow(self) -> str:
-        """``↑``, ``↓``, ``→`` (towards the truth) or nothing."""
-        return {"higher": "↑", "lower": "↓", "truth": "→", "none": ""}[self.better]
-
-    @property
-    def heading(self) -> str:
-        """For a column or plot: the name, unit and arrow, which stays on the line of the word before it."""
-        words = f"{self.title} ({self.unit})" if self.unit else self.title
-        return capital(words) + ("\N{NO-BREAK SPACE}" + self.arrow if self.arrow else "")
-
-    @property
-    def words(self) -> str:
-        """The title within a sentence: small, but for abbreviations."""
-        return self.title if self.title[1:2].isupper() else self.title[0].lower() + self.title[1:]
-
-    @property
-    def meaning(self) -> str:
-        """``help`` as a sentence, or nothing."""
-        text = self.help.strip()
-        return text and capital(text) + ("" if text.endswith(".") else ".")
-
-    def number(self, value: float) -> str:
-        """A value in the measure's digits; nothing is minus zero."""
-        text = f"{value:.{self.digits}f}"
-        return text.removeprefix("-") if float(text) == 0 else text
-
-    def quantity(self, value: float, spread: float | None = None) -> str:
-        """A value with its spread and unit."""
-        text = self.number(value) + ("" if spread is None else f" ± {self.number(spread)}")
-        return text + ("" if not self.unit else self.unit if self.unit == "°" else f" {self.unit}")
 
 
 @dataclass(frozen=True)
@@ -126,7 +72,7 @@ def _array(file: str, key: str | None, changed: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Scene:
+class HeldOutScene:
     """A held-out scene of a motion: the prompt, and what all methods were given and should have made."""
 
     __pydantic_config__ = _STRICT
@@ -182,7 +128,7 @@ class Claim:
     relation: Literal["better", "no_worse"] = "better"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """Everything that a report shows.
 
@@ -199,7 +145,7 @@ class Comparison:
     entries: tuple[Entry, ...]
     motions: tuple[str, ...]
     results: tuple[Result, ...]
-    scenes: tuple[Scene, ...] = ()
+    scenes: tuple[HeldOutScene, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     deciding: tuple[str, ...] = ()
     moves_by: str | None = None

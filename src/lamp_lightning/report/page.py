@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lamp_lightning.report.comparison import FROZEN, TRUTH, Comparison, Entry, Scene, VideoFile
+from lamp_lightning.report.comparison import FROZEN, TRUTH, Comparison, Entry, HeldOutScene, VideoFile
 from lamp_lightning.report.plots import COLOURS, Plot, how_to_read, svg
 from lamp_lightning.report.strips import Strip, make_strips
 from lamp_lightning.report.tables import main_table, motion_table, notes, shown_by_motion
@@ -45,7 +45,7 @@ class ShownScene:
 class _Wanted:
     """A video of a scene before it is read."""
 
-    scene: Scene
+    scene: HeldOutScene
     entry: Entry
     seed: int | None
     values: tuple[str, ...]

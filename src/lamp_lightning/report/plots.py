@@ -18,7 +18,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lamp_lightning.report.comparison import TRUTH, Comparison, Entry, Measure, capital
+from lamp_lightning.metrics.registry import Measure, capital
+from lamp_lightning.report.comparison import TRUTH, Comparison, Entry
 from lamp_lightning.report.labels import BESIDE, DOT, LINE, choose, nearest, places
 from lamp_lightning.report.statistics import MOVES, Value, hardly_moves, score, summary
 from lamp_lightning.report.tables import STILL

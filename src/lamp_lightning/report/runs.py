@@ -12,18 +12,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lamp_lightning.metrics.registry import measures
 from lamp_lightning.metrics.results import RunMetrics, read_judged, read_metrics
 from lamp_lightning.report.comparison import (
     COSTS,
     Comparison,
     Entry,
-    Measure,
+    HeldOutScene,
     Result,
-    Scene,
     SceneVideo,
     VideoFile,
 )
-from lamp_lightning.report.measures import measures
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
@@ -105,7 +104,7 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
         entries.setdefault(name, Entry(name, name, kind="setting", settings=settings))
         results.append(_result(name, run))
         for prompt, _, _ in run.videos:
-            scenes[run.motion, prompt] = Scene(run.motion, prompt, prompt)
+            scenes[run.motion, prompt] = HeldOutScene(run.motion, prompt, prompt)
     entries = _named(entries)
     names = {key for result in results for key in result.metrics}
     motions = sorted({run.motion for run in chosen})
@@ -119,7 +118,7 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
     return Comparison(
         title=title or f"{len(chosen)} run{'s' * (len(chosen) != 1)} of {', '.join(motions)}",
         question=f"What difference do {_listed(columns)} make?" if columns else "What do these runs show?",
-        measures=tuple(_without_truth(measure) for measure in measures(names)),
+        measures=measures(names),
         entries=tuple(
             sorted(entries.values(), key=lambda e: [_sortable(v) for v in (*e.settings.values(), e.label)])
         ),
@@ -131,10 +130,6 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
         moves_by="motion_amount" if "motion_amount" in names else None,
         left_out=tuple(left_out),
     )
-
-
-def _without_truth(measure: Measure) -> Measure:
-    return replace(measure, better="none") if measure.better == "truth" else measure
 
 
 # -- reading -------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lamp_lightning.report.comparison import TRUTH, Comparison, Entry, Measure
+from lamp_lightning.metrics.registry import Measure
+from lamp_lightning.report.comparison import TRUTH, Comparison, Entry
 
 MOVES = 0.5  # a method truly moves if it has at least this share of the truth's motion
 

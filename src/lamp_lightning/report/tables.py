@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lamp_lightning.report.comparison import COLUMNS, COSTS, Comparison, Entry, Measure
+from lamp_lightning.metrics.registry import Measure
+from lamp_lightning.report.comparison import COLUMNS, COSTS, Comparison, Entry
 from lamp_lightning.report.statistics import Value, best, hardly_moves, summary, true_motion
 from lamp_lightning.report.verdict import verdict
 from lamp_lightning.runtime.runs import write_text

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lamp_lightning.report.comparison import FROZEN, TRUTH, Claim, Comparison, Entry, Measure, capital
+from lamp_lightning.metrics.registry import Measure, capital
+from lamp_lightning.report.comparison import FROZEN, TRUTH, Claim, Comparison, Entry
 from lamp_lightning.report.statistics import (
     Difference,
     best,
