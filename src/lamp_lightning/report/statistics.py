@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 
 from lamp_lightning.metrics.registry import Measure
 from lamp_lightning.report.comparison import TRUTH, Comparison, Entry
 
 MOVES = 0.5  # a method truly moves if it has at least this share of the truth's motion
+NO_SEED = -1  # in tables, of what needs no seed
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Value:
 class Summary(Value):
     """The mean over motions (the spread is that of the seeds' means), and the value of each motion.
 
-    ``complete``: no motion is missing that another method has.
+    `complete`: no motion is missing that another method has.
     """
 
     motions: dict[str, Value] = field(default_factory=dict)
@@ -36,9 +39,9 @@ class Summary(Value):
 class Difference:
     """How much better (above 0) or worse one method is than another, in the measure's unit.
 
-    ``spread``: standard deviation over the ``seeds`` that both have, None with less than two; ``won`` of
-    ``motions``: where it is the better one. ``clear``: every seed says the same, and the mean is above the
-    spread; with one seed: all motions, at least two, say the same.
+    `spread`: standard deviation over the `seeds` that both have, None with less than two; `won` of `motions`:
+    where it is the better one. `clear`: every seed says the same, and the mean is above the spread; with one
+    seed: all motions, at least two, say the same.
     """
 
     mean: float
@@ -49,58 +52,73 @@ class Difference:
     clear: bool
 
 
-def value_of(numbers: list[float]) -> Value:
-    """Mean and spread of the values of some seeds."""
-    spread = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None
-    return Value(float(np.mean(numbers)), spread, len(numbers))
-
-
-def by_motion_and_seed(c: Comparison, entry: str, measure: str) -> dict[str, dict[int | None, float]]:
-    """All values of a measure that an entry has."""
-    found: dict[str, dict[int | None, float]] = {}
-    for motion in c.motions:
-        for result in c.results:
-            if (result.entry, result.motion) == (entry, motion):
-                value = result.value(measure)
-                if value is not None:
-                    found.setdefault(motion, {})[result.seed] = value
+@lru_cache(maxsize=8)
+def values(c: Comparison) -> dict[tuple[str, str], pd.DataFrame]:
+    """What was measured, by entry and measure: motions in rows, seeds in columns, NaN where there is none."""
+    names = [measure.name for measure in c.columns]
+    rows = [
+        (r.entry, r.motion, NO_SEED if r.seed is None else r.seed, *map(r.value, names)) for r in c.results
+    ]
+    table = pd.DataFrame(rows, columns=["entry", "motion", "seed", *names])
+    table = table.astype(dict.fromkeys(names, float)).set_index(["entry", "motion", "seed"])
+    found = {}
+    for entry, group in table.groupby(level="entry", sort=False):
+        for name in names:
+            wide = group.loc[entry, name].unstack("seed").reindex(list(c.motions))
+            wide = wide.dropna(how="all").dropna(axis=1, how="all")
+            if not wide.empty:
+                found[str(entry), name] = wide
     return found
+
+
+@lru_cache(maxsize=8)
+def _summaries(c: Comparison) -> dict[tuple[str, str], Summary]:
+    found = {}
+    for (entry, measure), table in values(c).items():
+        motions = {str(motion): _value(row.dropna()) for motion, row in table.iterrows()}
+        others = (values(c).get((method.name, measure)) for method in c.methods)
+        complete = all(other is None or set(other.index) <= set(motions) for other in others)
+        seeds = _value(table.dropna(axis=1).mean())  # of the seeds that all motions have
+        mean = float(np.mean([value.mean for value in motions.values()]))
+        found[entry, measure] = Summary(mean, seeds.spread, seeds.seeds, motions, complete)
+    return found
+
+
+def _value(numbers: pd.Series) -> Value:
+    """Mean and spread of the values of some seeds."""
+    spread = float(numbers.std()) if len(numbers) > 1 else None
+    return Value(float(numbers.mean()), spread, len(numbers))
 
 
 def summary(c: Comparison, entry: Entry, measure: Measure) -> Summary | None:
     """An entry's mean, spread and values by motion, or None where nothing was measured."""
-    found = by_motion_and_seed(c, entry.name, measure.name)
-    if not found:
-        return None
-    motions = {motion: value_of(list(seeds.values())) for motion, seeds in found.items()}
-    complete = all(set(found) >= set(by_motion_and_seed(c, e.name, measure.name)) for e in c.methods)
-    common = set.intersection(*(set(seeds) for seeds in found.values()))
-    means = [float(np.mean([found[motion][seed] for motion in found])) for seed in _ordered(common)]
-    spread = float(np.std(means, ddof=1)) if len(means) > 1 else None
-    mean = float(np.mean([value.mean for value in motions.values()]))
-    return Summary(mean, spread, len(means), motions, complete)
+    return _summaries(c).get((entry.name, measure.name))
 
 
-def goodness(c: Comparison, measure: Measure, motion: str, value: float) -> float | None:
-    """The value so that more is better; None where nothing says which is."""
+def goodness(c: Comparison, measure: Measure, table: pd.DataFrame) -> pd.DataFrame | None:
+    """Values by motion so that more is better; None where nothing says which is."""
     if measure.better == "truth":
-        true = by_motion_and_seed(c, TRUTH, measure.name).get(motion)
-        return None if true is None else -abs(value - float(np.mean(list(true.values()))))
-    return {"higher": value, "lower": -value}.get(measure.better)
+        true = values(c).get((TRUTH, measure.name))
+        return None if true is None else -table.sub(true.mean(axis=1), axis=0).loc[table.index].abs()
+    return {"higher": table, "lower": -table}.get(measure.better)
+
+
+def _scores(c: Comparison, entry: Entry, measure: Measure) -> pd.Series:
+    """The goodness of an entry's mean on each motion; empty where that is not known for all."""
+    found = summary(c, entry, measure)
+    means = {motion: value.mean for motion, value in found.motions.items()} if found else {}
+    good = goodness(c, measure, pd.DataFrame({"mean": means}, dtype=float))
+    return pd.Series(dtype=float) if good is None else good["mean"]
 
 
 def score(c: Comparison, entry: Entry, measure: Measure) -> float | None:
     """The mean goodness over motions, to rank by."""
-    found = summary(c, entry, measure)
-    if found is None:
-        return None
-    good = [goodness(c, measure, motion, value.mean) for motion, value in found.motions.items()]
-    known = [value for value in good if value is not None]
-    return float(np.mean(known)) if known and len(known) == len(good) else None
+    good = _scores(c, entry, measure)
+    return None if good.empty or good.isna().any() else float(good.mean())
 
 
 def true_motion(c: Comparison) -> Summary | None:
-    """How much truly moves, by the measure ``moves_by``; None where that is not known."""
+    """How much truly moves, by the measure `moves_by`; None where that is not known."""
     truth = c.entry(TRUTH)
     return None if truth is None or c.moves_by is None else summary(c, truth, c.measure(c.moves_by))
 
@@ -112,8 +130,8 @@ def hardly_moves(c: Comparison, entry: Entry) -> bool:
     if true is None or found is None:
         return False
     common = set(true.motions) & set(found.motions)
-    mean = {which: sum(each.motions[m].mean for m in common) for which, each in ((0, true), (1, found))}
-    return mean[1] < MOVES * mean[0]
+    wanted, has = (sum(each.motions[motion].mean for motion in common) for each in (true, found))
+    return has < MOVES * wanted
 
 
 def ranking(c: Comparison, measure: Measure, motion: str | None = None) -> list[tuple[float, Entry]]:
@@ -132,9 +150,8 @@ def ranking(c: Comparison, measure: Measure, motion: str | None = None) -> list[
         if motion is None:
             points = score(c, entry, measure) if found.complete else None
         else:
-            value = found.motions.get(motion)
-            points = None if value is None else goodness(c, measure, motion, value.mean)
-        if points is not None:
+            points = _scores(c, entry, measure).get(motion)
+        if points is not None and not np.isnan(points):
             ranked.append((points, entry))
     return sorted(ranked, key=lambda each: -each[0])
 
@@ -152,38 +169,28 @@ def best(c: Comparison, measure: Measure, motion: str | None = None) -> set[str]
 
 
 def difference(c: Comparison, measure: Measure, a: Entry, b: Entry) -> Difference | None:
-    """How much better ``a`` is than ``b`` on what both have; None where there is nothing to compare by."""
-    ours, theirs = (by_motion_and_seed(c, each.name, measure.name) for each in (a, b))
-    motions = [motion for motion in c.motions if motion in ours and motion in theirs]
-    if not motions or goodness(c, measure, motions[0], 0.0) is None:
+    """How much better `a` is than `b` on what both have; None where there is nothing to compare by."""
+    found = [values(c).get((each.name, measure.name)) for each in (a, b)]
+    good = [None if table is None else goodness(c, measure, table) for table in found]
+    if good[0] is None or good[1] is None:
         return None
-
-    def good(values: dict[int | None, float], motion: str, seed: int | None) -> float:
-        value = values.get(seed, float(np.mean(list(values.values()))))  # without seeds: its one value
-        return goodness(c, measure, motion, value) or 0.0
-
-    def ahead(motion: str, seed: int | None) -> float:
-        return good(ours[motion], motion, seed) - good(theirs[motion], motion, seed)
-
-    seeds = _ordered(set.intersection(*(_seeds(ours[m], theirs[m]) for m in motions)))
-    if not seeds:  # the motions have no seed in common: all means
-        seeds = [None]
-    by_motion = [float(np.mean([ahead(motion, seed) for seed in seeds])) for motion in motions]
-    by_seed = [float(np.mean([ahead(motion, seed) for motion in motions])) for seed in seeds]
-    mean = float(np.mean(by_seed))
-    spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None
-    votes = by_motion if spread is None else by_seed
-    agreed = all(vote > 0 for vote in votes) or all(vote < 0 for vote in votes)
-    clear = agreed and len(votes) > 1 and abs(mean) > (spread or 0.0)
-    return Difference(mean, spread, len(seeds), sum(x > 0 for x in by_motion), len(motions), clear)
+    motions = good[0].index.intersection(good[1].index, sort=False)
+    ours, theirs = (_of_seeds(table.loc[motions], other) for table, other in (good, good[::-1]))
+    ahead = (ours - theirs).dropna(axis=1)
+    if ahead.empty:  # the motions have no seed in common: all means
+        ahead = (good[0].mean(axis=1) - good[1].mean(axis=1)).loc[motions].to_frame()
+    if motions.empty:
+        return None
+    by_motion, by_seed = ahead.mean(axis=1), ahead.mean()
+    total = _value(by_seed)
+    votes = by_motion if total.spread is None else by_seed
+    agreed = bool((votes > 0).all() or (votes < 0).all())
+    clear = agreed and len(votes) > 1 and abs(total.mean) > (total.spread or 0.0)
+    return Difference(total.mean, total.spread, total.seeds, int((by_motion > 0).sum()), len(motions), clear)
 
 
-def _seeds(a: dict[int | None, float], b: dict[int | None, float]) -> set[int | None]:
-    """The seeds to compare with: the common ones, or the other's where one has no seeds."""
-    if set(a) == {None}:
-        return set(b)
-    return set(a) if set(b) == {None} else set(a) & set(b)
-
-
-def _ordered(seeds: set[int | None]) -> list[int | None]:
-    return sorted(seeds, key=lambda seed: -1 if seed is None else seed)
+def _of_seeds(table: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """Values without seeds are the same with each of the other's seeds."""
+    if list(table.columns) != [NO_SEED]:
+        return table
+    return pd.DataFrame(dict.fromkeys(other.columns, table[NO_SEED]))
