@@ -170,17 +170,16 @@ def best(c: Comparison, measure: Measure, motion: str | None = None) -> set[str]
 
 def difference(c: Comparison, measure: Measure, a: Entry, b: Entry) -> Difference | None:
     """How much better `a` is than `b` on what both have; None where there is nothing to compare by."""
-    found = [values(c).get((each.name, measure.name)) for each in (a, b)]
-    good = [None if table is None else goodness(c, measure, table) for table in found]
-    if good[0] is None or good[1] is None:
+    tables = [values(c).get((each.name, measure.name)) for each in (a, b)]
+    good = [
+        made for table in tables if table is not None and (made := goodness(c, measure, table)) is not None
+    ]
+    if len(good) < 2 or (motions := good[0].index.intersection(good[1].index, sort=False)).empty:
         return None
-    motions = good[0].index.intersection(good[1].index, sort=False)
     ours, theirs = (_of_seeds(table.loc[motions], other) for table, other in (good, good[::-1]))
     ahead = (ours - theirs).dropna(axis=1)
     if ahead.empty:  # the motions have no seed in common: all means
         ahead = (good[0].mean(axis=1) - good[1].mean(axis=1)).loc[motions].to_frame()
-    if motions.empty:
-        return None
     by_motion, by_seed = ahead.mean(axis=1), ahead.mean()
     total = _value(by_seed)
     votes = by_motion if total.spread is None else by_seed
