@@ -64,7 +64,7 @@ def values(c: Comparison) -> dict[tuple[str, str], pd.DataFrame]:
     found = {}
     for entry, group in table.groupby(level="entry", sort=False):
         for name in names:
-            wide = group.loc[entry, name].unstack("seed").reindex(list(c.motions))
+            wide = group[name].droplevel("entry").unstack("seed").reindex(list(c.motions))
             wide = wide.dropna(how="all").dropna(axis=1, how="all")
             if not wide.empty:
                 found[str(entry), name] = wide

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from lamp_lightning.metrics.registry import Measure
 from lamp_lightning.report.comparison import COLUMNS, COSTS, Comparison, Entry
@@ -163,44 +163,40 @@ def notes(c: Comparison, table: Table) -> list[str]:
 # -- CSV -----------------------------------------------------------------------------------------------------
 
 
-def wide_csv(c: Comparison) -> str:
-    """One line for each entry and motion, and one for its mean (motion "all"); spreads have their columns."""
-    measures, settings = c.columns, setting_names(c)
-    heads = [each for measure in measures for each in (measure.name, f"{measure.name}_spread")]
-    lines: list[list[Any]] = [[*COLUMNS, *settings, *heads]]
+def wide(c: Comparison) -> pd.DataFrame:
+    """A row for each entry and motion, and one for its mean (motion "all"); spreads have their columns."""
+    settings = setting_names(c)
+    rows = []
     for entry in c.entries:
         results = [result for result in c.results if result.entry == entry.name]
-        chosen = [entry.settings.get(key, "") for key in settings]
         for motion in (None, *c.motions):
             seeds = {result.seed for result in results if motion in (None, result.motion)}
             if not seeds:
                 continue
-            values = [_at(c, entry, measure, motion) for measure in measures]
-            shown = [_exact(x) for v in values for x in ((v.mean, v.spread) if v else (None, None))]
-            lines.append([entry.name, entry.label, entry.kind, motion or "all", len(seeds), *chosen, *shown])
-    return _csv(lines)
+            found = [_at(c, entry, measure, motion) for measure in c.columns]
+            numbers = [x for value in found for x in ((value.mean, value.spread) if value else (None, None))]
+            chosen = [entry.settings.get(key, "") for key in settings]
+            rows.append([entry.name, entry.label, entry.kind, motion or "all", len(seeds), *chosen, *numbers])
+    heads = [head for measure in c.columns for head in (measure.name, f"{measure.name}_spread")]
+    return pd.DataFrame(rows, columns=[*COLUMNS, *settings, *heads])
 
 
-def long_csv(c: Comparison) -> str:
-    """One line for each number that was measured: of each result (no scene) and of each of its videos."""
-    lines: list[list[Any]] = [["entry", "motion", "seed", "scene", "measure", "value"]]
+def long(c: Comparison) -> pd.DataFrame:
+    """A row for each number that was measured: of each result (no scene) and of each of its videos."""
+    rows: list[tuple[Any, ...]] = []
     for result in c.results:
-        at = [result.entry, result.motion, "" if result.seed is None else result.seed]
-        names = [*result.metrics, *(cost for cost in COSTS if result.value(cost) is not None)]
-        lines += [[*at, "", name, _exact(result.value(name))] for name in names]
+        at = (result.entry, result.motion, result.seed)
+        costs = {name: value for name in COSTS if (value := result.value(name)) is not None}
+        rows += [(*at, "", name, value) for name, value in {**result.metrics, **costs}.items()]
         for video in result.videos:
-            lines += [[*at, video.scene, name, _exact(value)] for name, value in video.metrics.items()]
-    return _csv(lines)
+            rows += [(*at, video.scene, name, value) for name, value in video.metrics.items()]
+    table = pd.DataFrame(rows, columns=["entry", "motion", "seed", "scene", "measure", "value"])
+    return table.astype({"seed": "Int64", "value": float})
 
 
-def _exact(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
-def _csv(lines: list[list[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+def csv(table: pd.DataFrame) -> str:
+    """The table as CSV, numbers in six digits."""
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
 # -- Markdown and LaTeX --------------------------------------------------------------------------------------
@@ -277,8 +273,8 @@ def write_tables(c: Comparison, folder: Path) -> list[Path]:
     claims = [f"- {each.outcome}: {_plain(each.text)} {_plain(each.evidence)}" for each in found.claims]
     claims += [""] * bool(claims)
     texts = {
-        "table.csv": wide_csv(c),
-        "long.csv": long_csv(c),
+        "table.csv": csv(wide(c)),
+        "long.csv": csv(long(c)),
         "table.md": "\n".join([f"**{_plain(found.headline)}**\n", *written, *claims]),
         "table.tex": "\n".join(latex(table, notes(c, table)) for table in tables),
     }

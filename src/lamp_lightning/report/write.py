@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import secrets
 import warnings
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from lamp_lightning.data.video import writable_folder, write_mp4
 from lamp_lightning.report.comparison import Comparison
 from lamp_lightning.report.page import fewer_scenes, render, wanted_videos
 from lamp_lightning.report.plots import plots, write_plots
-from lamp_lightning.report.tables import wide_csv, write_tables
+from lamp_lightning.report.tables import wide, write_tables
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import scratch
 from lamp_lightning.runtime.loggers import close, where_to_look
@@ -51,10 +50,9 @@ def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
         return
     import wandb
 
-    heads, *rows = csv.reader(wide_csv(comparison).splitlines())
-    first = heads.index(comparison.measures[0].name)  # numbers from here on
-    data = [[*row[:first], *(float(text) if text else None for text in row[first:])] for row in rows]
-    logger.log_table("comparison", columns=heads, data=data)
+    table = wide(comparison).astype(object)
+    data = table.where(table.notna(), None).values.tolist()
+    logger.log_table("comparison", columns=list(table), data=data)
     media: dict[str, Any] = {f"plots/{f.stem}": wandb.Image(str(f)) for f in (folder / "plots").glob("*.png")}
     media["page"] = wandb.Html((folder / "index.html").read_text(encoding="utf-8"), inject=False)
     with scratch() as written:  # W&B copies what it logs
