@@ -24,8 +24,8 @@ from lamp_lightning.report import (
     VideoFile,
     write_report,
 )
+from lamp_lightning.report.curves import over_frames
 from lamp_lightning.report.page import fewer_scenes, wanted_videos
-from lamp_lightning.report.plots import over_frames
 from lamp_lightning.report.statistics import best, difference, summary
 from lamp_lightning.report.strips import make_strips
 from lamp_lightning.report.tables import escape, latex, main_table, markdown, notes

@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lamp_lightning.report.comparison import FROZEN, TRUTH, Comparison, Entry, HeldOutScene, VideoFile
-from lamp_lightning.report.plots import COLOURS, Plot, how_to_read, svg
+from lamp_lightning.report.dots import how_to_read
+from lamp_lightning.report.drawing import COLOURS, Plot, svg
 from lamp_lightning.report.strips import Strip, make_strips
 from lamp_lightning.report.tables import main_table, motion_table, notes, shown_by_motion
 from lamp_lightning.report.verdict import verdict

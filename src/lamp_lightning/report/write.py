@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from lamp_lightning.data.video import writable_folder, write_mp4
 from lamp_lightning.report.comparison import Comparison
+from lamp_lightning.report.drawing import write_plots
 from lamp_lightning.report.page import fewer_scenes, render, wanted_videos
-from lamp_lightning.report.plots import plots, write_plots
+from lamp_lightning.report.plots import plots
 from lamp_lightning.report.tables import wide, write_tables
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import scratch
