@@ -81,6 +81,12 @@ def load_clip(path_or_id: str | Path) -> ClipJudge:
 
     Raises:
         UserError: nothing that can be loaded there, or a model without some of CLIP's weights.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> clip = load_clip("tiny")
+        >>> clip.text_features(["a red horse", "a blue bird"]).shape
+        torch.Size([2, 96])
     """
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -145,6 +151,15 @@ class CLIPScore(MeanMetric):
     """How well videos fit their prompts: 100 times the mean cosine of each frame's and the prompt's features.
 
     Higher is better. ``update(frames, prompt)`` takes one video, uint8 ``(f, h, w, 3)``.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> scene = held_out_scenes("horse_run", 1)[0]
+        >>> video = render_clip(scene, frames=4)
+        >>> score = CLIPScore(load_clip("tiny"))
+        >>> score.update(video, scene.caption)
+        >>> float(score.compute()) > 30
+        True
     """
 
     higher_is_better = True
@@ -166,6 +181,15 @@ class FrameConsistency(MeanMetric):
     Args:
         clip: the judge.
         pairs: ``all`` pairs of different frames (the authors' measure) or only ``neighbours``.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> scene = held_out_scenes("horse_run", 1)[0]
+        >>> video = render_clip(scene, frames=4)
+        >>> consistency = FrameConsistency(load_clip("tiny"))
+        >>> consistency.update(video[:1].repeat(4, axis=0))
+        >>> round(float(consistency.compute()), 4)
+        1.0
     """
 
     higher_is_better = True

@@ -93,7 +93,16 @@ def _changes(now: np.ndarray, later: np.ndarray, weight: np.ndarray) -> np.ndarr
 
 
 def motion_signatures(clips: Sequence[Any]) -> list[MotionSignature]:
-    """The signatures of the training clips that move. UserError where none does."""
+    """The signatures of the training clips that move. UserError where none does.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> scene = held_out_scenes("horse_run", 1)[0]
+        >>> video = render_clip(scene, frames=4)
+        >>> [signature] = motion_signatures([video])
+        >>> signature.velocity.shape, signature.change.shape
+        ((5, 12), (6, 4))
+    """
     found = [each if isinstance(each, MotionSignature) else motion_signature(each) for each in clips]
     moving = [each for each in found if each is not None]
     if not moving:
@@ -119,6 +128,15 @@ class MotionFidelity(MeanMetric):
 
     Args:
         training_clips: videos, or their signatures by ``motion_signatures``.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> scene = held_out_scenes("horse_run", 1)[0]
+        >>> video = render_clip(scene, frames=4)
+        >>> fidelity = MotionFidelity([video])
+        >>> fidelity.update(video)
+        >>> round(float(fidelity.compute()), 3)
+        1.0
     """
 
     higher_is_better = True

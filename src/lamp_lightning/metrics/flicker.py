@@ -32,6 +32,14 @@ class WarpingError(MeanMetric):
 
     ``update(frames)`` takes one video of at least 2 frames, uint8 ``(f, h, w, 3)``; large ones are reduced to
     128 pixels.
+
+    Example:
+        >>> import numpy as np
+        >>> frozen = np.full((4, 32, 32, 3), 128, np.uint8)
+        >>> error = WarpingError()
+        >>> error.update(frozen)
+        >>> float(error.compute())
+        0.0
     """
 
     higher_is_better = False

@@ -79,6 +79,12 @@ def load_extractor(
 
     Raises:
         UserError: nothing that can be used there.
+
+    Example:
+        >>> extractor = load_extractor("fid", "torch:flatten", arguments={"start_dim": 1})
+        >>> import numpy as np
+        >>> extractor.of(np.zeros((2, 4, 4, 3), np.uint8)).shape
+        torch.Size([2, 48])
     """
     if where == "clip" and kind == "fid":
         if clip is None:
@@ -116,6 +122,16 @@ class FrechetDistance(FrechetInceptionDistance):
     Args:
         extractor: tells features.
         features: how many it gives of each sample.
+
+    Example:
+        >>> import numpy as np
+        >>> colours = FeatureExtractor("fid", lambda pixels: pixels.mean((2, 3)), "mean colours")
+        >>> video = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+        >>> distance = FrechetDistance(colours, features=3)
+        >>> distance.update(video, real=True)
+        >>> distance.update(video, real=False)
+        >>> abs(round(float(distance.compute()), 3))
+        0.0
     """
 
     full_state_update = False

@@ -20,6 +20,17 @@ class Diversity(Metric):
 
     The mean cosine, over all pairs of videos, of their mean CLIP features. NaN for fewer than two videos.
     ``update(frames)`` takes one video, uint8 ``(f, h, w, 3)``.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> scene = held_out_scenes("horse_run", 1)[0]
+        >>> video = render_clip(scene, frames=4)
+        >>> from lamp_lightning.metrics import load_clip
+        >>> diversity = Diversity(load_clip("tiny"))
+        >>> for _ in range(2):
+        ...     diversity.update(video)
+        >>> round(float(diversity.compute()), 4)
+        1.0
     """
 
     higher_is_better = False
@@ -64,6 +75,16 @@ class FirstFrameFidelity(Metric):
 
     ``update(frames, first_frame)`` takes one video, uint8 ``(f, h, w, 3)``, and a picture, uint8
     ``(h, w, 3)``, which is resized where it has another size.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> scene = held_out_scenes("horse_run", 1)[0]
+        >>> video = render_clip(scene, frames=4)
+        >>> from lamp_lightning.metrics import load_clip
+        >>> fidelity = FirstFrameFidelity(load_clip("tiny"))
+        >>> fidelity.update(video, video[0])
+        >>> float(fidelity.compute()["first_frame_error"])
+        0.0
     """
 
     full_state_update = False

@@ -25,6 +25,13 @@ def flow_correlation(video: Any, source: Any) -> float:
     hide, and counts as none where the picture does not change: there it is guessed from the surroundings,
     differently before every background. It is compared as means over 8 x 8 cells of the picture. 0 where one
     of them stands still.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> scene = held_out_scenes("horse_run", 1)[0]
+        >>> video = render_clip(scene, frames=4)
+        >>> round(flow_correlation(video, video), 3)
+        1.0
     """
     a, b = as_frames(video, min_frames=2), as_frames(source, min_frames=2)
     if len(a) != len(b):
@@ -52,6 +59,14 @@ class MotionAmount(MeanMetric):
 
     Neither better nor worse by itself: it tells a video that moves from a frozen one (0), whose frame
     consistency is perfect. ``update(frames)`` takes one video, uint8 ``(f, h, w, 3)``.
+
+    Example:
+        >>> import numpy as np
+        >>> frozen = np.full((4, 32, 32, 3), 128, np.uint8)
+        >>> amount = MotionAmount()
+        >>> amount.update(frozen)
+        >>> float(amount.compute())
+        0.0
     """
 
     full_state_update = False

@@ -50,6 +50,15 @@ class MovingPixelError(Metric):
     over the same pixels: 1 is no better than standing still, 0 is the truth. Lower is better.
 
     ``update(video, true)`` takes one video and its true continuation, both uint8 ``(f, h, w, 3)``.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> scene = held_out_scenes("horse_run", 1)[0]
+        >>> video = render_clip(scene, frames=4)
+        >>> error = MovingPixelError()
+        >>> error.update(video[:1].repeat(4, axis=0), video)
+        >>> round(float(error.compute()["moving_error_ratio"]), 3)
+        1.0
     """
 
     higher_is_better = False
@@ -107,6 +116,14 @@ class FlowAgreement(Metric):
     Videos whose truth goes nowhere as a whole do not count; NaN where none counts.
 
     ``update(video, true)`` takes one video and its true continuation, both uint8 ``(f, h, w, 3)``.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> rain = render_clip(held_out_scenes("rain", 1)[0], frames=8)
+        >>> agreement = FlowAgreement()
+        >>> agreement.update(rain, rain)
+        >>> {name: round(float(value), 3) for name, value in agreement.compute().items()}
+        {'flow_angle': 0.0, 'flow_length': 1.0}
     """
 
     full_state_update = False

@@ -28,6 +28,10 @@ class Entry:
     """A method or setting. References (the truth, a frozen first frame) are shown and never called best.
 
     ``settings``: what tells it from the others, shown as columns.
+
+    Example:
+        >>> Entry("frozen", "frozen first frame", kind="reference").settings
+        {}
     """
 
     __pydantic_config__ = _STRICT
@@ -44,6 +48,10 @@ class VideoFile:
 
     Of an ``.npz``, ``key`` names the array where it holds several, and ``index`` the video in an array
     ``(n, f, h, w, 3)``.
+
+    Example:
+        >>> VideoFile("results/ours/rain_seed0.npz", key="videos", index=3).index
+        3
     """
 
     __pydantic_config__ = _STRICT
@@ -73,7 +81,12 @@ def _array(file: str, key: str | None, changed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HeldOutScene:
-    """A held-out scene of a motion: the prompt, and what all methods were given and should have made."""
+    """A held-out scene of a motion: the prompt, and what all methods were given and should have made.
+
+    Example:
+        >>> HeldOutScene("rain", "0", "rain falls on a red roof").truth is None
+        True
+    """
 
     __pydantic_config__ = _STRICT
     motion: str
@@ -85,7 +98,12 @@ class HeldOutScene:
 
 @dataclass(frozen=True)
 class SceneVideo:
-    """One scene's video by one method, with its own values of the metrics."""
+    """One scene's video by one method, with its own values of the metrics.
+
+    Example:
+        >>> SceneVideo("0", VideoFile("a.mp4"), {"clip_score": 31.0}).metrics["clip_score"]
+        31.0
+    """
 
     __pydantic_config__ = _STRICT
     scene: str
@@ -99,6 +117,11 @@ class Result:
 
     ``metrics`` are means over the scenes; ``minutes`` are those of tuning; ``over_frames`` has the value of a
     metric at each frame (mean over the scenes). References need no seed.
+
+    Example:
+        >>> result = Result("ours", "rain", seed=0, metrics={"clip_score": 31.0}, minutes=4.5)
+        >>> result.value("clip_score"), result.value("minutes"), result.value("fid")
+        (31.0, 4.5, None)
     """
 
     __pydantic_config__ = _STRICT
@@ -118,7 +141,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Claim:
-    """Something to check: ``entry`` is better (or no worse) than each of ``against`` by ``measure``."""
+    """Something to check: ``entry`` is better (or no worse) than each of ``against`` by ``measure``.
+
+    Example:
+        >>> Claim("Ours fits the prompt better.", "clip_score", "ours", against=("theirs",)).relation
+        'better'
+    """
 
     __pydantic_config__ = _STRICT
     text: str
@@ -136,6 +164,21 @@ class Comparison:
     ``deciding``: the measures by which a method is called best, the weightiest first. ``moves_by``: the
     measure that tells whether a method truly moves: it must have at least half of the truth's. ``left_out``:
     what could not be used, and why. Raises UserError where the parts do not fit together.
+
+    Example:
+        >>> from lamp_lightning.metrics import measures
+        >>> entries = Entry("ours", "LAMP", kind="ours"), Entry("theirs", "another method")
+        >>> results = tuple(
+        ...     Result(entry, "rain", seed, {"clip_score": score + seed})
+        ...     for entry, score in (("ours", 31.0), ("theirs", 29.0))
+        ...     for seed in (0, 1)
+        ... )
+        >>> columns = measures(["clip_score"])
+        >>> found = Comparison("Prompts", "Which fits?", columns, entries, ("rain",), results)
+        >>> found.seeds
+        (0, 1)
+        >>> [measure.heading for measure in found.columns]
+        ['CLIP score\\xa0↑']
     """
 
     __pydantic_config__ = _STRICT

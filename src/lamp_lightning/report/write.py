@@ -32,6 +32,18 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
     ``*.png``, and ``index.html``, which needs none of the others. The same comparison makes the same files.
     A video that cannot be read is left out of the page with a warning that names it. Raises UserError where
     nothing can be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from lamp_lightning.metrics import measures
+        >>> from lamp_lightning.report import Entry, Result
+        >>> entries = Entry("ours", "LAMP", kind="ours"), Entry("theirs", "another method")
+        >>> results = Result("ours", "rain", 0, {"fid": 1.0}), Result("theirs", "rain", 0, {"fid": 2.0})
+        >>> found = Comparison("FID", "Which is nearer?", measures(["fid"]), entries, ("rain",), results)
+        >>> with TemporaryDirectory() as folder:
+        ...     page = write_report(found, Path(folder))
+        ...     sorted(file.name for file in page.parent.iterdir())
+        ['comparison.json', 'index.html', 'long.csv', 'plots', 'table.csv', 'table.md', 'table.tex']
     """
     writable_folder(folder)
     comparison.save(folder / "comparison.json")
