@@ -1,4 +1,4 @@
-"""``python -m lamp_lightning.collect runs=<folder>``: any set of runs as one table, with plots and a page."""
+"""`python -m lamp_lightning.collect runs=<folder>`: any set of runs as one table, with plots and a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m lamp_lightning.evaluate run=<folder>`` or ``folder=<videos>``: measure videos, write tables."""
+"""`python -m lamp_lightning.evaluate run=<folder>` or `folder=<videos>`: measure videos, write tables."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 def _folders(cfg: DictConfig) -> list[Path]:
-    """The run folders that ``run`` or ``runs`` names."""
+    """The run folders that `run` or `runs` names."""
     asked = cfg.run if cfg.runs is None else cfg.runs
     texts = [str(text) for text in asked] if OmegaConf.is_list(asked) else [str(asked)]
     if cfg.runs is None:

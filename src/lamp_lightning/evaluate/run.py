@@ -117,7 +117,7 @@ def _tell_apart(results: Sequence[Evaluated]) -> None:
 
 
 def _run_around(folder: Path) -> tuple[RunFolder, DictConfig] | None:
-    """The run that the folder is part of, such as its ``videos`` or ``samples``; None where there is none."""
+    """The run that the folder is part of, such as its `videos` or `samples`; None where there is none."""
     try:
         return RunFolder.open(folder)
     except UserError:
@@ -161,7 +161,7 @@ def _videos_of(run: RunFolder, settings: DictConfig) -> list[Footage]:
 
 @dataclass(frozen=True)
 class Reference:
-    """Clips of the motion as it should be, uint8 ``(f, h, w, 3)``, and how they move."""
+    """Clips of the motion as it should be, uint8 `f h w c`, and how they move."""
 
     clips: list[np.ndarray]
     signatures: list[MotionSignature]
@@ -173,7 +173,7 @@ class Reference:
 
 
 def _given_reference(cfg: DictConfig, reader: VideoReader) -> Reference | None:
-    """The clips of the folder ``reference``. All must be readable: without one the numbers would differ."""
+    """The clips of the folder `reference`. All must be readable: without one the numbers would differ."""
     if cfg.reference is None:
         return None
     paths = list_videos(Path(str(cfg.reference)).expanduser(), "reference")
@@ -201,7 +201,7 @@ def _training_clips(run: RunFolder, settings: DictConfig) -> Reference | None:
 def _motion_clips(
     folder: str, motion: str, size: tuple[int, int], stride: int, flip: bool, cache_dir: str | None
 ) -> Reference:
-    """The clips of a motion set at that size, every ``stride``-th frame."""
+    """The clips of a motion set at that size, every `stride`-th frame."""
     motion_set = load_motion_set(folder, motion=motion, size=size, num_frames=2, cache_dir=cache_dir)
     clips = [np.asarray(clip.frames)[::stride][:REFERENCE_FRAMES] for clip in motion_set.clips]
     return Reference.of(clips + [clip[:, :, ::-1] for clip in clips] if flip else clips)
@@ -263,7 +263,7 @@ def _measure(
 
 
 def _extractor(kind: Kind, clip: ClipJudge | None, cfg: DictConfig) -> FeatureExtractor | None:
-    """What the config names as the teller of features for FID or FVD."""
+    """What the config names as the extractor of features for FID or FVD."""
     if cfg[kind] is None:
         return None
     return load_extractor(kind, str(cfg[kind]), clip, cfg[f"{kind}_arguments"])
@@ -272,7 +272,7 @@ def _extractor(kind: Kind, clip: ClipJudge | None, cfg: DictConfig) -> FeatureEx
 def _truths(
     read: Sequence[tuple[Footage, np.ndarray]], cfg: DictConfig, reader: VideoReader, result: Evaluated
 ) -> list[np.ndarray | None] | None:
-    """The true continuation of each video, from the folder ``truth``."""
+    """The true continuation of each video, from the folder `truth`."""
     if cfg.truth is None:
         return None
     folder = Path(str(cfg.truth)).expanduser()
@@ -287,7 +287,7 @@ def _truths(
 def _first_frames(
     read: Sequence[tuple[Footage, np.ndarray]], cfg: DictConfig, result: Evaluated
 ) -> list[np.ndarray | None]:
-    """The picture that each video was to begin with: from the folder ``first_frames``, else its record."""
+    """The picture that each video was to begin with: from the folder `first_frames`, else its record."""
     if cfg.first_frames is None:
         return [
             None if video.first_frame is None else fitted_picture(video.first_frame, video.fit, frames)

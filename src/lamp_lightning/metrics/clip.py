@@ -42,7 +42,7 @@ class ClipJudge:
 
     @torch.no_grad()
     def image_features(self, frames: Any, batch: int = 64) -> Tensor:
-        """Frames, uint8 ``(f, h, w, 3)``, to features ``(f, d)``."""
+        """Frames, uint8 `f h w c`, to features `f d`."""
         pictures = as_frames(frames)
         parts = []
         for k in range(0, len(pictures), batch):
@@ -52,7 +52,7 @@ class ClipJudge:
 
     @torch.no_grad()
     def text_features(self, texts: list[str]) -> Tensor:
-        """Texts to features ``(n, d)``; what goes beyond CLIP's text limit is cut off, with a warning."""
+        """Texts to features `n d`; what goes beyond CLIP's text limit is cut off, with a warning."""
         longest = max(len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"])
         if longest > self.max_tokens:
             warnings.warn(
@@ -73,11 +73,11 @@ class ClipJudge:
 
 
 def load_clip(path_or_id: str | Path) -> ClipJudge:
-    """Load a ``CLIPModel`` with its tokenizer and image processor.
+    """Load a `CLIPModel` with its tokenizer and image processor.
 
     Args:
-        path_or_id: ``tiny`` for the packaged model of toy-world pictures, a folder, or a hub id such as
-            ``openai/clip-vit-base-patch32``.
+        path_or_id: `tiny` for the packaged model of toy-world pictures, a folder, or a hub id such as
+            `openai/clip-vit-base-patch32`.
 
     Raises:
         UserError: nothing that can be loaded there, or a model without some of CLIP's weights.
@@ -150,7 +150,7 @@ def _unit(features: Any) -> Tensor:
 class CLIPScore(MeanMetric):
     """How well videos fit their prompts: 100 times the mean cosine of each frame's and the prompt's features.
 
-    Higher is better. ``update(frames, prompt)`` takes one video, uint8 ``(f, h, w, 3)``.
+    Higher is better. `update(frames, prompt)` takes one video, uint8 `f h w c`.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
@@ -176,11 +176,11 @@ class CLIPScore(MeanMetric):
 class FrameConsistency(MeanMetric):
     """How alike the frames of a video are: mean cosine of CLIP features over pairs of its frames.
 
-    Higher is steadier, and a frozen video has 1: read it beside ``MotionAmount``.
+    Higher is steadier, and a frozen video has 1: read it beside `MotionAmount`.
 
     Args:
         clip: the judge.
-        pairs: ``all`` pairs of different frames (the authors' measure) or only ``neighbours``.
+        pairs: `all` pairs of different frames (the authors' measure) or only `neighbours`.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
@@ -207,12 +207,12 @@ class FrameConsistency(MeanMetric):
 
 
 def fit(features: Tensor, text: Tensor) -> Tensor:
-    """100 times the mean cosine of unit ``features`` ``(f, d)`` with the unit ``text`` ``(1, d)``."""
+    """100 times the mean cosine of unit `features` `f d` with the unit `text` `1 d`."""
     return 100 * (features @ text[0]).mean()
 
 
 def consistency(features: Tensor, pairs: str = "all") -> Tensor:
-    """Mean cosine of unit ``features`` ``(f, d)`` over all pairs of different rows, or neighbouring ones."""
+    """Mean cosine of unit `features` `f d` over all pairs of different rows, or neighbouring ones."""
     if pairs == "neighbours":
         return (features[1:] * features[:-1]).sum(-1).mean()
     f = len(features)

@@ -27,7 +27,7 @@ UNCERTAIN = 0.2  # what a pixel counts whose flow there and back does not end wh
 class MotionSignature:
     """How a video moves, as two distributions over all that moves in it, weighted by speed; both sum to 1.
 
-    ``velocity`` ``(5, 12)``: speed (logarithmic) and direction. ``change`` ``(6, 4)``: how the flow goes on
+    `velocity` `(5, 12)`: speed (logarithmic) and direction. `change` `(6, 4)`: how the flow goes on
     one frame later at the place that it leads to: the cosine of the turn, and the length of the difference as
     a share of the speed. Steady motion is all in its first column's last row, jumps are everywhere.
     """
@@ -55,7 +55,7 @@ def motion_signature(video: Any) -> MotionSignature | None:
 
 
 def _moving(seen: FollowedVideo, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of what moves in frame ``t``: velocity, the one a frame later ``(n, 2)``, and weight ``(n,)``."""
+    """Of what moves in frame `t`: velocity, the one a frame later `(n, 2)`, and weight `(n,)`."""
     now = seen.forward[t] / seen.longest
     later = moved(seen.forward[t + 1], seen.forward[t]) / seen.longest
     speed = np.linalg.norm(now, axis=-1)
@@ -119,15 +119,15 @@ def motion_fidelity(video: Any, training: Sequence[MotionSignature]) -> float:
 class MotionFidelity(MeanMetric):
     """How alike a video and the training clips move, 0..1, whatever they show. Higher is better.
 
-    The optical flow of what moves is summed up in two distributions (``MotionSignature``): how fast and where
+    The optical flow of what moves is summed up in two distributions (`MotionSignature`): how fast and where
     to, and how steadily. Neither knows where in the picture something is, nor what. A video's fidelity is its
     likeness to the nearest training clip; a frozen one has 0. Videos and clips must be of one frame rate, and
     mirrored clips are to be given, too, where the motion was tuned with flips.
 
-    ``update(frames)`` takes one video, uint8 ``(f, h, w, 3)``.
+    `update(frames)` takes one video, uint8 `f h w c`.
 
     Args:
-        training_clips: videos, or their signatures by ``motion_signatures``.
+        training_clips: videos, or their signatures by `motion_signatures`.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip

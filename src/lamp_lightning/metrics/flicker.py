@@ -12,7 +12,7 @@ from lamp_lightning.metrics.flow import FollowedVideo, moved
 
 
 def warping_error(video: Any) -> float:
-    """See ``WarpingError``."""
+    """See `WarpingError`."""
     seen = FollowedVideo.of(video)
     errors = []
     before: Any = np.inf
@@ -27,10 +27,10 @@ class WarpingError(MeanMetric):
     """How much flickers: the difference of each frame to the next, moved to it along the optical flow.
 
     In percent of the colours' range, mean over pixels. Lower is better; a frozen video has 0: read it beside
-    ``MotionAmount``. Where flow there and back do not agree, a pixel is compared with the frame before if it
+    `MotionAmount`. Where flow there and back do not agree, a pixel is compared with the frame before if it
     fits that better: what gets hidden in the next frame mostly showed there.
 
-    ``update(frames)`` takes one video of at least 2 frames, uint8 ``(f, h, w, 3)``; large ones are reduced to
+    `update(frames)` takes one video of at least 2 frames, uint8 `f h w c`; large ones are reduced to
     128 pixels.
 
     Example:

@@ -21,9 +21,9 @@ SEEN_SIZE = 128  # larger videos are reduced to this longest side where flow is 
 
 
 def optical_flow(video: Any) -> np.ndarray:
-    """Dense optical flow between neighbouring frames, in pixels: ``(f - 1, h, w, 2)``, x then y.
+    """Dense optical flow between neighbouring frames, in pixels: `(f-1) h w 2`, x then y.
 
-    OpenCV's DIS flow, on frames enlarged to about ``FLOW_SIZE`` pixels of width and at least ``FLOW_ROWS`` of
+    OpenCV's DIS flow, on frames enlarged to about `FLOW_SIZE` pixels of width and at least `FLOW_ROWS` of
     height.
     """
     frames = as_frames(video, min_frames=2)
@@ -31,10 +31,10 @@ def optical_flow(video: Any) -> np.ndarray:
 
 
 def colour_flow(frames: np.ndarray, *, fast: bool = False) -> np.ndarray:
-    """As ``optical_flow``, taken in each colour, since one may show what others hide.
+    """As `optical_flow`, taken in each colour, since one may show what others hide.
 
-    Each colour counts, at each place, as much as there is detail in it. ``frames``: uint8 ``(f, h, w, 3)``.
-    ``fast`` stops at a quarter of the flow's resolution, in a quarter of the time.
+    Each colour counts, at each place, as much as there is detail in it. `frames`: uint8 `f h w c`.
+    `fast` stops at a quarter of the flow's resolution, in a quarter of the time.
     """
     width = frames.shape[2]
     total: Any = 0.0
@@ -65,10 +65,10 @@ def _dis_flow(pictures: Sequence[np.ndarray], fast: bool = False) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FollowedVideo:
-    """A video, reduced to ``SEEN_SIZE``, and its flow from each frame to the next and back.
+    """A video, reduced to `SEEN_SIZE`, and its flow from each frame to the next and back.
 
-    ``frames`` float32 ``(f, h, w, 3)`` 0..1; ``forward`` and ``backward`` ``(f - 1, h, w, 2)`` in pixels:
-    ``forward[t]`` belongs to the pixels of frame ``t``, ``backward[t]`` to those of frame ``t + 1``.
+    `frames` float32 `f h w c` 0..1; `forward` and `backward` `(f-1) h w 2` in pixels:
+    `forward[t]` belongs to the pixels of frame `t`, `backward[t]` to those of frame `t + 1`.
     """
 
     frames: np.ndarray
@@ -90,7 +90,7 @@ class FollowedVideo:
         return max(self.frames.shape[1:3])
 
     def certain(self, t: int) -> np.ndarray:
-        """Where the flow from frame ``t`` leads to a place from which flow leads back: bool ``(h, w)``.
+        """Where the flow from frame `t` leads to a place from which flow leads back: bool `h w`.
 
         Not where something gets hidden, nor where frames have nothing to do with each other.
         """
@@ -100,7 +100,7 @@ class FollowedVideo:
 
 
 def moved(picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """What lies in ``picture`` ``(h, w, c)`` where ``flow`` ``(h, w, 2)`` leads from each pixel."""
+    """What lies in `picture` `h w c` where `flow` `h w 2` leads from each pixel."""
     height, width = flow.shape[:2]
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     x, y = columns + flow[..., 0].astype(np.float32), rows + flow[..., 1].astype(np.float32)

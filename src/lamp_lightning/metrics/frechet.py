@@ -1,4 +1,4 @@
-"""FID and FVD, with whatever tells features: a TorchScript file, a Python callable, or CLIP."""
+"""FID and FVD, with any feature extractor: a TorchScript file, a Python callable, or CLIP."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ KINDS: tuple[Kind, ...] = ("fid", "fvd")
 
 
 class FeatureExtractor(nn.Module):
-    """What gives features ``(n, d)`` of frames (FID) or of whole videos (FVD).
+    """What gives features `n d` of frames (FID) or of whole videos (FVD).
 
-    ``function`` gets float32 colours 0..255, frames as ``(n, 3, h, w)`` and videos as ``(n, 3, f, h, w)``, at
-    their own size, and ``arguments``. ``name`` is what errors call it.
+    `function` gets float32 colours 0..255, frames as `n c h w` and videos as `n c f h w`, at
+    their own size, and `arguments`. `name` is what errors call it.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FeatureExtractor(nn.Module):
         return features.flatten(1).float()
 
     def of(self, video: Any) -> Tensor:
-        """The features of one video, uint8 ``(f, h, w, 3)``: ``(f, d)`` for FID, ``(1, d)`` for FVD."""
+        """The features of one video, uint8 `f h w c`: `f d` for FID, `1 d` for FVD."""
         frames = torch.from_numpy(as_frames(video)).float()
         if self.kind == "fid":
             return self(frames.permute(0, 3, 1, 2))
@@ -72,10 +72,10 @@ def load_extractor(
 
     Args:
         kind: for which measure.
-        where: ``clip`` (FID only), a TorchScript file, or ``module:callable``, a function or nn.Module.
-        clip: the CLIP model that ``clip`` means.
+        where: `clip` (FID only), a TorchScript file, or `module:callable`, a function or nn.Module.
+        clip: the CLIP model that `clip` means.
         arguments: more of the function's arguments, such as
-            ``{"rescale": True, "resize": True, "return_features": True}`` for the usual I3D file.
+            `{"rescale": True, "resize": True, "return_features": True}` for the usual I3D file.
 
     Raises:
         UserError: nothing that can be used there.
@@ -116,11 +116,11 @@ def _pictures(pixels: Tensor) -> np.ndarray:
 class FrechetDistance(FrechetInceptionDistance):
     """torchmetrics' Frechet distance on the features of an extractor: FID of frames, FVD of videos.
 
-    ``update(video, real)`` takes one video, uint8 ``(f, h, w, 3)``. Lower is better. Where there are fewer
-    samples than features the distance is mostly chance, and ``compute`` warns.
+    `update(video, real)` takes one video, uint8 `f h w c`. Lower is better. Where there are fewer
+    samples than features the distance is mostly chance, and `compute` warns.
 
     Args:
-        extractor: tells features.
+        extractor: extracts features.
         features: how many it gives of each sample.
 
     Example:

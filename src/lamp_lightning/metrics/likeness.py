@@ -19,7 +19,7 @@ class Diversity(Metric):
     """How alike the videos are among each other: the authors' diversity. Lower is more diverse.
 
     The mean cosine, over all pairs of videos, of their mean CLIP features. NaN for fewer than two videos.
-    ``update(frames)`` takes one video, uint8 ``(f, h, w, 3)``.
+    `update(frames)` takes one video, uint8 `f h w c`.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
@@ -54,13 +54,13 @@ class Diversity(Metric):
 
 
 def mean_feature(features: Tensor) -> Tensor:
-    """The mean of unit features ``(f, d)`` as a unit vector ``(d,)``, float64."""
+    """The mean of unit features `f d` as a unit vector `d`, float64."""
     mean = features.double().mean(0).cpu()
     return mean / mean.norm().clamp_min(1e-8)
 
 
 def likeness_among(total: Tensor, count: int) -> Tensor:
-    """Mean cosine over all pairs of ``count`` unit vectors, from their sum ``(d,)``; NaN for fewer than 2."""
+    """Mean cosine over all pairs of `count` unit vectors, from their sum `d`; NaN for fewer than 2."""
     if count < 2:
         return torch.tensor(float("nan"))
     return (total @ total - count) / (count * (count - 1))  # the square of the sum: each, and each pair twice
@@ -69,12 +69,12 @@ def likeness_among(total: Tensor, count: int) -> Tensor:
 class FirstFrameFidelity(Metric):
     """How true a video stays to the first frame that it was given.
 
-    ``first_frame_fidelity``: mean cosine of the CLIP features of its frames and of that picture; higher is
-    better, and a frozen video has 1. ``first_frame_error``: mean difference of its frame 0 to that picture,
+    `first_frame_fidelity`: mean cosine of the CLIP features of its frames and of that picture; higher is
+    better, and a frozen video has 1. `first_frame_error`: mean difference of its frame 0 to that picture,
     in percent of the colours' range, which no motion excuses; lower is better.
 
-    ``update(frames, first_frame)`` takes one video, uint8 ``(f, h, w, 3)``, and a picture, uint8
-    ``(h, w, 3)``, which is resized where it has another size.
+    `update(frames, first_frame)` takes one video, uint8 `f h w c`, and a picture, uint8
+    `h w c`, which is resized where it has another size.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
@@ -112,7 +112,7 @@ class FirstFrameFidelity(Metric):
 
 
 def first_frame_fidelity(features: Tensor, picture: Tensor) -> float:
-    """Mean cosine of the unit features of frames 1 and on, of ``(f, d)``, with a picture's ``(1, d)``."""
+    """Mean cosine of the unit features of frames 1 and on, of `f d`, with a picture's `1 d`."""
     if len(features) < 2:
         raise UserError("First-frame fidelity is of the frames after the first: this video has only one.")
     return float((features[1:] @ picture[0]).mean())

@@ -42,7 +42,7 @@ def flow_correlation(video: Any, source: Any) -> float:
 
 
 def _flow_in_cells(frames: np.ndarray) -> np.ndarray:
-    """Mean flow of what changes in each of 8 x 8 cells, as a share of the width: ``(f - 1, 8, 8, 2)``."""
+    """Mean flow of what changes in each of 8 x 8 cells, as a share of the width: `(f - 1, 8, 8, 2)`."""
     changes = np.abs(np.diff(frames.astype(np.float32), axis=0)).max(-1, keepdims=True) > 255 * CHANGE
     flow = colour_flow(frames) * changes / frames.shape[2]
     return np.stack([cv2.resize(f, (CELLS, CELLS), interpolation=cv2.INTER_AREA) for f in flow])
@@ -58,7 +58,7 @@ class MotionAmount(MeanMetric):
     """Mean length of the optical flow, in percent of the picture's width per frame.
 
     Neither better nor worse by itself: it tells a video that moves from a frozen one (0), whose frame
-    consistency is perfect. ``update(frames)`` takes one video, uint8 ``(f, h, w, 3)``.
+    consistency is perfect. `update(frames)` takes one video, uint8 `f h w c`.
 
     Example:
         >>> import numpy as np
@@ -76,12 +76,12 @@ class MotionAmount(MeanMetric):
 
 
 def drift(video: Any, reach: float = 0.125) -> np.ndarray:
-    """The one velocity that explains best what moves in a video: ``(x, y)`` in pixels per frame.
+    """The one velocity that explains best what moves in a video: `(x, y)` in pixels per frame.
 
     For textures of many small things that fall alike (rain, a waterfall), where dense flow between frames
     mistakes one streak for the next. What stands still (each pixel's mean over time) and broad changes of
     light are taken away; then frames 1, 2 and 3 apart are correlated under all shifts, summed over time. The
-    answer is the velocity, up to ``reach`` of the longest side, under which all three fit best: things of
+    answer is the velocity, up to `reach` of the longest side, under which all three fit best: things of
     another kind, slow drifts of colour and repeats of the texture fit some of the three but not all.
     Zero where nothing moves. Raises UserError for fewer than 4 frames, too few to know what stands still.
     """
@@ -108,9 +108,9 @@ def _what_moves(frames: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _correlation(moving: np.ndarray, lag: int, reach: int) -> np.ndarray:
-    """Normalised correlation of frames ``lag`` apart, all pairs together, under shifts of -reach..reach.
+    """Normalised correlation of frames `lag` apart, all pairs together, under shifts of -reach..reach.
 
-    ``(2 reach + 1, 2 reach + 1)``, y then x. Only where the shifted frames overlap; -1 where that is less
+    `(2 reach + 1, 2 reach + 1)`, y then x. Only where the shifted frames overlap; -1 where that is less
     than a tenth of the picture.
     """
     size = (moving.shape[1] + reach, moving.shape[2] + reach)  # room, so that shifts do not wrap around
@@ -129,7 +129,7 @@ def _correlation(moving: np.ndarray, lag: int, reach: int) -> np.ndarray:
 
 
 def _best_velocity(tables: list[np.ndarray], centre: np.ndarray, reach: float, step: float) -> np.ndarray:
-    """The velocity ``(x, y)`` around ``centre`` with the best mean correlation over the lags."""
+    """The velocity `(x, y)` around `centre` with the best mean correlation over the lags."""
     offsets = np.arange(-reach, reach + step / 2, step)
     x, y = np.meshgrid(centre[0] + offsets, centre[1] + offsets)
     score = np.zeros(x.shape, np.float32)

@@ -16,15 +16,15 @@ from lamp_lightning.metrics.motion import MIN_FRAMES, drift
 
 
 def moving_pixels(true: np.ndarray, threshold: float = 0.1) -> np.ndarray:
-    """Where the true video, uint8 ``(f, h, w, 3)``, differs from its first frame: bool ``(f, h, w)``.
+    """Where the true video, uint8 `f h w c`, differs from its first frame: bool `f h w`.
 
-    By more than ``threshold`` (of 0..1) in any colour.
+    By more than `threshold` (of 0..1) in any colour.
     """
     return np.abs(true.astype(np.float32) - true[:1]).max(axis=-1) > 255 * threshold
 
 
 def alike(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two videos ``(f, h, w, 3)``, cut to the frames that both have and reduced to the smaller size."""
+    """Two videos `f h w c`, cut to the frames that both have and reduced to the smaller size."""
     count = min(len(a), len(b))
     height, width = min(a.shape[1:3], b.shape[1:3], key=lambda shape: shape[0] * shape[1])
 
@@ -46,10 +46,10 @@ def _pair(video: Any, true: Any) -> tuple[np.ndarray, np.ndarray]:
 class MovingPixelError(Metric):
     """Mean squared error (colours 0..1) to the true video over the pixels that truly move.
 
-    ``moving_error`` is the error itself, ``moving_error_ratio`` its share of what a frozen first frame has
+    `moving_error` is the error itself, `moving_error_ratio` its share of what a frozen first frame has
     over the same pixels: 1 is no better than standing still, 0 is the truth. Lower is better.
 
-    ``update(video, true)`` takes one video and its true continuation, both uint8 ``(f, h, w, 3)``.
+    `update(video, true)` takes one video and its true continuation, both uint8 `f h w c`.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
@@ -90,13 +90,13 @@ class MovingPixelError(Metric):
 def error_over_frames(
     videos: Sequence[Any] | np.ndarray, truth: Sequence[Any] | np.ndarray, threshold: float = 0.1
 ) -> np.ndarray:
-    """The ``moving_error_ratio`` of ``MovingPixelError`` taken apart by frame: float ``(f,)``.
+    """The `moving_error_ratio` of `MovingPixelError` taken apart by frame: float `(f,)`.
 
     Its mean is that ratio: each frame's squared error is a share of what a frozen first frame has in the
     mean of all frames. Thus frame 0, where nothing has moved yet, has 0, and a frozen video's curve rises.
 
     Args:
-        videos, truth: as many videos uint8 ``(f, h, w, 3)``, all of one length.
+        videos, truth: as many videos uint8 `f h w c`, all of one length.
         threshold: from where on a pixel moves, of 0..1.
     """
     error, frozen = 0.0, 0.0
@@ -111,11 +111,11 @@ def error_over_frames(
 class FlowAgreement(Metric):
     """How the mean motion of a video compares to the true one's, where details are random (rain, waterfall).
 
-    ``flow_angle``: degrees between the two velocities (see ``drift``), averaged over videos; 180 where the
-    made one stands still. ``flow_length``: their lengths' ratio, all videos together; 1 is right, 0 frozen.
+    `flow_angle`: degrees between the two velocities (see `drift`), averaged over videos; 180 where the
+    made one stands still. `flow_length`: their lengths' ratio, all videos together; 1 is right, 0 frozen.
     Videos whose truth goes nowhere as a whole do not count; NaN where none counts.
 
-    ``update(video, true)`` takes one video and its true continuation, both uint8 ``(f, h, w, 3)``.
+    `update(video, true)` takes one video and its true continuation, both uint8 `f h w c`.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip

@@ -27,7 +27,7 @@ _STRICT = ConfigDict(extra="forbid")
 class Entry:
     """A method or setting. References (the truth, a frozen first frame) are shown and never called best.
 
-    ``settings``: what tells it from the others, shown as columns.
+    `settings`: what tells it from the others, shown as columns.
 
     Example:
         >>> Entry("frozen", "frozen first frame", kind="reference").settings
@@ -44,10 +44,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video or picture on disk: mp4, webp, gif, PNG, or frames uint8 ``(f, h, w, 3)`` in a ``.npz``.
+    """A video or picture on disk: mp4, webp, gif, PNG, or frames uint8 `f h w c` in a `.npz`.
 
-    Of an ``.npz``, ``key`` names the array where it holds several, and ``index`` the video in an array
-    ``(n, f, h, w, 3)``.
+    Of an `.npz`, `key` names the array where it holds several, and `index` the video in an array
+    `n f h w c`.
 
     Example:
         >>> VideoFile("results/ours/rain_seed0.npz", key="videos", index=3).index
@@ -60,7 +60,7 @@ class VideoFile:
     index: int | None = None
 
     def read(self) -> np.ndarray:
-        """The frames, uint8 ``(f, h, w, 3)``. Raises UserError, which names the file."""
+        """The frames, uint8 `f h w c`. Raises UserError, which names the file."""
         if not self.file.endswith(".npz"):
             return read_video(self.file)
         try:
@@ -115,7 +115,7 @@ class SceneVideo:
 class Result:
     """One entry on one motion with one seed.
 
-    ``metrics`` are means over the scenes; ``minutes`` are those of tuning; ``over_frames`` has the value of a
+    `metrics` are means over the scenes; `minutes` are those of tuning; `over_frames` has the value of a
     metric at each frame (mean over the scenes). References need no seed.
 
     Example:
@@ -135,13 +135,13 @@ class Result:
     over_frames: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def value(self, name: str) -> float | None:
-        """A metric's mean, or one of the ``COSTS``."""
+        """A metric's mean, or one of the `COSTS`."""
         return getattr(self, name) if name in COSTS else self.metrics.get(name)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something to check: ``entry`` is better (or no worse) than each of ``against`` by ``measure``.
+    """Something to check: `entry` is better (or no worse) than each of `against` by `measure`.
 
     Example:
         >>> Claim("Ours fits the prompt better.", "clip_score", "ours", against=("theirs",)).relation
@@ -160,9 +160,9 @@ class Claim:
 class Comparison:
     """Everything that a report shows.
 
-    ``question``: what it answers. ``settings``: budget, scenes, threads, versions, commands, hours, as text.
-    ``deciding``: the measures by which a method is called best, the weightiest first. ``moves_by``: the
-    measure that tells whether a method truly moves: it must have at least half of the truth's. ``left_out``:
+    `question`: what it answers. `settings`: budget, scenes, threads, versions, commands, hours, as text.
+    `deciding`: the measures by which a method is called best, the weightiest first. `moves_by`: the
+    measure that tells whether a method truly moves: it must have at least half of the truth's. `left_out`:
     what could not be used, and why. Raises UserError where the parts do not fit together.
 
     Example:
@@ -239,7 +239,7 @@ class Comparison:
 
     @classmethod
     def load(cls, file: Path) -> Comparison:
-        """Read what ``save`` wrote. UserError names the file and the first thing that is wrong in it."""
+        """Read what `save` wrote. UserError names the file and the first thing that is wrong in it."""
         try:
             made = _ADAPTER.validate_json(file.read_bytes())
         except OSError as error:

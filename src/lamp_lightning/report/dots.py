@@ -84,7 +84,7 @@ def dots(c: Comparison, measure: Measure) -> Plot:
 
 
 def how_to_read(c: Comparison) -> str:
-    """What the dots and bars of ``dots`` are."""
+    """What the dots and bars of `dots` are."""
     largest = any(measure.better == "none" for measure in c.measures)
     said = [
         "The best is on top; where nothing says what is better, the largest."

@@ -103,7 +103,7 @@ def width_of(figure: Any, text: str, style: dict[str, Any]) -> float:
 
 
 def svg(plot: Plot, *, inline: bool) -> str:
-    """The plot as SVG. ``inline``: for a page that sets the colours; else a file of its own, with both."""
+    """The plot as SVG. `inline`: for a page that sets the colours; else a file of its own, with both."""
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.name}):
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -76,13 +76,13 @@ def choose(
 
 
 def nearest(points: np.ndarray, corner: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, Any]:
-    """Of boxes ``(..., 2)`` the places that are nearest to points, and how far these are."""
+    """Of boxes `(..., 2)` the places that are nearest to points, and how far these are."""
     near = np.clip(points, corner, corner + size)
     return near, np.linalg.norm(near - points, axis=-1)
 
 
 def _discs(points: np.ndarray, radius: float) -> np.ndarray:
-    """``(n, 3)``: x, y and radius of what is kept free."""
+    """`(n, 3)`: x, y and radius of what is kept free."""
     return np.column_stack([points, np.full(len(points), radius)])
 
 

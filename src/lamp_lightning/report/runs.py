@@ -10,6 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from omegaconf import OmegaConf
 
 from lamp_lightning.metrics.registry import measures
@@ -80,7 +81,7 @@ def _below(folder: Path) -> list[Path]:
 
 
 def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: int = 8) -> Comparison:
-    """All finished runs as one comparison; unfinished and broken ones are named in ``left_out``.
+    """All finished runs as one comparison; unfinished and broken ones are named in `left_out`.
 
     Raises:
         UserError: none is finished.
@@ -202,16 +203,15 @@ def differing(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, list[str]]
 
     Of settings that always differ together (a model and its size) one is a column.
     """
-    keys = sorted({key for run in runs for key in run.settings})
+    table = pd.DataFrame([run.settings for run in runs]).fillna("null").sort_index(axis=1)
+    motions = [run.motion for run in runs]
     groups: dict[tuple[int, ...], list[str]] = {}
-    for key in keys:
-        if any(key == free or key.startswith(f"{free}.") for free in FREE) or "_target_" in key:
+    for key, values in table.items():
+        if any(key == free or str(key).startswith(f"{free}.") for free in FREE) or "_target_" in str(key):
             continue
-        values = [run.settings.get(key, "null") for run in runs]
-        if len(set(values)) < 2 or (key in OF_MOTION and _follows_motion(runs, values)):
-            continue
-        order = list(dict.fromkeys(values))
-        groups.setdefault(tuple(order.index(value) for value in values), []).append(key)
+        follows_motion = key in OF_MOTION and values.groupby(motions).nunique().max() == 1
+        if values.nunique() > 1 and not follows_motion:
+            groups.setdefault(tuple(pd.factorize(values)[0]), []).append(str(key))
     leaders = [min(same, key=_telling) for same in groups.values()]
     ends = [key.rpartition(".")[2] for key in leaders]
     columns, others = {}, {}
@@ -226,13 +226,6 @@ def differing(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, list[str]]
 def _telling(key: str) -> tuple[bool, int, str]:
     """Sorts what says most to a reader to the front: names, then short ones."""
     return not key.endswith(".name"), len(key), key
-
-
-def _follows_motion(runs: Sequence[Run], values: Sequence[str]) -> bool:
-    return all(
-        len({value for run, value in zip(runs, values, strict=True) if run.motion == motion}) == 1
-        for motion in {run.motion for run in runs}
-    )
 
 
 def _newest(runs: Sequence[Run], columns: dict[str, str]) -> tuple[list[Run], list[str]]:

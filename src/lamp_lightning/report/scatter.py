@@ -33,7 +33,7 @@ BAR = [np.array(step) for k in np.linspace(-1, 1, 9) for step in ((k, 0), (0, k)
 
 
 def scatter(c: Comparison, motion: Measure, other: Measure) -> list[Plot]:
-    """``other``, which standing still would win, against the amount of motion; [] with too little to show."""
+    """`other`, which standing still would win, against the amount of motion; [] with too little to show."""
     points = []
     for entry in c.entries:
         across, up = summary(c, entry, motion), summary(c, entry, other)

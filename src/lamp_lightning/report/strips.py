@@ -26,7 +26,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Strip:
-    """A picture of ``frames`` frames of ``width`` x ``height`` pixels, ``columns`` in each row."""
+    """A picture of `frames` frames of `width` x `height` pixels, `columns` in each row."""
 
     uri: str
     frames: int
@@ -43,7 +43,7 @@ class Strip:
 
 
 def make_strips(videos: Mapping[Key, VideoFile], budget: int) -> tuple[dict[Key, Strip], str, list[str]]:
-    """Strips of all videos in at most ``budget`` bytes of page, if the smallest level can do that.
+    """Strips of all videos in at most `budget` bytes of page, if the smallest level can do that.
 
     Returns the strips, a sentence on what was done to keep them small (empty if nothing was), and what is
     wrong with the videos that could not be read.
@@ -70,7 +70,7 @@ def make_strips(videos: Mapping[Key, VideoFile], budget: int) -> tuple[dict[Key,
 
 
 def strip(frames: np.ndarray, side: int | None = None, quality: int | None = None) -> Strip:
-    """All frames of a video, uint8 ``(f, h, w, 3)``, in one WebP picture."""
+    """All frames of a video, uint8 `f h w c`, in one WebP picture."""
     small = frames if side is None else shrunk(frames, side)
     rows = math.ceil(len(small) / COLUMNS)
     small = shrunk(small, min(LARGEST // COLUMNS, LARGEST // rows))

@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """``settings``: the headings of what the entries' settings are; ``headings``: those of the numbers."""
+    """`settings`: the headings of what the entries' settings are; `headings`: those of the numbers."""
 
     name: str
     caption: str
@@ -264,7 +264,7 @@ def _marked(
 
 
 def write_tables(c: Comparison, folder: Path) -> list[Path]:
-    """Write ``table.csv``, ``long.csv``, ``table.tex`` and, with headline and claims, ``table.md``."""
+    """Write `table.csv`, `long.csv`, `table.tex` and, with headline and claims, `table.md`."""
     tables = [main_table(c)]
     if len(c.motions) > 1:
         tables += [motion_table(c, c.measure(name)) for name in shown_by_motion(c)]

@@ -22,7 +22,7 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
 
 @dataclass(frozen=True)
 class CheckedClaim:
-    """A claim, what became of it (``HOLDS``, ``FAILS`` or ``OPEN``), and the numbers that say so."""
+    """A claim, what became of it (`HOLDS`, `FAILS` or `OPEN`), and the numbers that say so."""
 
     text: str
     outcome: str

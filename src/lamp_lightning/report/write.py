@@ -28,8 +28,8 @@ SHOWN = 128  # pixels of the shorter side, at least, of the videos in a W&B tabl
 def write_report(comparison: Comparison, folder: Path) -> Path:
     """Write a comparison for people; returns the page.
 
-    ``comparison.json``, ``table.csv`` (wide), ``long.csv``, ``table.md``, ``table.tex``, ``plots/*.svg`` and
-    ``*.png``, and ``index.html``, which needs none of the others. The same comparison makes the same files.
+    `comparison.json`, `table.csv` (wide), `long.csv`, `table.md`, `table.tex`, `plots/*.svg` and
+    `*.png`, and `index.html`, which needs none of the others. The same comparison makes the same files.
     A video that cannot be read is left out of the page with a warning that names it. Raises UserError where
     nothing can be written.
 
@@ -58,7 +58,7 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
 
 
 def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
-    """Log what ``write_report`` wrote to W&B: wide table, videos, plots and page. Other loggers get none."""
+    """Log what `write_report` wrote to W&B: wide table, videos, plots and page. Other loggers get none."""
     if not hasattr(logger, "log_table"):
         return
     import wandb
@@ -78,7 +78,7 @@ def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
 def videos_side_by_side(c: Comparison, folder: Path) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of a W&B table: a scene and seed in each row, each method's video in a column.
 
-    As many scenes as on the page; the videos are written to ``folder``. A place without a video is None.
+    As many scenes as on the page; the videos are written to `folder`. A place without a video is None.
     """
     import wandb
 
