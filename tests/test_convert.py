@@ -123,7 +123,9 @@ def test_there_and_back_is_the_same_to_the_bit(bases, tmp_path, capsys, case):
     source = GOLDEN / case / "unet"
     words = [f"base={bases[case]}", "motion=rain", "num_frames=24"]
     assert main([f"from={source}", "out=rain.safetensors", *words]) == 0
-    assert capsys.readouterr().err == ""
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out.count("CC BY-NC") == 1
     assert main(["from=rain.safetensors", "out=back"]) == 0
     assert same(official_tensors(tmp_path / "back" / "unet"), official_tensors(source))
     assert (tmp_path / "back" / "unet" / CONFIG).read_bytes() == (source / CONFIG).read_bytes()

@@ -27,11 +27,10 @@ from lamp_lightning.runtime.runs import RunFolder
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from lamp_lightning.models.families import MotionUNet
 
-_TUNED = "conv1d, conv_gate, attn1.to_q and attn_temp"
+LICENCE = "CC BY-NC 4.0, as the authors publish their checkpoints: for non-commercial use only"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +100,7 @@ def adapter_of(source: Path) -> Path | None:
 def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
     """Write the tuned tensors of an official checkpoint folder as a motion adapter."""
     from lamp_lightning.models.families import MotionUNet
-    from lamp_lightning.models.official import official_config
+    from lamp_lightning.models.official import check_frozen, check_new_norms, official_config, warn_of_half
     from lamp_lightning.sample.generate import Sampler
 
     unet = MotionUNet.from_official(source)
@@ -129,6 +128,7 @@ def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
         official_config=official_config(source),
     )
     print(f"  adapter  {short(out)}")
+    print(f"  licence  {LICENCE}")
     needed = "" if base else " base=<model>"
     print(f"  paint    python -m lamp_lightning.sample run={short(out)}{needed} prompt=...", flush=True)
 
@@ -145,83 +145,6 @@ def absolute(model: Any) -> str | None:
         return model
     path = Path(str(model)).expanduser()
     return str(path.absolute()) if path.exists() else str(model)
-
-
-def check_new_norms(unet: MotionUNet, source: Path) -> None:
-    """Refuse frozen norms of the temporal attention, new in LAMP, that are not as they start: 1 and 0."""
-    for name, tensor in unet.state_dict().items():
-        if ".norm_temp." in name and not (tensor == (1 if name.endswith("weight") else 0)).all():
-            raise UserError(
-                f"{source}: the tensor {name!r} was tuned, and a motion adapter holds only {_TUNED}: this "
-                "checkpoint, trained with other trainable_modules, cannot become one."
-            )
-
-
-def check_frozen(unet: MotionUNet, untuned: MotionUNet, source: Path, base: str) -> None:
-    """Compare every frozen tensor of an official checkpoint with its base model's, ``untuned``.
-
-    Equal to the bit in the checkpoint's precision: fine. Equal in half precision: a warning. Else UserError.
-    """
-    tuned = set(unet.trainable_names())
-    theirs = {name: tensor for name, tensor in unet.state_dict().items() if name not in tuned}
-    ours = {name: tensor for name, tensor in untuned.state_dict().items() if name not in tuned}
-    other = sorted(
-        name
-        for name in theirs.keys() | ours.keys()
-        if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
-    )
-    if other:
-        raise UserError(
-            f"{source} does not belong to base={base}, a model of another size: {len(other)} frozen tensors "
-            f"are missing in one of them or differ in shape, the first is {other[0]!r}."
-        )
-    kinds = {name: likeness(tensor, ours[name]) for name, tensor in theirs.items()}
-    different = [name for name, kind in kinds.items() if kind == "different"]
-    if different:
-        first = different[0]
-        by = (theirs[first].float() - ours[first].float()).abs().max()
-        raise UserError(
-            f"{source} was not tuned on base={base}: of {len(kinds)} frozen tensors {len(different)} differ, "
-            f"the first is {first!r} (by up to {by:.2g}). Give the model that it was tuned on. (Or it was "
-            f"trained with other trainable_modules than {_TUNED}: such a one cannot become an adapter.)"
-        )
-    rounded = [name for name, kind in kinds.items() if kind == "rounded"]
-    if rounded:
-        print(
-            f"Warning: {len(rounded)} of {len(kinds)} frozen tensors of {source} equal those of base={base} "
-            f"only in half precision, the first is {rounded[0]!r}. Sampling and the way back use the base's.",
-            file=sys.stderr,
-        )
-
-
-def likeness(theirs: Tensor, ours: Tensor) -> str:
-    """How a frozen tensor is like its base model's: "same", "rounded" to half precision, or "different"."""
-    import torch
-
-    if torch.equal(theirs, ours.to(theirs.dtype)):
-        return "same"
-    halves = (torch.float16, torch.bfloat16)
-    return "rounded" if any(torch.equal(theirs.to(h), ours.to(h)) for h in halves) else "different"
-
-
-def warn_of_half(unet: MotionUNet, source: Path) -> None:
-    """Say what becomes of a checkpoint that is not in full precision."""
-    import torch
-
-    kinds = {tensor.dtype for tensor in unet.state_dict().values()}
-    names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-    if len(kinds) > 1:
-        print(
-            f"Warning: {source} mixes {names}. The adapter keeps its tensors as they are; converted back, "
-            "the folder is in the widest precision of the adapter's.",
-            file=sys.stderr,
-        )
-    elif kinds & {torch.float16, torch.bfloat16}:
-        print(
-            f"Warning: {source} is in {names}. The adapter keeps its tensors as they are, and converted back "
-            "the folder is so again; sampling uses the frozen tensors of the base, in the base's precision.",
-            file=sys.stderr,
-        )
 
 
 def check_adapter_out(source: Path, out: Path, overwrite: bool) -> None:
@@ -248,7 +171,7 @@ def check_adapter_out(source: Path, out: Path, overwrite: bool) -> None:
 
 def to_official(file: Path, out: Path, cfg: DictConfig) -> None:
     """Write base model and adapter as ``<out>/unet``, in the adapter's precision."""
-    from lamp_lightning.models.adapter import read_metadata
+    from lamp_lightning.models.adapter import precision, read_metadata
     from lamp_lightning.models.official import save_official
 
     facts = read_metadata(file)
@@ -272,19 +195,6 @@ def to_official(file: Path, out: Path, cfg: DictConfig) -> None:
         f"--pretrain_weight <folder of {base}>",
         flush=True,
     )
-
-
-def precision(file: Path) -> torch.dtype:
-    """The widest precision of an adapter's tensors: float32, but for one of a half-precision checkpoint."""
-    from functools import reduce
-
-    import torch
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-    names = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
-    return reduce(torch.promote_types, (names.get(kind, torch.float32) for kind in kinds))
 
 
 def check_folder_out(source: Path, out: Path, overwrite: bool) -> None:

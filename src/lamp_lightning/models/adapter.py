@@ -1,4 +1,8 @@
-"""The motion adapter: one safetensors file with the tuned parameters of a motion and what they belong to."""
+"""The motion adapter: one safetensors file with the tuned parameters of a motion and what they belong to.
+
+An adapter that was converted from a checkpoint of the authors (its header has `official_config`) stays under
+that checkpoint's licence, CC BY-NC 4.0: for non-commercial use only.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 Their diffusers 0.11 writes `diffusion_pytorch_model.bin`, or `.safetensors` if asked to; newer ones, through
 which checkpoints may have gone, also `diffusion_pytorch_model.fp16.*`. None of them splits such a UNet.
+
+The authors publish code and checkpoints under CC BY-NC 4.0: what is converted from them is for non-commercial
+use only.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +41,7 @@ _WEIGHTS = (  # in the order of preference of those who read such folders
 )
 _WHAT = "the configuration of a UNet"
 _LARGEST_CONFIG = 2**20  # bytes; theirs have a thousand
+_TUNED = "conv1d, conv_gate, attn1.to_q and attn_temp"
 _OFFICIAL_CLASS = {"_class_name": "UNet3DConditionModel", "_diffusers_version": "0.11.1"}
 # Keys of their UNet's configuration, with its values where an image model's config leaves them out.
 _OFFICIAL_KEYS: dict[str, Any] = {
@@ -169,6 +174,79 @@ def save_official(unet: VideoBackbone, folder: str | Path, config: str | None = 
         for path in made:
             with suppress(OSError):
                 path.rmdir()  # those that stayed empty
+
+
+def check_new_norms(unet: VideoBackbone, source: Path) -> None:
+    """Refuse frozen norms of the temporal attention, new in LAMP, that are not as they start: 1 and 0."""
+    for name, tensor in unet.state_dict().items():
+        if ".norm_temp." in name and not (tensor == (1 if name.endswith("weight") else 0)).all():
+            raise UserError(
+                f"{source}: the tensor {name!r} was tuned, and a motion adapter holds only {_TUNED}: this "
+                "checkpoint, trained with other trainable_modules, cannot become one."
+            )
+
+
+def check_frozen(unet: VideoBackbone, untuned: VideoBackbone, source: Path, base: str) -> None:
+    """Compare every frozen tensor of an official checkpoint with its base model's, `untuned`.
+
+    Equal to the bit in the checkpoint's precision: fine. Equal in half precision: a warning. Else UserError.
+    """
+    tuned = set(unet.trainable_names())
+    theirs = {name: tensor for name, tensor in unet.state_dict().items() if name not in tuned}
+    ours = {name: tensor for name, tensor in untuned.state_dict().items() if name not in tuned}
+    other = sorted(
+        name
+        for name in theirs.keys() | ours.keys()
+        if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
+    )
+    if other:
+        raise UserError(
+            f"{source} does not belong to base={base}, a model of another size: {len(other)} frozen tensors "
+            f"are missing in one of them or differ in shape, the first is {other[0]!r}."
+        )
+    kinds = {name: likeness(tensor, ours[name]) for name, tensor in theirs.items()}
+    different = [name for name, kind in kinds.items() if kind == "different"]
+    if different:
+        first = different[0]
+        by = (theirs[first].float() - ours[first].float()).abs().max()
+        raise UserError(
+            f"{source} was not tuned on base={base}: of {len(kinds)} frozen tensors {len(different)} differ, "
+            f"the first is {first!r} (by up to {by:.2g}). Give the model that it was tuned on. (Or it was "
+            f"trained with other trainable_modules than {_TUNED}: such a one cannot become an adapter.)"
+        )
+    rounded = [name for name, kind in kinds.items() if kind == "rounded"]
+    if rounded:
+        print(
+            f"Warning: {len(rounded)} of {len(kinds)} frozen tensors of {source} equal those of base={base} "
+            f"only in half precision, the first is {rounded[0]!r}. Sampling and the way back use the base's.",
+            file=sys.stderr,
+        )
+
+
+def likeness(theirs: Tensor, ours: Tensor) -> str:
+    """How a frozen tensor is like its base model's: "same", "rounded" to half precision, or "different"."""
+    if torch.equal(theirs, ours.to(theirs.dtype)):
+        return "same"
+    halves = (torch.float16, torch.bfloat16)
+    return "rounded" if any(torch.equal(theirs.to(h), ours.to(h)) for h in halves) else "different"
+
+
+def warn_of_half(unet: VideoBackbone, source: Path) -> None:
+    """Say what becomes of a checkpoint that is not in full precision."""
+    kinds = {tensor.dtype for tensor in unet.state_dict().values()}
+    names = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    if len(kinds) > 1:
+        print(
+            f"Warning: {source} mixes {names}. The adapter keeps its tensors as they are; converted back, "
+            "the folder is in the widest precision of the adapter's.",
+            file=sys.stderr,
+        )
+    elif kinds & {torch.float16, torch.bfloat16}:
+        print(
+            f"Warning: {source} is in {names}. The adapter keeps its tensors as they are, and converted back "
+            "the folder is so again; sampling uses the frozen tensors of the base, in the base's precision.",
+            file=sys.stderr,
+        )
 
 
 def unet_folder(folder: str | Path) -> Path:

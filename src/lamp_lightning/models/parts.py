@@ -225,7 +225,11 @@ def check_size(folder: Path, cls: Any, config: dict[str, Any], dtype: torch.dtyp
     try:
         with torch.device("meta"):
             # Both libraries make a model of a configuration without weights; nothing is allocated.
-            model = cls.from_config(config) if hasattr(cls, "from_config") else cls(_of(cls, config))
+            model = (
+                cls.from_config(config)
+                if hasattr(cls, "from_config")
+                else cls(cls.config_class.from_dict(config))
+            )
     except Exception:
         return  # a configuration that the class cannot take: loading says so in the library's words
     wanted = sum(p.numel() for p in (*model.parameters(), *model.buffers())) * dtype.itemsize
@@ -235,10 +239,6 @@ def check_size(folder: Path, cls: Any, config: dict[str, Any], dtype: torch.dtyp
             f"{folder / 'config.json'} describes a model of {wanted / 2**30:.1f} GiB, but its weights have "
             f"{there / 2**30:.3f} GiB. {FETCH}"
         )
-
-
-def _of(cls: Any, config: dict[str, Any]) -> Any:
-    return cls.config_class.from_dict(config)
 
 
 def _tensor_count(files: list[Path]) -> int:
