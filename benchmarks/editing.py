@@ -25,8 +25,10 @@ from lamp_lightning.data.video import contact_sheet, write_mp4
 from lamp_lightning.edit import __main__ as edit
 from lamp_lightning.metrics import MovingPixelError, flow_correlation, load_clip
 from lamp_lightning.metrics.clip import ClipJudge
-from lamp_lightning.toyworld import COLOURS, FPS, PLACES, Scene, held_out_scenes, motion_name, render_clip
+from lamp_lightning.toyworld import Scene, held_out_scenes, render_clip
 from lamp_lightning.toyworld.pretraining.judge import questions
+from lamp_lightning.toyworld.render import FPS
+from lamp_lightning.toyworld.scenes import COLOURS, PLACES, motion_name
 
 MOTIONS = ("birds_fly", "helicopter", "horse_run", "turn_to_smile")
 CHOSEN_ON = 2  # the recipe was chosen on the first scenes of each motion: none of those is measured here

@@ -26,7 +26,9 @@ from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.diffusion import denoise
 from lamp_lightning.metrics.truth import moving_pixels
 from lamp_lightning.sample.generate import evaluation, mixed_precision
-from lamp_lightning.toyworld import Scene, first_moment, held_out_scenes, motion_name, render_clip
+from lamp_lightning.toyworld import Scene, held_out_scenes, render_clip
+from lamp_lightning.toyworld.render import first_moment
+from lamp_lightning.toyworld.scenes import motion_name
 
 MOTIONS = ("helicopter", "horse_run", "play_the_guitar", "waterfall")
 RANDOM_DETAILS = ("waterfall",)  # has more than one true continuation

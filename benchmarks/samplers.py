@@ -27,7 +27,7 @@ from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.metrics import MovingPixelError, load_clip
 from lamp_lightning.runtime.config import composed
-from lamp_lightning.toyworld import motion_name
+from lamp_lightning.toyworld.scenes import motion_name
 
 MOTIONS = ("birds_fly", "helicopter", "horse_run", "turn_to_smile", "rain")
 RANDOM_DETAILS = ("rain",)  # has more than one true continuation: judged by its flow

@@ -25,7 +25,9 @@ from lamp_lightning.benchmark.trial import HeldOut, once, write_arrays
 from lamp_lightning.data.video import contact_sheet, write_gif
 from lamp_lightning.metrics import load_clip
 from lamp_lightning.runtime.runs import RunFolder
-from lamp_lightning.toyworld import FPS, MOTIONS, motion_name
+from lamp_lightning.toyworld import MOTIONS
+from lamp_lightning.toyworld.render import FPS
+from lamp_lightning.toyworld.scenes import motion_name
 from lamp_lightning.train import __main__ as train
 
 RANDOM_DETAILS = ("rain", "waterfall")  # judged by flow; the others have one true continuation

@@ -7,19 +7,15 @@ import pytest
 
 from lamp_lightning.data.motions import render_motion_set
 from lamp_lightning.toyworld import (
-    COLOURS,
     MOTIONS,
-    PLACES,
-    STYLES,
     Scene,
-    combinations,
     held_out_prompts,
     held_out_scenes,
     motion_set_scenes,
     render_clip,
     render_still,
 )
-from lamp_lightning.toyworld.scenes import random_caption
+from lamp_lightning.toyworld.scenes import COLOURS, PLACES, STYLES, combinations, random_caption
 from lamp_lightning.toyworld.subjects import FALL
 
 

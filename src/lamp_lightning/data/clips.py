@@ -50,6 +50,16 @@ def list_clips(folder: str | Path) -> list[Path]:
     """The clips of a motion folder in natural order (2 before 10); hidden and other files are passed over.
 
     A path of a single clip gives that clip. Raises UserError where the folder is missing or holds no clip.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from lamp_lightning.data import list_clips
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("clip10.mp4", "clip2.mp4", "notes.txt"):
+        ...         Path(folder, name).touch()
+        ...     print([path.name for path in list_clips(folder)])
+        ['clip2.mp4', 'clip10.mp4']
     """
     folder = Path(folder).expanduser()
     kinds = ", ".join(suffix[1:] for suffix in CLIP_SUFFIXES)

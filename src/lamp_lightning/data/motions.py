@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from lamp_lightning.data.video import write_mp4
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead
-from lamp_lightning.toyworld import FPS, MOTIONS, held_out_prompts, motion_set_scenes, render_clip
+from lamp_lightning.toyworld import MOTIONS, held_out_prompts, motion_set_scenes, render_clip
+from lamp_lightning.toyworld.render import FPS
 
 USUAL_CLIPS = 8  # of a drawn motion set; the paper tunes on 8 to 16
 

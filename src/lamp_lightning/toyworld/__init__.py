@@ -1,44 +1,31 @@
-"""The toy world: rendered scenes that move, and tiny models pretrained on its stills."""
+"""The toy world: rendered scenes that move, and tiny models pretrained on its stills.
+
+Colours, places and styles stand in `toyworld.scenes`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lamp_lightning.toyworld.render import (
-    CLIP_FRAMES,
-    FPS,
     continuation,
-    first_moment,
     render_clip,
     render_still,
 )
 from lamp_lightning.toyworld.scenes import (
-    COLOURS,
     MOTIONS,
-    PLACES,
-    STYLES,
     Scene,
-    combinations,
     held_out_prompts,
     held_out_scenes,
-    motion_name,
     motion_set_scenes,
 )
 
 __all__ = [
-    "CLIP_FRAMES",
-    "COLOURS",
-    "FPS",
     "MOTIONS",
-    "PLACES",
-    "STYLES",
     "Scene",
-    "combinations",
     "continuation",
-    "first_moment",
     "held_out_prompts",
     "held_out_scenes",
-    "motion_name",
     "motion_set_scenes",
     "render_clip",
     "render_still",
@@ -50,10 +37,22 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 
 def tiny_model_path() -> Path:
-    """Folder of the tiny text-to-image model, a ``StableDiffusionPipeline`` of diffusers."""
+    """Folder of the tiny text-to-image model, a `StableDiffusionPipeline` of diffusers.
+
+    Example:
+        >>> from lamp_lightning.toyworld import tiny_model_path
+        >>> (tiny_model_path() / "model_index.json").is_file()
+        True
+    """
     return _WEIGHTS / "tiny"
 
 
 def tiny_clip_path() -> Path:
-    """Folder of the tiny ``CLIPModel`` that judges toy-world pictures."""
+    """Folder of the tiny `CLIPModel` that judges toy-world pictures.
+
+    Example:
+        >>> from lamp_lightning.toyworld import tiny_clip_path
+        >>> (tiny_clip_path() / "config.json").is_file()
+        True
+    """
     return _WEIGHTS / "clip"

@@ -16,7 +16,7 @@ _SHIFT = 6  # OpenCV draws at 1/64 of a supersampled pixel
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
-    """Colour ``a`` with ``share`` (0..1) of colour ``b`` in it."""
+    """Colour `a` with `share` (0..1) of colour `b` in it."""
     return (
         a[0] + (b[0] - a[0]) * share,
         a[1] + (b[1] - a[1]) * share,
@@ -41,7 +41,7 @@ class Outline:
 
 
 class Canvas:
-    """A square picture of ``size`` pixels, drawn ``supersample`` times larger and averaged down."""
+    """A square picture of `size` pixels, drawn `supersample` times larger and averaged down."""
 
     def __init__(self, size: int, supersample: int = 4) -> None:
         self.size = size
@@ -65,7 +65,7 @@ class Canvas:
         return (r, g, b)
 
     def gradient(self, top: RGB, bottom: RGB, y0: float = 0.0, y1: float = 1.0) -> None:
-        """Fill the rows between ``y0`` and ``y1`` with a vertical blend."""
+        """Fill the rows between `y0` and `y1` with a vertical blend."""
         a, b = round(y0 * self.side), round(y1 * self.side)
         if b <= a:
             return
@@ -81,7 +81,7 @@ class Canvas:
             cv2.polylines(self.pixels, [p], True, c, w, cv2.LINE_AA, _SHIFT)
 
     def line(self, points: Sequence[Point], colour: RGB, width: float) -> None:
-        """A line with round ends and joints through ``points``, ``width`` as share of the picture."""
+        """A line with round ends and joints through `points`, `width` as share of the picture."""
         p, w, c = self._points(points), self._width(width), self._colour(colour)
         cv2.polylines(self.pixels, [p], False, c, w, cv2.LINE_AA, _SHIFT)
         radius = round(w / 2 * (1 << _SHIFT))
@@ -91,7 +91,7 @@ class Canvas:
     def ellipse(
         self, centre: Point, radii: Point, colour: RGB, angle: float = 0.0, outline: Outline | None = None
     ) -> None:
-        """A filled ellipse turned by ``angle`` degrees (clockwise on the screen)."""
+        """A filled ellipse turned by `angle` degrees (clockwise on the screen)."""
         turn = np.deg2rad(angle)
         a = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         x, y = radii[0] * np.cos(a), radii[1] * np.sin(a)
@@ -105,10 +105,10 @@ class Canvas:
         self.polygon([(float(u), float(v)) for u, v in points], colour, outline)
 
     def darken(self, share: float, tint: RGB = (0.0, 0.0, 0.0)) -> None:
-        """Blend the whole picture towards ``tint`` by ``share``."""
+        """Blend the whole picture towards `tint` by `share`."""
         blended = self.pixels * (1 - share) + 255 * share * np.asarray(tint)
         self.pixels = np.round(blended).astype(np.uint8)
 
     def image(self) -> np.ndarray:
-        """The finished picture, uint8 ``(size, size, 3)``."""
+        """The finished picture, uint8 `(size, size, 3)`."""
         return cv2.resize(self.pixels, (self.size, self.size), interpolation=cv2.INTER_AREA)

@@ -12,7 +12,7 @@ Draw = Callable[[Canvas, np.random.Generator, Outline | None], None]
 
 
 def draw_place(canvas: Canvas, place: str, style: str, rng: np.random.Generator) -> None:
-    """Fill ``canvas`` with a place. ``rng`` shifts its details a little."""
+    """Fill `canvas` with a place. `rng` shifts its details a little."""
     outline = Outline(INK, 0.014) if style == "ink" else None
     _PLACES[place](canvas, rng, outline)
     if style == "ink":

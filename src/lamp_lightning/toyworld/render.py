@@ -16,10 +16,17 @@ FPS = 8
 
 
 def render_clip(scene: Scene, *, frames: int = CLIP_FRAMES, size: int = 64, start: float = 0.0) -> np.ndarray:
-    """A scene's clip from time ``start`` on: uint8 ``(frames, size, size, 3)``, RGB.
+    """A scene's clip from time `start` on: uint8 `(frames, size, size, 3)`, RGB.
 
-    The same scene gives the same pixels each time. ``render_clip(scene, start=k)[0]`` is frame ``k`` of
-    ``render_clip(scene)``, so any frame has a true continuation.
+    The same scene gives the same pixels each time. `render_clip(scene, start=k)[0]` is frame `k` of
+    `render_clip(scene)`, so any frame has a true continuation.
+
+    Example:
+        >>> from lamp_lightning.toyworld import Scene, render_clip
+        >>> scene = Scene("horse_run", "red", "meadow", "flat", seed=3)
+        >>> whole = render_clip(scene, frames=3)
+        >>> bool((render_clip(scene, frames=1, start=2)[0] == whole[2]).all())
+        True
     """
     if frames < 1 or size < 8:
         raise ValueError(f"A clip needs at least 1 frame of 8 pixels; {frames} of {size} were asked for.")
@@ -39,15 +46,27 @@ def first_moment(scene: Scene) -> int:
 
 
 def continuation(scene: Scene, frames: int, size: int = 64) -> np.ndarray:
-    """A scene's true clip from its first moment on: uint8 ``(frames, size, size, 3)``."""
+    """A scene's true clip from its first moment on: uint8 `(frames, size, size, 3)`.
+
+    Example:
+        >>> from lamp_lightning.toyworld import continuation, held_out_scenes
+        >>> continuation(held_out_scenes("rain", 1)[0], frames=2).shape
+        (2, 64, 64, 3)
+    """
     return render_clip(scene, frames=frames, size=size, start=first_moment(scene))
 
 
 def render_still(scene: Scene, *, t: float = 0.0, size: int = 64) -> np.ndarray:
-    """A scene at time ``t`` (frames): uint8 ``(size, size, 3)``, RGB."""
+    """A scene at time `t` (frames): uint8 `(size, size, 3)`, RGB.
+
+    Example:
+        >>> from lamp_lightning.toyworld import Scene, render_still
+        >>> render_still(Scene("firework", "blue", "night", "neon"), size=32).shape
+        (32, 32, 3)
+    """
     return render_clip(scene, frames=1, size=size, start=t)[0]
 
 
 def stills(scenes: Sequence[Scene], times: Sequence[float], size: int = 64) -> np.ndarray:
-    """Stills of ``scenes`` at ``times``: uint8 ``(n, size, size, 3)``."""
+    """Stills of `scenes` at `times`: uint8 `(n, size, size, 3)`."""
     return np.stack([render_still(scene, t=t, size=size) for scene, t in zip(scenes, times, strict=True)])

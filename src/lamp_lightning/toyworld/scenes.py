@@ -4,9 +4,9 @@ A scene is a subject (one for each of the paper's eight motions) in a colour, at
 Combinations of subject, place and colour are split three ways, so that judging is on combinations that no
 model was shown:
 
-* ``tuning``: the clips of the motion sets come from these (the tiny models see their stills, too);
-* ``pretraining``: stills only;
-* ``held_out``: neither stills nor clips. Measurements and samples use these.
+* `tuning`: the clips of the motion sets come from these (the tiny models see their stills, too);
+* `pretraining`: stills only;
+* `held_out`: neither stills nor clips. Measurements and samples use these.
 """
 
 from __future__ import annotations
@@ -67,7 +67,13 @@ _PHRASES = {
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture's content. ``seed`` fixes position, size, phase and the random details."""
+    """One picture's content. `seed` fixes position, size, phase and the random details.
+
+    Example:
+        >>> from lamp_lightning.toyworld import Scene
+        >>> Scene("horse_run", "red", "meadow", "ink").caption
+        'a red horse runs on the meadow, ink drawing'
+    """
 
     motion: str
     colour: str
@@ -91,7 +97,7 @@ class Scene:
 
     @property
     def split(self) -> str:
-        """Which of ``SPLITS`` the combination of subject, place and colour belongs to.
+        """Which of `SPLITS` the combination of subject, place and colour belongs to.
 
         A Latin square: every motion meets every place and every colour in each of the splits.
         """
@@ -103,7 +109,7 @@ class Scene:
         return {0: "held_out", 1: "tuning"}.get(rank, "pretraining")
 
     def phrase(self, colour: bool = True, place: bool = True, verb: bool = True) -> str:
-        """The caption's first part, with what is asked for: ``a red horse runs on the meadow``."""
+        """The caption's first part, with what is asked for: `a red horse runs on the meadow`."""
         subject, does = _PHRASES[self.motion]
         if colour:
             words = subject.format(colour=self.colour)
@@ -116,12 +122,12 @@ class Scene:
 
 
 def motion_name(motion: str) -> str:
-    """``birds_fly`` -> ``birds fly``, the prompt that a motion is tuned with."""
+    """`birds_fly` -> `birds fly`, the prompt that a motion is tuned with."""
     return motion.replace("_", " ")
 
 
 def combinations(split: str | None = None, motion: str | None = None) -> Iterator[Scene]:
-    """All scenes (seed 0) of a split and a motion, in a fixed order; ``None`` takes all."""
+    """All scenes (seed 0) of a split and a motion, in a fixed order; `None` takes all."""
     for m, place, colour, style in product(MOTIONS, PLACES, COLOURS, STYLES):
         scene = Scene(m, colour, place, style)
         if motion in (None, m) and split in (None, scene.split):
@@ -129,7 +135,7 @@ def combinations(split: str | None = None, motion: str | None = None) -> Iterato
 
 
 def varied_scenes(split: str, motion: str, count: int, seed: int) -> list[Scene]:
-    """``count`` scenes of one motion and split, with places, colours and styles as different as can be."""
+    """`count` scenes of one motion and split, with places, colours and styles as different as can be."""
     rng = np.random.default_rng([seed, MOTIONS.index(motion), SPLITS.index(split)])
     pool = list(combinations(split, motion))
     order = rng.permutation(len(pool))
@@ -148,17 +154,35 @@ def varied_scenes(split: str, motion: str, count: int, seed: int) -> list[Scene]
 
 
 def motion_set_scenes(motion: str, count: int = 8, seed: int = 0) -> list[Scene]:
-    """The scenes of a motion set's clips (split ``tuning``)."""
+    """The scenes of a motion set's clips (split `tuning`).
+
+    Example:
+        >>> from lamp_lightning.toyworld import motion_set_scenes
+        >>> {scene.split for scene in motion_set_scenes("birds_fly", 3)}
+        {'tuning'}
+    """
     return varied_scenes("tuning", motion, count, seed)
 
 
 def held_out_scenes(motion: str, count: int = 16, seed: int = 0) -> list[Scene]:
-    """Scenes for judging (split ``held_out``): never drawn for pretraining or tuning."""
+    """Scenes for judging (split `held_out`): never drawn for pretraining or tuning.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes
+        >>> {scene.split for scene in held_out_scenes("birds_fly", 3)}
+        {'held_out'}
+    """
     return varied_scenes("held_out", motion, count, seed)
 
 
 def held_out_prompts(motion: str, count: int = 4, seed: int = 0) -> list[str]:
-    """Captions of held-out scenes of a motion."""
+    """Captions of held-out scenes of a motion.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_prompts
+        >>> len(held_out_prompts("rain", count=3))
+        3
+    """
     return [scene.caption for scene in held_out_scenes(motion, count, seed)]
 
 

@@ -1,6 +1,6 @@
 """The toy world's eight subjects and how each of them moves.
 
-``draw_subject(canvas, scene, t)`` draws a scene's subject at time ``t`` in frames. A motion is
+`draw_subject(canvas, scene, t)` draws a scene's subject at time `t` in frames. A motion is
 the same in all scenes up to position, size and phase, and what a first frame shows (position, pose, radius)
 settles how it goes on, so every first frame has one true continuation. Only where single drops and streaks
 of rain and waterfall enter the picture is random.
@@ -45,7 +45,7 @@ Subject = Callable[[Canvas, Pen, np.random.Generator, float], None]
 
 
 def draw_subject(canvas: Canvas, scene: Scene, t: float) -> None:
-    """Draw ``scene``'s subject at time ``t`` (frames) on ``canvas``."""
+    """Draw `scene`'s subject at time `t` (frames) on `canvas`."""
     rng = np.random.default_rng([scene.seed, 1])  # the same draws at every t: position, size, phase
     _SUBJECTS[scene.motion](canvas, Pen.of(scene), rng, t)
 
@@ -229,7 +229,7 @@ def _play_the_guitar(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) ->
 def _falling(
     rng: np.random.Generator, t: float, count: int, velocity: Point, box: tuple[float, float, float, float]
 ) -> list[Point]:
-    """Heads of ``count`` streaks that fall through ``box`` (x0, y0, x1, y1) and enter again elsewhere."""
+    """Heads of `count` streaks that fall through `box` (x0, y0, x1, y1) and enter again elsewhere."""
     x0, y0, x1, y1 = box
     lanes = rng.permutation(count)
     start = (rng.permutation(count) + rng.uniform(0.1, 0.9, count)) / count  # spread evenly over the fall

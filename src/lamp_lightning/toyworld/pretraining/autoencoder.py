@@ -29,7 +29,7 @@ def build_autoencoder() -> AutoencoderKL:
 
 
 def psnr(pictures: Tensor, target: Tensor) -> Tensor:
-    """Signal-to-noise ratio in dB of each picture ``(n, 3, h, w)`` in [-1, 1], rounded to 8 bits."""
+    """Signal-to-noise ratio in dB of each picture `(n, 3, h, w)` in [-1, 1], rounded to 8 bits."""
     a, b = (((x.clamp(-1, 1) + 1) * 127.5).round() for x in (pictures, target))
     error = (a - b).square().mean(dim=(1, 2, 3)).clamp_min(1e-6)
     return 10 * torch.log10(255**2 / error)
@@ -37,7 +37,7 @@ def psnr(pictures: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pixels: Tensor, batch: int = 64) -> Tensor:
-    """Encode (the posterior's mode) and decode ``(n, 3, h, w)``."""
+    """Encode (the posterior's mode) and decode `(n, 3, h, w)`."""
     return torch.cat([vae.decode(vae.encode(p).latent_dist.mode()).sample for p in pixels.split(batch)])
 
 

@@ -56,7 +56,7 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> dict[str, Tensor]:
 
 
 def partial_caption(scene: Scene, mentioned: set[str], verb: bool = True) -> str:
-    """A caption that names only the ``mentioned`` attributes: ``something red in the city, ink drawing``."""
+    """A caption that names only the `mentioned` attributes: `something red in the city, ink drawing`."""
     if "motion" in mentioned:
         words = scene.phrase("colour" in mentioned, "place" in mentioned, verb)
     else:
@@ -71,7 +71,7 @@ def train_clip(
 ) -> CLIPModel:
     """Contrastive training where a caption may fit several pictures of the batch: all of them are right.
 
-    ``repainted`` is ``data.pictures`` after the autoencoder; half of the pictures come from there, and all
+    `repainted` is `data.pictures` after the autoencoder; half of the pictures come from there, and all
     get a little noise, so that the judge does not mind what generated pictures look like.
     """
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def questions() -> dict[str, tuple[list[str], list[str]]]:
 def judged_right(
     clip: CLIPModel, tokenizer: CLIPTokenizer, pixels: Tensor, scenes: list[Scene]
 ) -> dict[str, float]:
-    """Share of pictures ``(n, 3, 64, 64)`` in [-1, 1] whose attribute CLIP names as in ``scenes``."""
+    """Share of pictures `(n, 3, 64, 64)` in [-1, 1] whose attribute CLIP names as in `scenes`."""
 
     def unit(features: Tensor | object) -> Tensor:
         x = features if isinstance(features, Tensor) else features.pooler_output  # type: ignore[attr-defined]

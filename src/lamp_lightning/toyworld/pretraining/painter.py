@@ -54,7 +54,7 @@ class Painter(nn.Module):
 
 
 def build_painter(tokenizer: CLIPTokenizer, clip: CLIPModel | None = None) -> Painter:
-    """With ``clip`` its text tower is where the text encoder starts from."""
+    """With `clip` its text tower is where the text encoder starts from."""
     text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(tokenizer)))
     if clip is not None:
         tower = {k.removeprefix("text_model."): v for k, v in clip.text_model.state_dict().items()}
@@ -74,7 +74,7 @@ def train_painter(
     batch: int,
     rate: float = 8e-4,
 ) -> Painter:
-    """Train on scaled ``latents`` ``(n, c, h, w)``; a tenth of the captions is empty, for guidance."""
+    """Train on scaled `latents` `(n, c, h, w)`; a tenth of the captions is empty, for guidance."""
     torch.manual_seed(0)
     painter = build_painter(tokenizer, clip)
     painter.unet.set_attn_processor(AttnProcessor())  # on a CPU far faster backward than the fused kernel
@@ -112,7 +112,7 @@ def paint_latents(
     seed: int = 0,
     batch: int = 50,
 ) -> Tensor:
-    """Latents ``(n, c, h, w)`` of ``prompts`` by DDIM with classifier-free guidance."""
+    """Latents `(n, c, h, w)` of `prompts` by DDIM with classifier-free guidance."""
     scheduler = build_scheduler()
     scheduler.set_timesteps(steps)
     config, dtype = painter.unet.config, fast_cpu_dtype()

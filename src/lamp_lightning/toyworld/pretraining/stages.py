@@ -57,10 +57,10 @@ class Recipe:
 
 
 def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = STAGES) -> dict[str, float]:
-    """Run ``stages`` and write what exists so far to ``out/tiny`` and ``out/clip`` in half precision.
+    """Run `stages` and write what exists so far to `out/tiny` and `out/clip` in half precision.
 
-    Every stage keeps its state in ``work`` and goes on from there; a finished stage is only read. Returns the
-    figures on held-out stills, which are also in ``out/report.json``.
+    Every stage keeps its state in `work` and goes on from there; a finished stage is only read. Returns the
+    figures on held-out stills, which are also in `out/report.json`.
     """
     unknown = set(stages) - set(STAGES)
     if unknown:
@@ -113,7 +113,7 @@ def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = S
 
 
 def held_out_pictures(count: int) -> list[Scene]:
-    """``count`` held-out scenes, motions in turn."""
+    """`count` held-out scenes, motions in turn."""
     each = -(-count // len(MOTIONS))
     columns = [held_out_scenes(motion, each, seed=5) for motion in MOTIONS]
     return [column[k] for k in range(each) for column in columns][:count]
@@ -122,7 +122,7 @@ def held_out_pictures(count: int) -> list[Scene]:
 def measure_painter(
     painter: Painter, vae: AutoencoderKL, clip: CLIPModel, tokenizer: CLIPTokenizer, out: Path
 ) -> dict[str, float]:
-    """Paint 200 held-out captions and ask CLIP; the first 64 pictures go to ``out/stills.png``."""
+    """Paint 200 held-out captions and ask CLIP; the first 64 pictures go to `out/stills.png`."""
     scenes = held_out_pictures(200)
     latents = paint_latents(painter, tokenizer, [scene.caption for scene in scenes])
     pixels = decode(vae, latents)
@@ -133,7 +133,7 @@ def measure_painter(
 
 
 def _write_grid(path: Path, pictures: np.ndarray, columns: int = 8, scale: int = 2) -> None:
-    """``pictures`` uint8 ``(n, h, w, 3)`` in rows of ``columns``, each pixel ``scale`` wide."""
+    """`pictures` uint8 `(n, h, w, 3)` in rows of `columns`, each pixel `scale` wide."""
     rows = [np.concatenate(list(pictures[k : k + columns]), axis=1) for k in range(0, len(pictures), columns)]
     picture = np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)
     Image.fromarray(picture).save(path)
@@ -149,13 +149,13 @@ def _digest(model: torch.nn.Module) -> str:
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Scaled latents ``(n, c, h, w)`` to pixels ``(n, 3, H, W)`` in [-1, 1]."""
+    """Scaled latents `(n, c, h, w)` to pixels `(n, 3, H, W)` in [-1, 1]."""
     unscaled = latents / vae.config.scaling_factor
     return torch.cat([vae.decode(part).sample for part in unscaled.split(64)]).clamp(-1, 1)
 
 
 def _in_parts(data: Stills, path: Path, shape: tuple[int, ...], dtype: type, convert) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """``convert`` of all stills, 128 at a time, kept in the file ``path``."""
+    """`convert` of all stills, 128 at a time, kept in the file `path`."""
     if not path.exists():
         partial = path.with_suffix(".partial.npy")
         result = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=(len(data.scenes), *shape))
@@ -170,7 +170,7 @@ def _in_parts(data: Stills, path: Path, shape: tuple[int, ...], dtype: type, con
 
 
 def _repainted(vae: AutoencoderKL, data: Stills, work: Path) -> np.ndarray:
-    """All stills as the autoencoder paints them, uint8 ``(n, h, w, 3)``."""
+    """All stills as the autoencoder paints them, uint8 `(n, h, w, 3)`."""
 
     def convert(pixels: Tensor) -> Tensor:
         out = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.float()
@@ -180,7 +180,7 @@ def _repainted(vae: AutoencoderKL, data: Stills, work: Path) -> np.ndarray:
 
 
 def _latents(vae: AutoencoderKL, data: Stills, work: Path) -> Tensor:
-    """Scaled latents of all stills, half precision ``(n, c, h, w)``."""
+    """Scaled latents of all stills, half precision `(n, c, h, w)`."""
 
     def convert(pixels: Tensor) -> Tensor:
         return vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
@@ -195,7 +195,7 @@ def _latents(vae: AutoencoderKL, data: Stills, work: Path) -> Tensor:
 def write_models(
     vae: AutoencoderKL, painter: Painter, clip: CLIPModel, tokenizer: CLIPTokenizer, out: Path
 ) -> None:
-    """``out/tiny``: a ``StableDiffusionPipeline`` folder. ``out/clip``: a ``CLIPModel`` folder. Both fp16."""
+    """`out/tiny`: a `StableDiffusionPipeline` folder. `out/clip`: a `CLIPModel` folder. Both fp16."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=painter.text_encoder,

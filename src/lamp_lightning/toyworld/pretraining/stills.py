@@ -17,13 +17,13 @@ from lamp_lightning.toyworld.scenes import Scene, combinations, random_caption
 
 @dataclass
 class Stills:
-    """Pictures ``(n, size, size, 3)`` uint8 and the scene of each."""
+    """Pictures `(n, size, size, 3)` uint8 and the scene of each."""
 
     pictures: np.ndarray
     scenes: list[Scene]
 
     def pixels(self, index: np.ndarray | Tensor | Sequence[int]) -> Tensor:
-        """Pictures as float ``(len(index), 3, size, size)`` in [-1, 1], contiguous."""
+        """Pictures as float `(len(index), 3, size, size)` in [-1, 1], contiguous."""
         batch = torch.from_numpy(np.ascontiguousarray(self.pictures[np.asarray(index)]))
         return batch.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
 
@@ -32,7 +32,7 @@ class Stills:
 
 
 def draw_scenes(splits: tuple[str, ...], count: int, seed: int) -> tuple[list[Scene], list[float]]:
-    """``count`` scenes, each combination of ``splits`` equally often, with the time to draw each at."""
+    """`count` scenes, each combination of `splits` equally often, with the time to draw each at."""
     rng = np.random.default_rng(seed)
     pool = [scene for split in splits for scene in combinations(split)]
     order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-count // len(pool)))])[:count]
@@ -41,7 +41,7 @@ def draw_scenes(splits: tuple[str, ...], count: int, seed: int) -> tuple[list[Sc
 
 
 def stills(splits: tuple[str, ...], count: int, seed: int, folder: Path, size: int = 64) -> Stills:
-    """Render ``count`` stills to ``folder``, or take those that an earlier call left there."""
+    """Render `count` stills to `folder`, or take those that an earlier call left there."""
     scenes, times = draw_scenes(splits, count, seed)
     path = folder / f"stills_{'_'.join(splits)}_{count}_{seed}_{size}.npy"
     if not path.exists():

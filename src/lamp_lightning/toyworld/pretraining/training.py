@@ -43,11 +43,11 @@ def fit(
     seed: int = 0,
     on_save: Callable[[nn.Module, int], None] | None = None,
 ) -> None:
-    """Train ``model`` for ``steps`` and leave the moving average of its weights in it.
+    """Train `model` for `steps` and leave the moving average of its weights in it.
 
-    ``loss_of(step, generator)`` draws all its randomness from a generator seeded by ``(seed, step)``, so a
+    `loss_of(step, generator)` draws all its randomness from a generator seeded by `(seed, step)`, so a
     run that is killed and started again goes on as if nothing had happened. State is saved to
-    ``folder/<name>.pt`` every ``save_every`` steps, by an atomic rename.
+    `folder/<name>.pt` every `save_every` steps, by an atomic rename.
     """
     state_file = folder / f"{name}.pt"
     optimiser = torch.optim.AdamW(
