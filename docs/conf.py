@@ -88,8 +88,8 @@ def read_elsewhere(app: Any, name: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> None:
-    # Public names are imported at first use: autodoc sees them once they have been asked for. What two modules
-    # offer is described once, in the first of them.
+    # Public names are imported at first use: autodoc sees them once they have been asked for. What two
+    # modules offer is described once, in the first of them.
     seen: set[int] = set()
     for module in (lamp_lightning, *(importlib.import_module(f"lamp_lightning.{room}") for room in ROOMS)):
         for name in module.__all__:
