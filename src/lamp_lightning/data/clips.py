@@ -32,6 +32,14 @@ class Clip:
         fps: its rate in frames per second.
         source_size: height and width of the frames in the file.
         prompt: what it shows.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from lamp_lightning.data import Clip
+        >>> clip = Clip(Path("rain.mp4"), np.zeros((3, 8, 8, 3), np.uint8), fps=8, prompt="red rain falls")
+        >>> clip.digest[:8]
+        '1a0295f4'
     """
 
     path: Path

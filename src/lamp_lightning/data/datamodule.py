@@ -43,6 +43,12 @@ class MotionSetDataModule(LightningDataModule):
     "index": (b,)}, for SDXL with "added_cond_kwargs" (its pooled prompts and size conditions). The stream is
     a pure function of the seed: it begins at the trainer's global step, so a resumed run sees what an
     uninterrupted one would, and of several devices each takes its share.
+
+    Example:
+        >>> from lamp_lightning import MotionSetDataModule
+        >>> data = MotionSetDataModule("data/waterfall", "waterfall", size=64, batch_size=2)
+        >>> data.size, data.first_index()
+        ((64, 64), 0)
     """
 
     def __init__(

@@ -19,6 +19,14 @@ class MotionDataset(Dataset):
     of `num_frames` frames, `frame_stride` apart, mirrored in half of the cases where mirrored latents exist,
     with latents drawn from the posterior: {"latents": (c, f, h, w), "text": (l, d), "index": i}, for SDXL
     with "added_cond_kwargs": {"text_embeds": (p,), "time_ids": (6,)}.
+
+    Example:
+        >>> import torch
+        >>> from lamp_lightning.data import LatentClips, MotionDataset
+        >>> clips = LatentClips([torch.zeros(8, 6, 2, 2)], None, text=torch.zeros(1, 7, 16))
+        >>> items = MotionDataset(clips, num_frames=4, seed=0)
+        >>> items[5]["latents"].shape, torch.equal(items[5]["latents"], items[5]["latents"])
+        (torch.Size([4, 4, 2, 2]), True)
     """
 
     def __init__(self, clips: LatentClips, num_frames: int, frame_stride: int = 1, seed: int = 0) -> None:

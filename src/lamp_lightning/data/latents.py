@@ -28,6 +28,13 @@ class LatentClips:
     the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d). For SDXL also
     `added`: its pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6). Training draws
     from the posterior, as the authors do: latents = (sample - shift) * scale.
+
+    Example:
+        >>> import torch
+        >>> from lamp_lightning.data import LatentClips
+        >>> clips = LatentClips([torch.zeros(8, 6, 2, 2)], None, text=torch.zeros(1, 7, 16), scale=0.5)
+        >>> clips.sample(clips.moments[0]).shape
+        torch.Size([4, 6, 2, 2])
     """
 
     moments: list[torch.Tensor]
@@ -60,6 +67,18 @@ def encode_motion_set(
 
     What was encoded before from the same pixels or prompts with the same weights is read from the cache.
     `progress(done, total)` is called after each clip. Raises UserError where the autoencoder gives NaN.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from lamp_lightning.data import Clip, MotionSet, encode_motion_set
+        >>> from lamp_lightning.models import load_base_model
+        >>> clip = Clip(Path("rain.mp4"), np.zeros((2, 64, 64, 3), np.uint8), 8, (64, 64), "red rain falls")
+        >>> with tempfile.TemporaryDirectory() as cache:
+        ...     found = encode_motion_set(MotionSet("rain", [clip]), load_base_model("tiny"), cache_dir=cache)
+        >>> found.moments[0].shape
+        torch.Size([16, 2, 16, 16])
     """
     cache = Cache(cache_dir)
     jobs = [

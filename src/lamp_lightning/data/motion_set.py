@@ -22,7 +22,16 @@ _FEWEST, _MOST = 8, 16
 
 @dataclass
 class MotionSet:
-    """The clips of one motion, in natural order of their file names."""
+    """The clips of one motion, in natural order of their file names.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from lamp_lightning.data import Clip, MotionSet
+        >>> frames = np.zeros((3, 8, 8, 3), np.uint8)
+        >>> MotionSet("rain", [Clip(Path("a.mp4"), frames, fps=8, prompt="red rain falls")]).prompts
+        ['red rain falls']
+    """
 
     name: str
     clips: list[Clip] = field(default_factory=list)
@@ -52,6 +61,19 @@ def load_motion_set(
     `read_captions`). Warns when the count is not 8-16, or when clips differ in size. Raises UserError naming
     every clip that cannot be used: damaged, cut off, no video, or of fewer than
     (num_frames - 1) * frame_stride + 1 frames. With `max_clips` only the first so many are read.
+
+    Example:
+        >>> import tempfile
+        >>> from lamp_lightning.data import load_motion_set, write_mp4
+        >>> from lamp_lightning.toyworld import motion_set_scenes, render_clip
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for number, scene in enumerate(motion_set_scenes("rain", 8)):
+        ...         _ = write_mp4(f"{folder}/{number}.mp4", render_clip(scene, frames=4, size=32))
+        ...     found = load_motion_set(
+        ...         folder, motion="rain", size=(32, 32), num_frames=4, cache_dir=f"{folder}/cache"
+        ...     )
+        >>> len(found.clips), found.prompts[0]
+        (8, 'rain')
     """
     paths = list_clips(folder)
     prompts = read_captions(paths, motion, captions)

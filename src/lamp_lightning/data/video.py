@@ -65,6 +65,15 @@ def write_mp4(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0
     `min_size`: enlarge by the smallest whole factor (nearest neighbour) that gives the shorter side at least
     this many pixels; 0 keeps the size. Odd sizes repeat their last row or column: yuv420p needs even ones.
     `crf`: libx264's quality, lower is better. Raises UserError where the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from lamp_lightning.data import write_mp4
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = write_mp4(f"{folder}/grey.mp4", np.full((4, 32, 32, 3), 128, np.uint8), fps=8)
+        ...     print(file.name)
+        grey.mp4
     """
     frames = _pad_to_even(_enlarge(as_frames(video), min_size))
     rate = _rate(fps)
@@ -171,6 +180,14 @@ def read_video(path: str | Path) -> np.ndarray:
 
     Raises:
         UserError: it is not there or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from lamp_lightning.data import read_video, write_mp4
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     read_video(write_mp4(f"{folder}/grey.mp4", np.full((4, 32, 32, 3), 128, np.uint8))).shape
+        (4, 32, 32, 3)
     """
     path = Path(path)
     if path.is_dir():
