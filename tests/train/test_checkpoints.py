@@ -139,7 +139,7 @@ def nan(tensor: torch.Tensor) -> torch.Tensor:
     (_set("global_step", to="2"), "'global_step' is '2'"),
     (_set("global_step", to=10**12), "'global_step' is 1000000000000"),
     (_set("global_step", to=7), "it is of step 7, but its loops counted 2"),
-    (_set("pytorch-lightning_version", to="x"), "it is no version"),
+    (_set("pytorch-lightning_version", to="x"), "invalid version: 'x'"),
     (_set("state_dict", to=[]), "'state_dict' is []"),
     (_set("state_dict", first, to=None), "lacks parameter"),
     (_set("state_dict", "other", to=torch.zeros(1)), "has the unknown parameter other"),

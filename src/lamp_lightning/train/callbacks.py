@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lamp_lightning.runtime.errors import UserError
@@ -21,67 +20,55 @@ from lamp_lightning.train.checkpoints import CheckpointFile
 HOPELESS = 10  # steps in a row whose loss is no number
 
 
-def stepped(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether this batch ended an optimiser step, or gradients are still being accumulated."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-
-
-class TrainingProgress(Callback):
-    """A Rich progress bar with loss, step time and time left; without a terminal, a line now and then."""
-
-    def __init__(self, title: str, console: Console | None = None, lines: int = 10) -> None:
-        self.console = console or Console()
-        self.title = title
-        self.lines = lines
-        self.loss: float | None = None
-        self.seconds = 0.0  # of training, those before a resume included
-        self._bar: Progress | None = None
-        self._task: Any = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._first_step, self._begin = trainer.global_step, time.monotonic()
-        self._before = self.seconds
-        if trainer.is_global_zero and self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                TimeRemainingColumn(elapsed_when_finished=True),
-                TextColumn("left"),
-                console=self.console,
-            )
-            self._task = self._bar.add_task(
-                self.title, total=trainer.max_steps, completed=trainer.global_step, numbers=""
-            )
-            self._bar.start()
+class AfterStep(Callback):
+    """Calls `after_step` after each optimiser step, not for batches whose gradients are still accumulated."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not trainer.is_global_zero or not stepped(trainer, batch_idx):
-            return
-        step = trainer.global_step
-        self.seconds = self._before + time.monotonic() - self._begin
-        loss = float(outputs["loss"].detach()) * trainer.accumulate_grad_batches
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self.after_step(trainer, float(outputs["loss"]) * trainer.accumulate_grad_batches)
+
+    def after_step(self, trainer: Trainer, loss: float) -> None:
+        """Optimiser step ``trainer.global_step`` is done; ``loss`` is that of its last batch."""
+        raise NotImplementedError
+
+
+class TrainingProgress(AfterStep):
+    """A Rich progress bar with loss, step time and time left; without a terminal, a line now and then."""
+
+    def __init__(self, title: str, lines: int = 10) -> None:
+        self.title = title
+        self.lines = lines
+        self.loss: float | None = None
+        self.seconds = 0.0  # of training, those before a resume included
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+        left = TimeRemainingColumn(elapsed_when_finished=True)
+        self.bar = Progress(TextColumn("{task.description}"), *columns, left, TextColumn("left"))
+        self.task = self.bar.add_task(title, numbers="")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._first_step, self._begin = trainer.global_step, time.monotonic()
+        self._before = self.seconds
+        self.bar.reset(self.task, total=trainer.max_steps, completed=trainer.global_step)
+        if trainer.is_global_zero and self.bar.console.is_terminal:
+            self.bar.start()
+
+    def after_step(self, trainer: Trainer, loss: float) -> None:
+        step, seconds = trainer.global_step, time.monotonic() - self._begin
+        self.seconds = self._before + seconds
         self.loss = loss if self.loss is None else 0.95 * self.loss + 0.05 * loss
-        seconds = (time.monotonic() - self._begin) / max(1, step - self._first_step)
-        if self._bar is not None:
-            self._bar.update(
-                self._task, completed=step, numbers=f"loss {self.loss:.4f}  {seconds:.2f} s/step"
-            )
-        elif step % max(1, trainer.max_steps // self.lines) == 0:
+        seconds /= max(1, step - self._first_step)
+        numbers = f"loss {self.loss:.4f}  {seconds:.2f} s/step"
+        self.bar.update(self.task, completed=step, numbers=numbers)
+        now_and_then = step % max(1, trainer.max_steps // self.lines) == 0
+        if now_and_then and trainer.is_global_zero and not self.bar.live.is_started:
             left = time.strftime("%H:%M:%S", time.gmtime(seconds * (trainer.max_steps - step)))
-            print(
-                f"{self.title}: step {step}/{trainer.max_steps}  loss {self.loss:.4f}  {seconds:.2f} s/step  "
-                f"{left} left",
-                flush=True,
-            )
+            print(f"{self.title}: step {step}/{trainer.max_steps}  {numbers}  {left} left", flush=True)
 
     def say(self, what: str | None) -> None:
         """Show what is going on instead of the title; None shows the title again."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=what or self.title)
+        self.bar.update(self.task, description=what or self.title)
 
     def state_dict(self) -> dict[str, Any]:
         return {"loss": self.loss, "seconds": self.seconds}  # a resumed run reports what a whole one would
@@ -89,17 +76,11 @@ class TrainingProgress(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.loss, self.seconds = state_dict["loss"], state_dict["seconds"]
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    def on_train_end(self, *_: Any) -> None:
+        if self.bar.live.is_started:
+            self.bar.stop()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.close()
+    on_exception = on_train_end  # leaves the terminal as it was, too
 
 
 class StepNumbers(Callback):
@@ -124,30 +105,23 @@ class StepNumbers(Callback):
         pl_module.log_dict(numbers, rank_zero_only=True)
 
 
-class Samples(Callback):
+class Samples(AfterStep):
     """Calls ``paint(step)`` every ``every`` steps, but not after the last: the final videos come then."""
 
     def __init__(self, paint: Callable[[int], None], every: int | None) -> None:
         self.paint = paint
         self.every = every
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def after_step(self, trainer: Trainer, loss: float) -> None:
         step = trainer.global_step
-        if (
-            self.every is None
-            or step % self.every
-            or step >= trainer.max_steps
-            or not stepped(trainer, batch_idx)
-        ):
+        if self.every is None or step % self.every or step >= trainer.max_steps:
             return
         if trainer.is_global_zero:
             self.paint(step)
         trainer.strategy.barrier("samples")
 
 
-class SaveState(Callback):
+class SaveState(AfterStep):
     """Saves ``last.ckpt`` every ``every`` steps, after the last and when a stop is asked for, which it obeys.
 
     The file is replaced in one move, so whenever a run is killed there is a whole checkpoint of one step.
@@ -167,13 +141,9 @@ class SaveState(Callback):
         self.stop.install()  # Lightning has taken SIGTERM by now, and would leave without saving
         self._saved = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not stepped(trainer, batch_idx):
-            return
+    def after_step(self, trainer: Trainer, loss: float) -> None:
         # A loss scaler leaves out steps that would spoil the weights: they stay finite, and learn nothing.
-        self._no_number = 0 if math.isfinite(float(outputs["loss"])) else self._no_number + 1
+        self._no_number = 0 if math.isfinite(loss) else self._no_number + 1
         if self._no_number >= HOPELESS:
             raise self.diverged(trainer, f"the loss of the last {HOPELESS} steps is not a finite number")
         step = trainer.global_step

@@ -12,7 +12,7 @@ import lightning
 import torch
 from lightning import Trainer
 from lightning.fabric.plugins import CheckpointIO
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 from pydantic import AfterValidator, ConfigDict, Field
 from torch import Tensor
 
@@ -88,14 +88,6 @@ def damage(file: Path) -> str | None:
 # -- what stands in it ---------------------------------------------------------------------------------------
 
 
-def _version(text: str) -> str:
-    try:
-        Version(text)
-    except InvalidVersion:
-        raise ValueError("it is no version") from None
-    return text
-
-
 IN_8_BITS = "__bnb_optimizer_quant_state__"
 
 
@@ -112,7 +104,10 @@ Nothing = Annotated[dict[str, Any], Field(max_length=0)] | None
 
 
 class ParameterGroup(Part):
-    """Settings of an optimiser, and which parameters they are for."""
+    """Settings of an optimiser, and which parameters they are for; its further options are plain values."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, bool | float | None]
 
     params: list[Count]
     lr: Amount
@@ -120,13 +115,6 @@ class ParameterGroup(Part):
     betas: tuple[Share, Share] | Annotated[list[Share], Field(min_length=2, max_length=3)]
     eps: Amount
     weight_decay: Amount
-    amsgrad: bool | None = None
-    maximize: bool | None = None
-    foreach: bool | None = None
-    capturable: bool | None = None
-    differentiable: bool | None = None
-    fused: bool | None = None
-    decoupled_weight_decay: bool | None = None
 
 
 class OptimizerState(Part):
@@ -174,7 +162,7 @@ class Checkpoint(Part):
 
     epoch: Count
     global_step: Count
-    version: Annotated[str, AfterValidator(_version)] = Field(alias="pytorch-lightning_version")
+    version: Annotated[str, AfterValidator(Version)] = Field(alias="pytorch-lightning_version")
     state_dict: dict[str, Any]
     loops: dict[str, Any]
     callbacks: Callbacks

@@ -178,7 +178,9 @@ def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
     """Train to the end, or to a stop: then raises Stopped. ``trainer.max_steps=0`` tunes nothing."""
     if not parts.trainer.max_steps:
         return
-    checkpoint = usable_checkpoint(run, parts)
+    checkpoint = run.checkpoint if run.checkpoint.exists() else None
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, parts.tuner, parts.trainer)
     tuned = sum(p.numel() for p in parts.tuner.unet.tuned_parameters())
     everything = sum(p.numel() for p in parts.tuner.unet.parameters())
     cfg = parts.studio.cfg
@@ -242,18 +244,6 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     for name, place in lines:
         print(f"  {name:<14}{short(place) if isinstance(place, Path) else place}")
     sys.stdout.flush()
-
-
-def usable_checkpoint(run: RunFolder, parts: Parts) -> Path | None:
-    """The run's checkpoint, after a look at all of it; None where it has none.
-
-    Raises:
-        UserError: it is damaged, or belongs to another run.
-    """
-    if not run.checkpoint.exists():
-        return None
-    check_checkpoint(run.checkpoint, parts.tuner, parts.trainer)
-    return run.checkpoint
 
 
 def print_how_to_resume(run: RunFolder) -> None:
