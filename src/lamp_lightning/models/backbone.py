@@ -35,8 +35,9 @@ class VideoBackbone(ABC, nn.Module):
     the registry `models.families.BACKBONES`.
     """
 
-    config: Any  # these two are diffusers'
+    config: Any  # these three are diffusers'
     register_to_config: Any
+    enable_gradient_checkpointing: Any
     _before_motions: tuple[Norm, Variant, dict[str, Tensor | None]] | None = None
 
     # -- what a backbone adds --------------------------------------------------------------------------------

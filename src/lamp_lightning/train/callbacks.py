@@ -76,11 +76,12 @@ class TrainingProgress(AfterStep):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.loss, self.seconds = state_dict["loss"], state_dict["seconds"]
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar.live.is_started:
             self.bar.stop()
 
-    on_exception = on_train_end  # leaves the terminal as it was, too
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)  # leaves the terminal as it was
 
 
 class StepNumbers(Callback):

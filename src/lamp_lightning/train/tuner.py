@@ -20,7 +20,7 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.precision import check_precision, fast_float32
 
 if TYPE_CHECKING:
-    from lamp_lightning.models.families import MotionUNet
+    from lamp_lightning.models.backbone import VideoBackbone
 
 OPTIMIZERS = ("adamw", "adamw8bit")
 BITSANDBYTES = "0.50"  # the first that computes on CPUs, too
@@ -63,27 +63,49 @@ class MotionTuner(LightningModule):
     """First-frame-conditioned video diffusion loss (paper, section 3.2) on the tuned parameters alone.
 
     Args:
-        unet: the inflated UNet. Everything but its tuned parameters is frozen here.
+        unet: the inflated UNet, or another backbone. Everything but its tuned parameters is frozen here.
         scheduler: the base model's diffusers scheduler, for its noise levels and prediction type.
-        optimizer: ``adamw`` as the authors', or ``adamw8bit`` (see the function): less memory.
+        optimizer: `adamw` as the authors use, or `adamw8bit`, which needs less memory.
         learning_rate: of AdamW; the authors use 3e-5.
         weight_decay: of AdamW; the authors use 1e-2.
-        schedule: ``constant`` as the authors', or ``cosine``: down to zero at the trainer's ``max_steps``.
+        schedule: `constant` as the authors use, or `cosine`, which ends at zero at the trainer's `max_steps`.
         warmup_steps: steps in which the rate rises linearly from zero; 0 starts at the full rate.
         first_frame: whether frame 0 is given clean, as in the paper, or noised and learned as the others are
-            (`all_frames_loss`). None: as `unet.variant` says; so, too, for ``tuned``.
-        tuned: which parameter sets are tuned (`Variant`).
+            (`all_frames_loss`). None: as `unet.variant` says.
+        tuned: which parameter sets are tuned (`Variant`). None: as `unet.variant` says.
         seed: of noise and timesteps.
         gradient_checkpointing: less memory for more time.
 
-    Batches: ``{"latents": (b, c, f, h, w) scaled latents, "text": (b, l, d), "index": (b,) item numbers}``,
-    with SDXL also ``"added_cond_kwargs": {"text_embeds": (b, p), "time_ids": (b, 6)}``.
-    Checkpoints hold the tuned parameters, the optimiser and the loop, not the frozen weights.
+    A batch is a dictionary of scaled `latents` `b c f h w`, `text` `b l d` and the item numbers `index` `b`,
+    with SDXL also of `added_cond_kwargs`: `text_embeds` `b p` and `time_ids` `b 6`. Checkpoints hold the
+    tuned parameters, the optimiser and the loop, not the frozen weights.
+
+    Raises:
+        UserError: a schedule or optimiser that is not known, or bitsandbytes is missing.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler, UNet2DConditionModel
+        >>> from lamp_lightning import MotionTuner, MotionUNet
+        >>> image_unet = UNet2DConditionModel(
+        ...     sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        ...     down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        ...     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=16,
+        ...     attention_head_dim=2,
+        ... )
+        >>> tuner = MotionTuner(MotionUNet.from_unet(image_unet), DDIMScheduler(), learning_rate=1e-3)
+        >>> latents, text = torch.zeros(1, 4, 3, 8, 8), torch.zeros(1, 5, 16)
+        >>> noise, timesteps = tuner.draw(latents, torch.tensor([0]))  # item 0 always has these
+        >>> noise.shape, timesteps.shape
+        (torch.Size([1, 4, 3, 8, 8]), torch.Size([1]))
+        >>> batch = {"latents": latents, "text": text, "index": torch.tensor([0])}
+        >>> tuner.training_step(batch, 0).shape
+        torch.Size([])
     """
 
     def __init__(
         self,
-        unet: MotionUNet,
+        unet: VideoBackbone,
         scheduler: Any,
         *,
         optimizer: str = "adamw",
@@ -111,15 +133,12 @@ class MotionTuner(LightningModule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.seed = seed
-        self.strict_loading = (
-            False  # a checkpoint has the tuned parameters only; on_load_checkpoint is strict
-        )
+        self.strict_loading = False  # a checkpoint has tuned parameters only; on_load_checkpoint is strict
         given = {"first_frame": first_frame, "tuned": tuned}
         given = {name: value for name, value in given.items() if value is not None}
         unet.set_variant(Variant.from_settings({**asdict(unet.variant), **given}))
-        unet.requires_grad_(False)
+        unet.require_gradients()
         for parameter in unet.tuned_parameters():
-            parameter.requires_grad_(True)
             # Steps of 3e-5 vanish in half precision: tuned weights are float32 whatever the frozen ones are.
             parameter.data = parameter.data.float()
         if gradient_checkpointing:
