@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.parts import Count, UNetConfig, check_config
+from lamp_lightning.models.parts import Count, UNetConfig, check_config, library_reason
 from lamp_lightning.models.tensors import check_finite, check_shapes, read_tensors
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
@@ -100,7 +100,7 @@ def official_image_unet(folder: Path) -> UNet2DConditionModel:
         with torch.device("meta"):
             return cast(UNet2DConditionModel, UNet2DConditionModel.from_config(config))
     except Exception as error:  # whatever diffusers meets in a damaged config
-        raise UserError(f"{path} describes a UNet that cannot be built: {_one_line(error)}") from error
+        raise UserError(f"{path} describes a UNet that cannot be built: {library_reason(error)}") from error
 
 
 def read_official_weights(folder: Path, unet: VideoBackbone) -> dict[str, Tensor]:
@@ -166,7 +166,7 @@ def save_official(unet: VideoBackbone, folder: str | Path, config: str | None = 
     except (OSError, RuntimeError) as error:
         if is_full(error):
             raise no_space(folder) from error
-        raise UserError(f"{folder} cannot be written: {_one_line(error)}") from error
+        raise UserError(f"{folder} cannot be written: {library_reason(error)}") from error
     finally:
         for path in parts.values():
             with suppress(OSError):
@@ -341,7 +341,3 @@ def _rename(value: Any, old: str, new: str) -> Any:
     if isinstance(value, (list, tuple)):
         return [_rename(item, old, new) for item in value]
     return value
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import pickle
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -262,6 +264,44 @@ def library_reason(error: BaseException) -> str:
     return text[:300]
 
 
+def check_vocabulary(tokenizer: Any, where: str) -> dict[str, int]:
+    """The vocabulary; transformers makes a tokenizer of whatever it finds, also of nothing."""
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) <= len(tokenizer.all_special_tokens):
+        raise UserError(f"{where} has no vocabulary: fetch the model again.")
+    return vocabulary
+
+
+def weights_variant(folder: Path, wanted: str | None) -> str | None:
+    """The variant of the weights to load from a part's folder, which may have one only, plain or fp16."""
+    names = [file.name for file in folder.glob("*") if file.suffix in (".safetensors", ".bin")]
+    if wanted is not None:
+        return wanted if any(f".{wanted}." in name for name in names) else None
+    return "fp16" if names and all(".fp16." in name for name in names) else None
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the libraries' progress bars and warnings, which our own checks replace."""
+    import diffusers
+    import transformers
+
+    libraries = [library.utils.logging for library in (diffusers, transformers)]
+    before = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in libraries]
+    for logging in libraries:
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for logging, (verbosity, shown) in zip(libraries, before, strict=True):
+            logging.set_verbosity(verbosity)
+            if shown:
+                logging.enable_progress_bar()
+
+
 def check_tokenizer(tokenizer: Any, words: int, positions: int | None, where: str) -> None:
     """Refuse a tokenizer that is of another text encoder.
 
@@ -271,10 +311,7 @@ def check_tokenizer(tokenizer: Any, words: int, positions: int | None, where: st
         positions: how many it reads at once; None: texts are cut to that elsewhere.
         where: the tokenizer's folder, for the message.
     """
-    vocabulary = tokenizer.get_vocab()
-    if len(vocabulary) <= len(tokenizer.all_special_tokens):  # made of nothing, without a word
-        raise UserError(f"{where} has no vocabulary: fetch the model again.")
-    numbers = vocabulary.values()
+    numbers = check_vocabulary(tokenizer, where).values()
     if min(numbers) < 0 or max(numbers) >= words:
         raise UserError(
             f"{where} numbers its words up to {max(numbers):,}, but the text encoder knows {words:,}. {FETCH}"

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from lamp_lightning.data.fit import fit_frame
-from lamp_lightning.models.base.text_to_image import find_text_to_image, load_text_to_image, one_line
+from lamp_lightning.models.base.folder import find_model
+from lamp_lightning.models.base.text_to_image import load_text_to_image, one_line
 from lamp_lightning.runtime.errors import UserError
 
 UNIT = 64  # pixels: sides are multiples of it where the model does not say of what
@@ -58,7 +59,7 @@ class Painter:
         device: str | torch.device = "cpu",
     ) -> None:
         self.name = str(path_or_id)
-        self.source = find_text_to_image(self.name)
+        self.source = find_model(self.name, "The painter ")
         if config is not None and not Path(self.source).is_file():
             raise UserError(f"config={config} is for single-file checkpoints, and {self.name} is none.")
         self.config = None if config is None else str(Path(config).expanduser())

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
-from transformers.utils import logging as transformers_logging
 
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.parts import (
@@ -22,6 +20,8 @@ from lamp_lightning.models.parts import (
     check_size,
     check_tokenizer,
     library_reason,
+    quiet_loading,
+    weights_variant,
 )
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import checked, read_json
@@ -43,7 +43,7 @@ _NOT_WEIGHTS = "position_ids"  # once saved in checkpoints, now computed: it may
 
 def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> BaseModel:
     """The parts of the pipeline folder, hub id or packaged model `name` (see `models.base.load`)."""
-    source = _source(name)
+    source = find_model(name)
     index = read_index(source)
     named = {part: _named(index.get(part)) for part in (*_NEEDED, *_SDXL)}
     xl = any(named[part][0] for part in _SDXL)
@@ -54,7 +54,7 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
                 f"{source}: its model_index.json names no {part}. A Stable Diffusion text-to-image pipeline "
                 f"is needed ({', '.join(_NEEDED)}, scheduler; for SDXL also {' and '.join(_SDXL)})."
             )
-    with _quiet() if os.path.isdir(source) else nullcontext():  # a download does show its progress
+    with quiet_loading() if os.path.isdir(source) else nullcontext():  # a download does show its progress
         loaded = {part: _load_part(source, part, named[part], variant, torch_dtype) for part in parts}
     for number in ("", "_2") if xl else ("",):
         encoder = loaded[f"text_encoder{number}"].config
@@ -73,7 +73,7 @@ def pipeline_class(path_or_id: str | Path) -> str | None:
     """The class that a pipeline's index names; None for a single file."""
     if Path(path_or_id).expanduser().is_file():
         return None
-    return read_index(_source(str(path_or_id))).get("_class_name")
+    return read_index(find_model(str(path_or_id))).get("_class_name")
 
 
 def make_scheduler(config: Any, source: str) -> DDIMScheduler:
@@ -95,20 +95,29 @@ def make_scheduler(config: Any, source: str) -> DDIMScheduler:
     return DDIMScheduler.from_config({"clip_sample": False, **config})
 
 
-def _source(name: str) -> str:
-    """The folder or hub id behind a name."""
+def find_model(name: str, what: str = "") -> str:
+    """The folder, file or hub id behind a name; a hub id is not looked up yet.
+
+    Args:
+        name: a path, a hub id, or "tiny", the model that comes with this package.
+        what: what the model is for, before its path in the message: "The painter ".
+
+    Raises:
+        UserError: it is neither there nor a hub id.
+    """
     if name == "tiny":
         from lamp_lightning.toyworld import tiny_model_path
 
         return str(tiny_model_path())
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix in SINGLE_FILES):
         return str(path)
     is_path = path.is_absolute() or name.startswith((".", "~")) or path.suffix in SINGLE_FILES
-    if is_path or name.count("/") != 1:
+    if is_path or name.count("/") != 1 or path.exists():
+        fault = "is no model" if path.exists() else "does not exist"
         raise UserError(
-            f"{path} does not exist: give a diffusers pipeline folder, a single-file checkpoint "
-            "(.safetensors) or a hub id like owner/model."
+            f"{what}{path} {fault}: give a diffusers pipeline folder, a single-file checkpoint "
+            "(.safetensors or .ckpt) or a hub id like owner/model."
         )
     return name
 
@@ -166,7 +175,7 @@ def _load_part(
         cls.from_pretrained,
         source,
         part,
-        variant=_variant(source, part, variant),
+        variant=weights_variant(folder, variant) if folder.is_dir() else variant,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # the report names them
         **{precision: torch_dtype},
@@ -201,16 +210,6 @@ def check_local_config(folder: Path) -> None:
             check_folder(folder / part, CONFIGS.get(part))
 
 
-def _variant(source: str, part: str, wanted: str | None) -> str | None:
-    """The variant to load: a local folder may have one only, plain or fp16."""
-    if not os.path.isdir(source):
-        return wanted
-    files = [f.name for f in (Path(source) / part).glob("*") if f.suffix in (".safetensors", ".bin")]
-    if wanted is not None:
-        return wanted if any(f".{wanted}." in name for name in files) else None
-    return "fp16" if files and all(".fp16." in name for name in files) else None
-
-
 def _load(method: Any, source: str, part: str, **options: Any) -> Any:
     """Call a library's loading method for one part, with its errors in our words."""
     local = os.path.isdir(source)
@@ -222,18 +221,6 @@ def _load(method: Any, source: str, part: str, **options: Any) -> Any:
         if not local:
             raise not_from_hub(f"{source} ({part})", error) from error
         raise UserError(f"{source}/{part} cannot be loaded: {library_reason(error)}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars, which announce the loading of every small file."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def not_from_hub(what: str, error: Exception) -> UserError:

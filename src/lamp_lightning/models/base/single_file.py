@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from lamp_lightning.models.base.folder import SINGLE_FILES, check_local_config, make_scheduler
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.parts import check_tokenizer, library_reason
+from lamp_lightning.models.parts import check_tokenizer, library_reason, quiet_loading
 from lamp_lightning.models.tensors import tensor_names
 from lamp_lightning.runtime.errors import UserError
 
@@ -48,7 +46,7 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
     if local:
         check_local_config(Path(str(source)))
     cls: Any = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
-    with _quiet():
+    with quiet_loading():
         try:
             pipeline = cls.from_single_file(
                 str(file),
@@ -116,20 +114,3 @@ def _not_loaded(file: Path, source: Any, local: bool, error: Exception) -> UserE
         f"({library_reason(error)}). Check the network, or give a diffusers folder of a model of the same "
         "kind as model.config=<folder>."
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Without diffusers' progress bar and its warnings, which our own checks replace."""
-    from diffusers.utils import logging as diffusers_logging
-
-    logger = logging.getLogger("diffusers")
-    level, shown = logger.level, diffusers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    diffusers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if shown:
-            diffusers_logging.enable_progress_bar()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +15,21 @@ from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_sin
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
 from lamp_lightning.models.base.folder import check_loaded, not_from_hub, read_index
-from lamp_lightning.models.parts import check_folder, check_size
+from lamp_lightning.models.parts import (
+    check_folder,
+    check_size,
+    check_vocabulary,
+    quiet_loading,
+    weights_variant,
+)
 from lamp_lightning.models.tensors import read_pickle
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import read_json
 
-_FILES = (".safetensors", ".ckpt")
 _SPECIAL = {  # arguments of pipelines that do more than to paint an image from a text
     *("image", "images", "control_image", "mask_image", "image_embeds", "token_indices"),
     *("video", "num_frames", "frames", "video_length"),
 }
-
-
-def find_text_to_image(name: str) -> str:
-    """The folder, file or hub id behind a name; a hub id is not looked up yet."""
-    if name == "tiny":
-        from lamp_lightning.toyworld import tiny_model_path
-
-        return str(tiny_model_path())
-    path = Path(name).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix in _FILES):
-        return str(path)
-    here = path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or path.suffix in _FILES
-    if here or path.exists():
-        fault = "is no model" if path.exists() else "does not exist"
-        raise UserError(
-            f"The painter {path} {fault}: give a diffusers pipeline folder, a single-file checkpoint "
-            "(.safetensors or .ckpt) or a hub id like owner/model."
-        )
-    return name
 
 
 def load_text_to_image(
@@ -54,7 +38,7 @@ def load_text_to_image(
     """A diffusers pipeline that paints images from text, on the CPU, without its safety checker.
 
     Args:
-        source: from `find_text_to_image`.
+        source: from `find_model`.
         config: for a single-file checkpoint, the diffusers folder or hub id that its configuration and
             tokenizers are taken from; None: the hub's, by the kind of model that the file holds.
         variant: of the weight files, such as "fp16"; a folder that has no other needs none.
@@ -64,7 +48,7 @@ def load_text_to_image(
         UserError: a part that is missing, damaged or lacks tensors, a pipeline for something else, or a hub
             that cannot be reached. Pickles are read as plain tensors, and code in a model is never run.
     """
-    with _quiet():
+    with quiet_loading():
         if Path(source).is_file():
             return _load_file(Path(source), config, dtype)
         return _load_folder(source, variant, dtype)
@@ -101,7 +85,7 @@ def _load_folder(source: str, variant: str | None, dtype: torch.dtype) -> Any:
         raise UserError(f"{source} cannot be loaded: {one_line(error)}") from error
     for part, tokenizer in pipeline.components.items():
         if isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
-            _check_vocabulary(tokenizer, f"{source}/{part}")
+            check_vocabulary(tokenizer, f"{source}/{part}")
     return pipeline
 
 
@@ -126,15 +110,10 @@ def _check_index(index: Mapping[str, Any], source: str) -> None:
 
 def _load_part(model: Any, where: Path, variant: str | None, dtype: torch.dtype) -> torch.nn.Module:
     """One model of a pipeline folder. What a pipeline loads by itself is random where it lacks tensors."""
-    files = [file.name for file in where.iterdir() if file.suffix in (".safetensors", ".bin")]
-    if variant is None and files and all(".fp16." in name for name in files):
-        variant = "fp16"
-    elif not any(f".{variant}." in name for name in files):
-        variant = None
     if (where / "config.json").is_file():
         check_size(where, model, read_json(where / "config.json", what="a configuration"), dtype)
     precision = "torch_dtype" if issubclass(model, diffusers.ModelMixin) else "dtype"
-    options = {precision: dtype, "variant": variant, "output_loading_info": True}
+    options = {precision: dtype, "variant": weights_variant(where, variant), "output_loading_info": True}
     try:
         loaded, report = model.from_pretrained(where, **options)
     except Exception as error:  # whatever the libraries meet in a damaged folder
@@ -142,12 +121,6 @@ def _load_part(model: Any, where: Path, variant: str | None, dtype: torch.dtype)
     # Tensors too many do no harm: text encoders are often shared with parts that no painter needs.
     check_loaded({key: report.get(key) for key in ("missing_keys", "mismatched_keys")}, str(where))
     return loaded
-
-
-def _check_vocabulary(tokenizer: Any, where: str) -> None:
-    """transformers makes a tokenizer of whatever it finds, and one without words reads all prompts alike."""
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
-        raise UserError(f"{where} has no vocabulary: fetch the model again.")
 
 
 def _load_file(file: Path, config: str | None, dtype: torch.dtype) -> Any:
@@ -240,22 +213,3 @@ def one_line(error: Exception) -> str:
     """What a library said, in one line that ends in a full stop."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     return reason if reason.endswith(".") else f"{reason}."
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' progress bars and warnings, which our own checks replace."""
-    libraries = [library.utils.logging for library in (diffusers, transformers)]
-    before = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in libraries]
-    for logging in libraries:
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        for logging, (verbosity, shown) in zip(libraries, before, strict=True):
-            logging.set_verbosity(verbosity)
-            if shown:
-                logging.enable_progress_bar()
