@@ -24,32 +24,24 @@ _TRUE = Entry(TRUTH, "truth", kind="reference")
 _FIRST = Entry("first_frame", "first frame", kind="reference")
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A video as the page shows it."""
-
-    label: str
-    kind: str
-    seed: int | None
-    values: tuple[str, ...]
-    alt: str
-    strip: Strip
-
-
-@dataclass(frozen=True)
-class ShownScene:
-    prompt: str
-    videos: tuple[Shown, ...]
-
-
 @dataclass(frozen=True, eq=False)
-class _Wanted:
-    """A video of a scene before it is read."""
+class ShownVideo:
+    """A video of a scene as it stands beside others, before it is read."""
 
     scene: HeldOutScene
     entry: Entry
     seed: int | None
     values: tuple[str, ...]
+
+    def alt(self, strip: Strip) -> str:
+        """What a reader who does not see it is told."""
+        what = "the first frame" if strip.frames == 1 else f"{strip.frames} frames by {self.entry.label}"
+        what = f"{strip.frames} frames of the true clip" if self.entry.name == TRUTH else what
+        return f"{self.scene.prompt}: {what}"
+
+
+# By motion: the prompt of each scene, and its videos side by side.
+Groups = dict[str, list[tuple[str, dict[ShownVideo, Strip]]]]
 
 
 def render(c: Comparison, plots: Sequence[Plot], video_bytes: int = VIDEO_BYTES) -> tuple[str, list[str]]:
@@ -83,9 +75,9 @@ def _environment() -> Environment:
     return Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
 
 
-def wanted_videos(c: Comparison) -> dict[_Wanted, VideoFile]:
+def wanted_videos(c: Comparison) -> dict[ShownVideo, VideoFile]:
     """All videos that the comparison names, scene by scene in the order in which they stand side by side."""
-    found: dict[_Wanted, VideoFile] = {}
+    found: dict[ShownVideo, VideoFile] = {}
     for scene in c.scenes:
         entries = sorted(c.entries, key=lambda entry: entry.kind == "reference")
         for entry in entries:
@@ -95,18 +87,18 @@ def wanted_videos(c: Comparison) -> dict[_Wanted, VideoFile]:
                 for made in result.videos:
                     if made.scene == scene.name and made.video is not None:
                         values = tuple(_values(c, made.metrics))
-                        found[_Wanted(scene, entry, result.seed, values)] = made.video
+                        found[ShownVideo(scene, entry, result.seed, values)] = made.video
         shown = {wanted.entry.name for wanted in found if wanted.scene is scene}
         if scene.truth is not None and TRUTH not in shown:
-            found[_Wanted(scene, c.entry(TRUTH) or _TRUE, None, ())] = scene.truth
+            found[ShownVideo(scene, c.entry(TRUTH) or _TRUE, None, ())] = scene.truth
         if scene.first_frame is not None and FROZEN not in shown:
-            found[_Wanted(scene, _FIRST, None, ())] = scene.first_frame
+            found[ShownVideo(scene, _FIRST, None, ())] = scene.first_frame
     return found
 
 
 def fewer_scenes(
-    c: Comparison, wanted: dict[_Wanted, VideoFile], most: int = VIDEOS
-) -> tuple[dict[_Wanted, VideoFile], str]:
+    c: Comparison, wanted: dict[ShownVideo, VideoFile], most: int = VIDEOS
+) -> tuple[dict[ShownVideo, VideoFile], str]:
     """The videos of the first scenes of each motion, at most so many in all; and words on that."""
     if len(wanted) <= most:
         return wanted, ""
@@ -124,23 +116,10 @@ def _values(c: Comparison, metrics: dict[str, float]) -> list[str]:
     return [f"{m.words} {m.quantity(metrics[m.name])}" for m in measures]
 
 
-def groups(c: Comparison, strips: dict[_Wanted, Strip]) -> list[tuple[str, list[ShownScene]]]:
-    """The videos by motion and scene."""
-    made = []
-    for motion in c.motions:
-        scenes = []
-        for scene in (scene for scene in c.scenes if scene.motion == motion):
-            videos = tuple(_shown(wanted, strip) for wanted, strip in strips.items() if wanted.scene is scene)
-            if videos:
-                scenes.append(ShownScene(scene.prompt, videos))
-        if scenes:
-            made.append((motion.replace("_", " "), scenes))
+def groups(c: Comparison, strips: dict[ShownVideo, Strip]) -> Groups:
+    """The videos by motion, scene and place beside each other; scenes without any are left out."""
+    made: Groups = {}
+    for scene in sorted(c.scenes, key=lambda scene: c.motions.index(scene.motion)):
+        if videos := {shown: strip for shown, strip in strips.items() if shown.scene is scene}:
+            made.setdefault(scene.motion.replace("_", " "), []).append((scene.prompt, videos))
     return made
-
-
-def _shown(wanted: _Wanted, strip: Strip) -> Shown:
-    entry = wanted.entry
-    what = "the first frame" if strip.frames == 1 else f"{strip.frames} frames by {entry.label}"
-    what = f"{strip.frames} frames of the true clip" if entry.name == TRUTH else what
-    alt = f"{wanted.scene.prompt}: {what}"
-    return Shown(entry.label, entry.kind, wanted.seed, wanted.values, alt, strip)
