@@ -30,6 +30,12 @@ def inflated(unet: Any, norm: Norm = "joint", variant: Variant | None = None) ->
 
     Returns:
         A `MotionUNet`, or for the kind "animatediff" an `AnimateDiffUNet`: they are used alike.
+
+    Example:
+        >>> from lamp_lightning.models import load_base_model
+        >>> unet = inflated(load_base_model("tiny").unet)
+        >>> unet.variant.kind, unet.norm, unet.trainable_names()[0]
+        ('lamp', 'joint', 'conv_in.conv1d.bias')
     """
     module, name = BACKBONES["lamp" if variant is None else variant.kind]
     return getattr(importlib.import_module(module), name).from_unet(unet, norm, variant)

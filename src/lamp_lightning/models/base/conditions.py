@@ -16,6 +16,11 @@ class TextEmbeddings:
 
     text: `n l d`, for the cross-attention.
     pooled: `n p`, one vector for the whole prompt (SDXL), or None.
+
+    Example:
+        >>> words = TextEmbeddings(torch.ones(1, 77, 32))
+        >>> words.zeros().followed_by(words).text.shape
+        torch.Size([2, 77, 32])
     """
 
     text: Tensor

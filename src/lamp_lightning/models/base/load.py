@@ -35,6 +35,11 @@ def load_base_model(
     Raises:
         UserError: nothing there, a part that is missing, damaged or lacks tensors, weights that are not
             finite, a model of another kind, or a hub that cannot be reached. Code in a pickle is never run.
+
+    Example:
+        >>> base = load_base_model("tiny")
+        >>> base.vae_scale_factor, base.encode_prompts(["a bird"]).text.shape[0]
+        (4, 1)
     """
     name = str(path_or_id)
     if (file := Path(name).expanduser()).is_file():
