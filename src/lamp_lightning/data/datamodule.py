@@ -125,19 +125,21 @@ class MotionSetDataModule(LightningDataModule):
         )
 
     @property
-    def first_clip(self) -> Tensor:
-        """The most likely latents of the first clip's beginning, unscaled, `f c h w`."""
+    def _encoded(self) -> LatentClips:
         if self.latent_clips is None:
             raise UserError("The motion set is not encoded yet: call prepare(base) before training.")
-        mean, _ = self.latent_clips.moments[0][:, :: self.frame_stride].chunk(2)
+        return self.latent_clips
+
+    @property
+    def first_clip(self) -> Tensor:
+        """The most likely latents of the first clip's beginning, unscaled, `f c h w`."""
+        mean, _ = self._encoded.moments[0][:, :: self.frame_stride].chunk(2)
         return mean[:, : self.num_frames].transpose(0, 1)
 
     @property
     def dataset(self) -> MotionDataset:
         """The training samples by number."""
-        if self.latent_clips is None:
-            raise UserError("The motion set is not encoded yet: call prepare(base) before training.")
-        return MotionDataset(self.latent_clips, self.num_frames, self.frame_stride, self.seed)
+        return MotionDataset(self._encoded, self.num_frames, self.frame_stride, self.seed)
 
     def train_dataloader(self) -> DataLoader:
         """An endless loader; each pass over it begins where the trainer stands."""
@@ -176,8 +178,7 @@ class ClipDataModule(MotionSetDataModule):
     @property
     def latents(self) -> Tensor:
         """The most likely latents of these frames, unscaled, `f c h w`."""
-        assert self.latent_clips is not None
-        mean, _ = self.latent_clips.moments[0][:, :: self.frame_stride].chunk(2)
+        mean, _ = self._encoded.moments[0][:, :: self.frame_stride].chunk(2)
         return mean.transpose(0, 1)
 
 
