@@ -1,4 +1,4 @@
-"""The colours of a photograph for the video that begins with it."""
+"""The colours of a first frame for its video: the authors' matching, and a continuous one."""
 
 from __future__ import annotations
 
@@ -44,3 +44,31 @@ def _quantiles(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     share = scaled - lower
     count = np.bincount(lower, 1 - share, 256) + np.bincount(lower + 1, share, 256)
     return (np.cumsum(count) - count / 2) / scaled.size, count
+
+
+def histogram_match(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Give each colour channel of `frame` the histogram of `reference`.
+
+    Both are cut to 8 bits first; a value becomes the reference's smallest value whose quantile is no lower,
+    as the authors do after decoding. Where the reference has few tones, a value that is rounded otherwise, as
+    in a batch, can become another by several tones; `match_colours` does not do that.
+
+    Args:
+        frame: `h w 3`, 0..1.
+        reference: `h' w' 3`, 0..1 (the first frame).
+
+    Returns:
+        `h w 3` float32 in 0..1, a multiple of 1/255.
+    """
+    frame8, reference8 = ((np.clip(x, 0, 1) * 255).astype(np.uint8) for x in (frame, reference))
+    channels = [_match_channel(frame8[..., c], reference8[..., c]) for c in range(frame8.shape[-1])]
+    return np.stack(channels, axis=-1).astype(np.float32) / np.float32(255)
+
+
+def _match_channel(source: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    # Sums of rounded shares, not shares of sums: this decides ties as the authors' code does.
+    quantiles, reference_quantiles = (
+        np.cumsum(np.bincount(x.ravel(), minlength=256) / x.size) for x in (source, reference)
+    )
+    table = np.searchsorted(reference_quantiles, quantiles).clip(max=255).astype(np.uint8)
+    return table[source]

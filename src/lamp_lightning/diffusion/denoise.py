@@ -1,4 +1,4 @@
-"""Denoising of clips under a fixed first frame."""
+"""Denoising of clips some of whose frames are known."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lamp_lightning.diffusion.tricks import NoiseSharing, adain_towards_first, shared_noise
+from lamp_lightning.diffusion.guidance import Predict, with_guidance
+from lamp_lightning.diffusion.known import KnownFrames
+from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.diffusion.tricks import NoiseSharing, adain_towards_first
+from lamp_lightning.diffusion.tricks import shared_noise as share_noise
 
 StepCallback = Callable[[int, int, Tensor], Tensor | None]
+ADAIN_AFTER = 30 / 50  # the share of the steps after which the authors tie frame 1 to frame 0
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 @torch.no_grad()
@@ -28,9 +34,9 @@ def denoise(
     shared_noise: float = 0.2,
     noise_sharing: NoiseSharing = "authors",
     adain: bool = True,
-    adain_after: float = 0.6,
+    adain_after: float = ADAIN_AFTER,
     eta: float = 0.0,
-    generator: torch.Generator | list[torch.Generator] | None = None,
+    generator: Generators = None,
     callback: StepCallback | None = None,
     known: Mapping[int, Tensor] | None = None,
     added_cond_kwargs: dict[str, Tensor] | None = None,
@@ -43,7 +49,7 @@ def denoise(
         noise: `b c f h w`: independent Gaussian noise, or the latents from `invert` (then `shared_noise=0`).
             Frame 0's enters only through `shared_noise`.
         first_frame: clean latent of frame 0, `b c 1 h w` or `b c h w`; it stays as it is, to the bit. None
-            denoises frame 0 too, as an image model does (`b c 1 h w` noise then paints an image).
+            denoises frame 0 too, as an image model does (`b c 1 h w` noise then becomes an image).
         text_embeddings: `2b l d`, unconditional then conditional; `b l d` will do when `guidance_scale` is 1.
         guidance_scale: 1 means no guidance, and half the work.
         num_inference_steps: steps of the scheduler.
@@ -51,7 +57,7 @@ def denoise(
         shared_noise: the share of frame 0's noise in every frame's; 0 switches it off.
         noise_sharing: how it is mixed in, see `shared_noise`.
         adain: the authors' AdaIN of latents towards frame 0, see `adain_towards_first`.
-        adain_after: share of the steps after which frame 1 is tied to frame 0; 0.6 is the authors' 30 of 50.
+        adain_after: share of the steps after which frame 1 is tied to frame 0; the authors' is 30 of 50.
         eta, generator: for schedulers that add noise in each step.
         callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1. Latents
             that it returns take the place of these; frame 0 stays as given.
@@ -61,98 +67,129 @@ def denoise(
 
     Returns:
         Latents, `b c f h w`.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler
+        >>> unet = lambda sample, timestep, text: torch.zeros_like(sample)
+        >>> noise, first, text = torch.randn(1, 4, 5, 8, 8), torch.ones(1, 4, 1, 8, 8), torch.zeros(2, 77, 16)
+        >>> video = denoise(
+        ...     unet, DDIMScheduler(), noise, first, text, guidance_scale=2.0, num_inference_steps=3
+        ... )
+        >>> video.shape[2], torch.equal(video[:, :, :1], first)
+        (5, True)
     """
-    guidance = guidance_scale != 1
-    text_embeddings, added_cond_kwargs = conditions_for(
-        text_embeddings, added_cond_kwargs, clips=noise.shape[0], guidance=guidance
+    frames = KnownFrames.none() if first_frame is None else KnownFrames.first(first_frame)
+    if frames.clean.keys() & (known or {}).keys():
+        raise ValueError("Frame 0 cannot be known twice: give first_frame, or 0 in known.")
+    settings = {
+        "num_inference_steps": num_inference_steps,
+        "shared_noise": shared_noise,
+        "noise_sharing": noise_sharing,
+        "adain": adain,
+    }
+    return denoise_clips(
+        with_guidance(unet, text_embeddings, added_cond_kwargs, scale=guidance_scale, rescale=guidance_rescale),
+        scheduler,
+        noise,
+        frames | KnownFrames(noised=known or {}),
+        Sampler().changed(settings),
+        adain_after=adain_after,
+        eta=eta,
+        generator=generator,
+        callback=callback,
     )
-    first = noise[:, :, :0] if first_frame is None else _first(first_frame, noise)
-    given = first.shape[2]
-    noise = _share(noise, shared_noise, noise_sharing)
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
-    step_kwargs = _accepted(scheduler.step, eta=eta, generator=generator)
-    extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
-    moving = noise[:, :, given:] * scheduler.init_noise_sigma
-    pins = _pins(known, noise, given)
-    steps = len(scheduler.timesteps)
-    for index, timestep in enumerate(scheduler.timesteps):
-        for frame, (clean, own_noise) in pins.items():
-            moving[:, :, frame] = scheduler.add_noise(clean, own_noise, timestep.reshape(1))
-        sample = torch.cat([first, scheduler.scale_model_input(moving, timestep)], dim=2)
-        if guidance:
-            sample = sample.repeat(2, 1, 1, 1, 1)
-        prediction = unet(sample, timestep, text_embeddings, **extra)[:, :, given:]
-        if guidance:
-            prediction = guided(prediction, guidance_scale, guidance_rescale)
-        moving = scheduler.step(prediction, timestep, moving, **step_kwargs, return_dict=False)[0]
-        if adain and given:
-            late, last = index > adain_after * steps, index == steps - 1
-            tied = adain_towards_first(torch.cat([first, moving], dim=2), late=late, last=last)
-            moving = tied[:, :, given:]
-        if callback is not None:
-            changed = callback(index + 1, steps, torch.cat([first, moving], dim=2))
-            moving = moving if changed is None else changed[:, :, given:]
-    for frame, (clean, _noise) in pins.items():
-        moving[:, :, frame] = clean
-    return torch.cat([first, moving], dim=2)
 
 
-def guided(prediction: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:
-    """Classifier-free guidance: `2b ...`, unconditional then conditional, to `b ...`.
+def denoise_clips(
+    predict: Predict,
+    scheduler: Any,
+    noise: Tensor,
+    known: KnownFrames,
+    sampler: Sampler,
+    *,
+    adain_after: float = ADAIN_AFTER,
+    eta: float = 0.0,
+    generator: Generators = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Denoise clips from noise `b c f h w`, with a sampler's steps, shared noise and AdaIN.
+
+    The other arguments and the result are those of `denoise`.
+    """
+    noise = share_noise(noise, sampler.shared_noise, sampler.noise_sharing)
+    scheduler.set_timesteps(sampler.num_inference_steps, device=noise.device)
+    return solve(
+        predict,
+        scheduler,
+        noise * scheduler.init_noise_sigma,
+        scheduler.timesteps,
+        known,
+        noise=noise,
+        adain_after=adain_after if sampler.adain else None,
+        eta=eta,
+        generator=generator,
+        callback=callback,
+    )
+
+
+def solve(
+    predict: Predict,
+    scheduler: Any,
+    latents: Tensor,
+    timesteps: Tensor,
+    known: KnownFrames,
+    *,
+    noise: Tensor | None = None,
+    adain_after: float | None = None,
+    eta: float = 0.0,
+    generator: Generators = None,
+    callback: StepCallback | None = None,
+) -> Tensor:
+    """Go along some of a scheduler's timesteps: the one loop behind all sampling.
 
     Args:
-        prediction: the UNet's output for both.
-        guidance_scale: how far to go from the unconditional one past the conditional one.
-        guidance_rescale: share in which the result takes the conditional one's standard deviation, which
-            strong guidance overshoots (Lin et al. 2024, section 3.4: 0.7); 0 leaves it.
+        predict: of `with_guidance`.
+        scheduler: its timesteps are set.
+        latents: `b c f h w` at the first of the timesteps; what they hold at known frames is not looked at.
+        timesteps: a part of the scheduler's.
+        known: frames that are given.
+        noise: `b c f h w`, with which the `noised` ones of them enter.
+        adain_after: see `denoise`; None switches AdaIN off, and so does a frame 0 that is not clean.
+        eta, generator, callback: see `denoise`.
+
+    Returns:
+        Latents, `b c f h w`, with the known frames as given.
     """
-    unconditional, conditional = prediction.chunk(2)
-    result = unconditional + guidance_scale * (conditional - unconditional)
-    if guidance_rescale == 0:
-        return result
-    wanted, found = (x.flatten(1).std(1).view(-1, *(1,) * (x.ndim - 1)) for x in (conditional, result))
-    return guidance_rescale * result * (wanted / found) + (1 - guidance_rescale) * result
+    known = known.like(latents)
+    places = known.moving(latents.shape[2])
+    moving, steps = known.others(latents), len(timesteps)
+    step_kwargs = _accepted(scheduler.step, eta=eta, generator=generator)
+    for index, timestep in enumerate(timesteps):
+        if noise is not None:
+            entering = {
+                places.index(number): scheduler.add_noise(clean, noise[:, :, number], timestep.reshape(1))
+                for number, clean in known.noised.items()
+            }
+            moving = _with_frames(moving, entering)
+        sample = known.whole(scheduler.scale_model_input(moving, timestep))
+        prediction = predict(sample, timestep, known)
+        moving = scheduler.step(prediction, timestep, moving, **step_kwargs, return_dict=False)[0]
+        if adain_after is not None and 0 in known.clean:
+            late, last = index > adain_after * steps, index == steps - 1
+            moving = known.others(adain_towards_first(known.whole(moving), late=late, last=last))
+        if callback is not None:
+            changed = callback(index + 1, steps, known.whole(moving))
+            moving = moving if changed is None else known.others(changed)
+    return _with_frames(known.whole(moving), known.noised)
 
 
-def _pins(known: Mapping[int, Tensor] | None, noise: Tensor, given: int) -> dict[int, tuple[Tensor, Tensor]]:
-    """Known frames among the moving ones, by their place there, each with its noise."""
-    for frame in known or {}:
-        if not given <= frame < noise.shape[2]:
-            raise ValueError(f"Frame {frame} cannot be known among frames {given} to {noise.shape[2] - 1}.")
-    return {k - given: (clean.to(noise), noise[:, :, k].clone()) for k, clean in (known or {}).items()}
-
-
-_share = shared_noise  # `denoise` has an argument of that name
-
-
-def _first(first_frame: Tensor, noise: Tensor) -> Tensor:
-    """`b c 1 h w` in the noise's dtype; one first frame may serve all clips."""
-    first = first_frame if first_frame.ndim == 5 else first_frame.unsqueeze(2)
-    clips, channels, _frames, *size = noise.shape
-    wanted = (channels, 1, *size)
-    if tuple(first.shape[1:]) != wanted or first.shape[0] not in (1, clips):
-        raise ValueError(
-            f"first_frame must be a latent of shape {(clips, *wanted)} to go with noise of "
-            f"{tuple(noise.shape)}, not {tuple(first_frame.shape)}."
-        )
-    return first.to(noise).expand(clips, *wanted)
-
-
-def conditions_for(
-    text: Tensor, added: dict[str, Tensor] | None, *, clips: int, guidance: bool
-) -> tuple[Tensor, dict[str, Tensor] | None]:
-    """The rows of text and further conditions that are needed: all `2b` with guidance, else the conditional.
-
-    Raises:
-        ValueError: the number of rows does not go with so many clips.
-    """
-    rows = text.shape[0]
-    if rows != 2 * clips and (guidance or rows != clips):
-        need = f"{2 * clips} (unconditional, then conditional)" if guidance else f"{clips} or {2 * clips}"
-        raise ValueError(f"text_embeddings has {rows} rows; {clips} clips need {need}.")
-    if guidance or rows == clips:
-        return text, added
-    return text[clips:], None if added is None else {k: v[clips:] for k, v in added.items()}
+def _with_frames(video: Tensor, frames: Mapping[int, Tensor]) -> Tensor:
+    """A copy of a video `b c f h w` with these frames `b c h w` in it, by their places."""
+    video = video.clone() if frames else video
+    for place, latents in frames.items():
+        video[:, :, place] = latents
+    return video
 
 
 def _accepted(function: Callable[..., Any], **arguments: Any) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lamp_lightning.diffusion.known import KnownFrames
+from lamp_lightning.diffusion.schedule import prediction_of, signal_and_sigma
+
 
 @torch.no_grad()
 def invert(
@@ -40,35 +43,29 @@ def invert(
 
     Returns:
         The latents at the last timestep taken, `b c f h w`; with `keep_first` frame 0 is the clean one.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler
+        >>> unet = lambda sample, timestep, text: torch.zeros_like(sample)
+        >>> clip = torch.ones(1, 4, 5, 8, 8)
+        >>> noise = invert(unet, DDIMScheduler(), clip, torch.zeros(1, 77, 16), 10, keep_first=True)
+        >>> torch.equal(noise[:, :, 0], clip[:, :, 0]), torch.equal(noise[:, :, 1], clip[:, :, 1])
+        (True, False)
     """
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     stride = scheduler.config.num_train_timesteps // num_inference_steps
     extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
     timesteps = scheduler.timesteps.flip(0)[: round(strength * num_inference_steps)]
-    first, moving = latents.split([int(keep_first), latents.shape[2] - int(keep_first)], dim=2)
+    known = KnownFrames.of(latents, [0] if keep_first else [])
+    moving, noise_of = known.others(latents), prediction_of(prediction_type).noise
     for index, timestep in enumerate(timesteps):
-        output = unet(torch.cat([first, moving], dim=2), timestep, text_embeddings, **extra)
-        here, there = _level(scheduler, int(timestep) - stride), _level(scheduler, int(timestep))
-        noise = _noise(moving, output[:, :, int(keep_first) :], there, prediction_type)
-        clean = (moving - (1 - here) ** 0.5 * noise) / here**0.5
-        moving = there**0.5 * clean + (1 - there) ** 0.5 * noise
+        output = known.others(unet(known.whole(moving), timestep, text_embeddings, **extra))
+        signal, sigma = signal_and_sigma(scheduler, moving, timestep)
+        noise = noise_of(output, moving, signal, sigma)
+        signal_here, sigma_here = signal_and_sigma(scheduler, moving, timestep - stride)
+        clean = (moving - sigma_here * noise) / signal_here
+        moving = signal * clean + sigma * noise
         if callback is not None:
-            callback(index + 1, len(timesteps), torch.cat([first, moving], dim=2))
-    return torch.cat([first, moving], dim=2)
-
-
-def _level(scheduler: Any, timestep: int) -> Tensor:
-    """`alpha_bar`; before the first timestep that of the schedule's clean end."""
-    return scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod
-
-
-def _noise(latents: Tensor, output: Tensor, level: Tensor, prediction_type: str) -> Tensor:
-    """The noise that the UNet sees in `latents`, which it took for latents at `level`."""
-    signal, sigma = level**0.5, (1 - level) ** 0.5
-    if prediction_type == "epsilon":
-        return output
-    if prediction_type == "v_prediction":
-        return signal * output + sigma * latents
-    if prediction_type == "sample":
-        return (latents - signal * output) / sigma
-    raise ValueError(f"prediction_type {prediction_type!r} is unknown: use epsilon, v_prediction or sample.")
+            callback(index + 1, len(timesteps), known.whole(moving))
+    return known.whole(moving)

@@ -1,10 +1,9 @@
-"""The authors' sampling tricks: shared noise, AdaIN of latents, histogram matching of frames."""
+"""The authors' sampling tricks: shared noise and AdaIN of latents."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,31 +69,3 @@ def adain_towards_first(latents: Tensor, *, late: bool, last: bool) -> Tensor:
     if last:
         frames[1:] = [adain(frame, frames[0]) for frame in frames[1:]]
     return torch.stack(frames, dim=2)
-
-
-def histogram_match(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Give each colour channel of `frame` the histogram of `reference`.
-
-    Both are cut to 8 bits first; a value becomes the reference's smallest value whose quantile is no lower,
-    as the authors do after decoding. Where the reference has few tones, a value that is rounded otherwise, as
-    in a batch, can become another by several tones; `sampling.colours.match_colours` does not do that.
-
-    Args:
-        frame: `h w 3`, 0..1.
-        reference: `h' w' 3`, 0..1 (the first frame).
-
-    Returns:
-        `h w 3` float32 in 0..1, a multiple of 1/255.
-    """
-    frame8, reference8 = ((np.clip(x, 0, 1) * 255).astype(np.uint8) for x in (frame, reference))
-    channels = [_match_channel(frame8[..., c], reference8[..., c]) for c in range(frame8.shape[-1])]
-    return np.stack(channels, axis=-1).astype(np.float32) / np.float32(255)
-
-
-def _match_channel(source: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    # Sums of rounded shares, not shares of sums: this decides ties as the authors' code does.
-    quantiles, reference_quantiles = (
-        np.cumsum(np.bincount(x.ravel(), minlength=256) / x.size) for x in (source, reference)
-    )
-    table = np.searchsorted(reference_quantiles, quantiles).clip(max=255).astype(np.uint8)
-    return table[source]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lamp_lightning.diffusion.denoise import StepCallback, denoise
+from lamp_lightning.diffusion.denoise import Generators, StepCallback, denoise_clips
+from lamp_lightning.diffusion.guidance import Predict
+from lamp_lightning.diffusion.known import KnownFrames
+from lamp_lightning.diffusion.sampler import Sampler
 
 
 def count_windows(frames: int, window: int, overlap: int) -> int:
@@ -16,6 +19,10 @@ def count_windows(frames: int, window: int, overlap: int) -> int:
 
     Raises:
         ValueError: several are needed, and have no room for the first frame, known ones and a new one.
+
+    Example:
+        >>> count_windows(16, window=16, overlap=4), count_windows(40, window=16, overlap=4)
+        (1, 4)
     """
     if frames <= window:
         return 1
@@ -25,59 +32,50 @@ def count_windows(frames: int, window: int, overlap: int) -> int:
 
 
 def denoise_in_windows(
-    unet: Callable[..., Tensor],
+    predict: Predict,
     scheduler: Any,
     noise: Tensor,
-    first_frame: Tensor | None,
-    text_embeddings: Tensor,
+    known: KnownFrames,
+    sampler: Sampler,
     *,
-    conditioned: bool = True,
-    window: int,
-    overlap: int,
-    num_inference_steps: int,
+    generator: Generators = None,
     callback: StepCallback | None = None,
-    **settings: Any,
 ) -> Tensor:
     """Denoise clips of any length in windows of frames, under a first frame that anchors them all.
 
-    The first window is `denoise` as it is. Each further one begins with the clips' first frame, to which the
-    first-frame attention looks and whose statistics AdaIN takes, so that looks do not drift; then come the
-    last `overlap` frames so far, which are known, and then new ones.
+    The first window is `denoise_clips` as it is. Each further one begins with the clips' frame 0, to which
+    the first-frame attention looks and whose statistics AdaIN takes, so that looks do not drift; then come
+    the last `sampler.overlap` frames so far, which are known, and then new ones.
 
     Args:
+        predict: a MotionUNet under its conditions and guidance, see `with_guidance`.
+        scheduler: its steps are set here.
         noise: `b c f h w`, for all frames.
-        conditioned: whether the model was tuned with a clean first frame. If not, a given one is a known
-            frame: it enters each step with noise of that step's level, as conditional sampling from an
-            unconditional model does ("replacement", Ho et al. 2022, section 3.1), and None lets the model
-            denoise all frames. Either way frame 0 is the anchor of further windows.
-        window: frames that the model sees at once, the first frame and the overlap included.
-        overlap: known frames at the beginning of each window but the first.
-        callback: as of `denoise`; steps count through all windows, and the latents are the window's.
-        unet, scheduler, first_frame, text_embeddings, num_inference_steps, settings: as of `denoise`.
+        known: frames that are given. Frame 0 is the anchor of further windows whether it is known or not.
+        sampler: `window` of it are the frames that the model sees at once, frame 0 and the overlap included.
+        generator: for schedulers that add noise in each step.
+        callback: see `denoise`; steps count through all windows, and the latents are the window's.
 
     Returns:
         Latents, `b c f h w`.
     """
-    if conditioned and first_frame is None:
-        raise ValueError("A model that was tuned with a first frame needs one.")
-    windows, new = count_windows(noise.shape[2], window, overlap), window - 1 - overlap
+    frames, window, overlap = noise.shape[2], sampler.window, sampler.overlap
+    windows, new = count_windows(frames, window, overlap), window - 1 - overlap
 
-    def part(number: int, own_noise: Tensor, known: dict[int, Tensor], first: Tensor | None) -> Tensor:
+    def part(number: int, places: Sequence[int], done: dict[int, Tensor]) -> Tensor:
         def report(step: int, steps: int, latents: Tensor) -> Tensor | None:
             return callback(number * steps + step, windows * steps, latents) if callback else None
 
-        if first is not None and not conditioned:
-            known, first = known | {0: first[:, :, 0]}, None
-        return denoise(
-            unet, scheduler, own_noise, first, text_embeddings, known=known, callback=report,
-            num_inference_steps=num_inference_steps, **settings,
-        )  # fmt: skip
+        given = KnownFrames(noised=done) | known.at(places)
+        own_noise = noise[:, :, places]
+        return denoise_clips(
+            predict, scheduler, own_noise, given, sampler, generator=generator, callback=report
+        )
 
-    video = part(0, noise[:, :, :window], {}, first_frame)
+    video = part(0, range(min(window, frames)), {})
     for number in range(1, windows):
-        done = video.shape[2]
-        own_noise = torch.cat([noise[:, :, :1], noise[:, :, done - overlap : done + new]], dim=2)
-        known = {1 + k: video[:, :, done - overlap + k] for k in range(overlap)}
-        anchor = first_frame if conditioned else video[:, :, :1]
-        video = torch.cat([video, part(number, own_noise, known, anchor)[:, :, 1 + overlap :]], dim=2)
+        begin = video.shape[2]
+        places = [0, *range(begin - overlap, min(begin + new, frames))]
+        done = {k: video[:, :, place] for k, place in enumerate(places) if place < begin}
+        video = torch.cat([video, part(number, places, done)[:, :, 1 + overlap :]], dim=2)
     return video

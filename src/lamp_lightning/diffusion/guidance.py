@@ -1,0 +1,82 @@
+"""Classifier-free guidance (Ho and Salimans 2022), and a model with its conditions as one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from lamp_lightning.diffusion.known import KnownFrames
+
+Predict = Callable[[Tensor, Tensor, KnownFrames], Tensor]
+"""`predict(sample, timestep, known)`: the prediction for the frames of `b c f h w` that are not clean."""
+
+
+def guided(prediction: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:
+    """Classifier-free guidance: `2b ...`, unconditional then conditional, to `b ...`.
+
+    Args:
+        prediction: the UNet's output for both.
+        guidance_scale: how far to go from the unconditional one past the conditional one.
+        guidance_rescale: share in which the result takes the conditional one's standard deviation, which
+            strong guidance overshoots (Lin et al. 2024, section 3.4: 0.7); 0 leaves it.
+
+    Example:
+        >>> import torch
+        >>> guided(torch.tensor([[1.0], [2.0]]), guidance_scale=3.0).tolist()
+        [[4.0]]
+    """
+    unconditional, conditional = prediction.chunk(2)
+    result = unconditional + guidance_scale * (conditional - unconditional)
+    if guidance_rescale == 0:
+        return result
+    wanted, found = (x.flatten(1).std(1).view(-1, *(1,) * (x.ndim - 1)) for x in (conditional, result))
+    return guidance_rescale * result * (wanted / found) + (1 - guidance_rescale) * result
+
+
+def with_guidance(
+    model: Callable[..., Tensor],
+    text_embeddings: Tensor,
+    added_cond_kwargs: dict[str, Tensor] | None = None,
+    *,
+    scale: float,
+    rescale: float = 0.0,
+) -> Predict:
+    """A model under its conditions and guidance, as a function of latents and timestep.
+
+    Args:
+        model: a MotionUNet, or what `MotionUNet.image_model()` gives.
+        text_embeddings: `2b l d`, unconditional then conditional; `b l d` will do when `scale` is 1.
+        added_cond_kwargs: further conditions, rows ordered likewise (SDXL).
+        scale: 1 means no guidance, and half the work.
+        rescale: see `guided`; it looks at the frames that are not clean.
+    """
+    guidance = scale != 1
+
+    def predict(sample: Tensor, timestep: Tensor, known: KnownFrames) -> Tensor:
+        text, added = _rows(text_embeddings, added_cond_kwargs, clips=len(sample), guidance=guidance)
+        extra: dict[str, Any] = {} if added is None else {"added_cond_kwargs": added}
+        if not guidance:
+            return known.others(model(sample, timestep, text, **extra))
+        both = known.others(model(sample.repeat(2, 1, 1, 1, 1), timestep, text, **extra))
+        return guided(both, scale, rescale)
+
+    return predict
+
+
+def _rows(
+    text: Tensor, added: dict[str, Tensor] | None, *, clips: int, guidance: bool
+) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """The rows of conditions that are needed: all `2b` with guidance, else the conditional ones.
+
+    Raises:
+        ValueError: the number of rows does not go with so many clips.
+    """
+    rows = text.shape[0]
+    if rows != 2 * clips and (guidance or rows != clips):
+        need = f"{2 * clips} (unconditional, then conditional)" if guidance else f"{clips} or {2 * clips}"
+        raise ValueError(f"text_embeddings has {rows} rows; {clips} clips need {need}.")
+    if guidance or rows == clips:
+        return text, added
+    return text[clips:], None if added is None else {k: v[clips:] for k, v in added.items()}

@@ -1,0 +1,111 @@
+"""Frames that are given: the first frame of LAMP, the last frames of a window, any others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KnownFrames:
+    """Clean latents of frames that are given, `b c h w` by their number in the clip.
+
+    Args:
+        clean: frames that the model sees without noise, as LAMP is tuned to (paper, section 3.2). They take
+            no part in the steps of a solver.
+        noised: frames that enter each step with their own noise at that step's level, as conditional sampling
+            from an unconditional model does ("replacement", Ho et al. 2022, section 3.1).
+
+    Latents of one clip serve all clips of a batch.
+
+    Example:
+        >>> import torch
+        >>> known = KnownFrames.first(torch.ones(1, 4, 1, 8, 8))
+        >>> moving = known.others(torch.zeros(1, 4, 5, 8, 8))
+        >>> moving.shape[2], known.whole(moving)[0, 0, :, 0, 0].tolist()
+        (4, [1.0, 0.0, 0.0, 0.0, 0.0])
+    """
+
+    clean: Mapping[int, Tensor] = field(default_factory=dict)
+    noised: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def none(cls) -> KnownFrames:
+        """All frames are to be made."""
+        return cls()
+
+    @classmethod
+    def first(cls, latents: Tensor, *, noised: bool = False) -> KnownFrames:
+        """Frame 0, `b c 1 h w` or `b c h w`: clean, or `noised` for a model that was tuned without."""
+        if latents.ndim == 5 and latents.shape[2] != 1:
+            raise ValueError(f"A first frame must be one latent, b c 1 h w, not {tuple(latents.shape)}.")
+        frame = {0: latents.squeeze(2) if latents.ndim == 5 else latents}
+        return cls(noised=frame) if noised else cls(clean=frame)
+
+    @classmethod
+    def of(cls, video: Tensor, frames: Sequence[int]) -> KnownFrames:
+        """These frames of a clip `b c f h w`, clean."""
+        return cls(clean={frame: video[:, :, frame] for frame in frames})
+
+    def __or__(self, others: KnownFrames) -> KnownFrames:
+        """Both; where a frame is in both, it is as in the others."""
+        clean, noised = (
+            {k: x for k, x in mine.items() if k not in {**others.clean, **others.noised}} | dict(theirs)
+            for mine, theirs in ((self.clean, others.clean), (self.noised, others.noised))
+        )
+        return KnownFrames(clean, noised)
+
+    def at(self, places: Sequence[int]) -> KnownFrames:
+        """Those at some places of a long clip, for the clip of these places alone."""
+        clean, noised = (
+            {number: known[place] for number, place in enumerate(places) if place in known}
+            for known in (self.clean, self.noised)
+        )
+        return KnownFrames(clean, noised)
+
+    def like(self, video: Tensor) -> KnownFrames:
+        """On the device and in the dtype of a video `b c f h w`, one latent for each of its clips.
+
+        Raises:
+            ValueError: a frame that the video does not have, or a latent that does not fit into it.
+        """
+        clips, channels, frames, *size = video.shape
+        shape = (clips, channels, *size)
+
+        def fitted(number: int, latents: Tensor) -> Tensor:
+            if not 0 <= number < frames:
+                raise ValueError(f"Frame {number} cannot be known: the clip has frames 0 to {frames - 1}.")
+            if latents.shape[1:] != shape[1:] or latents.shape[0] not in (1, clips):
+                raise ValueError(
+                    f"The known frame {number} must be a latent of shape {shape} to go with noise of "
+                    f"{tuple(video.shape)}, not {tuple(latents.shape)}."
+                )
+            return latents.to(video).expand(shape)
+
+        clean, noised = (
+            {number: fitted(number, latents) for number, latents in known.items()}
+            for known in (self.clean, self.noised)
+        )
+        return KnownFrames(clean, noised)
+
+    def moving(self, frames: int) -> list[int]:
+        """The numbers of the frames that a solver steps: all of so many but the clean ones."""
+        return [number for number in range(frames) if number not in self.clean]
+
+    def others(self, video: Tensor) -> Tensor:
+        """Of a clip `b c f h w` the frames that are not clean."""
+        if not self.clean:
+            return video
+        frames = video.unbind(2)
+        return torch.stack([frames[number] for number in self.moving(len(frames))], dim=2)
+
+    def whole(self, others: Tensor) -> Tensor:
+        """The clip `b c f h w` of the clean frames and the others between them."""
+        if not self.clean:
+            return others
+        numbers = self.moving(others.shape[2] + len(self.clean))
+        frames = {**self.clean, **dict(zip(numbers, others.unbind(2), strict=True))}
+        return torch.stack([frames[number] for number in sorted(frames)], dim=2)
