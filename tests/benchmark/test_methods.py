@@ -10,6 +10,8 @@ from diffusers.pipelines.deprecated.text_to_video_synthesis import pipeline_text
 
 from lamp_lightning import LAMPPipeline, MotionUNet, UserError
 from lamp_lightning.benchmark.methods import training_free
+from lamp_lightning.diffusion import KnownFrames, with_guidance
+from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.diffusion.warp import denoise_warped, levels, translated
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import Variant, inflated
@@ -110,13 +112,15 @@ def test_text2video_zero_is_diffusers_pipeline(random_base, monkeypatch):
     ).images  # fmt: skip
     base = load_base_model(random_base)
     found = denoise_warped(
-        MotionUNet.from_unet(base.unet, "per_frame"),
+        with_guidance(
+            MotionUNet.from_unet(base.unet, "per_frame"),
+            base.encode_prompts(["", "a red lake"]).text,
+            scale=guidance,
+        ),
         DDIMScheduler.from_config(base.scheduler.config),
         noise,
-        None,
-        base.encode_prompts(["", "a red lake"]).text,
-        guidance_scale=guidance,
-        num_inference_steps=steps,
+        KnownFrames.none(),
+        Sampler().changed({"num_inference_steps": steps}),
     )
     torch.testing.assert_close(found[0].transpose(0, 1), wanted, atol=2e-4, rtol=1e-3)
 
@@ -130,8 +134,12 @@ def test_a_given_first_frame_stays_and_the_others_come_from_its_moved_latents(ra
 
     scheduler, noise, first = base.scheduler, video(4, clips=1), video(1, clips=1, seed=8)
     found = denoise_warped(
-        unet, scheduler, noise, first, text(1), guidance_scale=1.0, num_inference_steps=10, strength=64.0
-    )  # fmt: skip
+        with_guidance(unet, text(1), scale=1.0),
+        scheduler,
+        noise,
+        KnownFrames.first(first, noised=True),
+        Sampler().changed({"num_inference_steps": 10, "warp_strength": 64.0}),
+    )
     assert torch.equal(found[:, :, :1], first)
     after_t0, after_t1 = levels(10)
     low, high = scheduler.timesteps[-after_t0 - 1], scheduler.timesteps[-after_t1 - 1]

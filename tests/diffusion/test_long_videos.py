@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from lamp_lightning import LAMPPipeline, UserError
-from lamp_lightning.diffusion import count_windows, denoise, denoise_in_windows
+from lamp_lightning.diffusion import (
+    KnownFrames,
+    count_windows,
+    denoise,
+    denoise_in_windows,
+    with_guidance,
+)
+from lamp_lightning.diffusion.sampler import Sampler
 from method_models import motion_unet, text, video
 from random_models import save_random_model
 
@@ -53,20 +60,34 @@ def test_a_known_frame_is_one_of_the_moving_ones(frame):
         )
 
 
+def in_windows(unet, noise, window, overlap, **others):
+    return denoise_in_windows(
+        with_guidance(unet, words(), scale=SETTINGS["guidance_scale"]),
+        scheduler(),
+        noise,
+        KnownFrames.first(first_frame()),
+        Sampler().changed({**SETTINGS, "window": window, "overlap": overlap}),
+        **others,
+    )
+
+
 def test_a_video_within_the_window_is_sampled_at_once():
-    arguments = (motion_unet(), scheduler(), video(frames=6), first_frame(), words())
-    wanted = denoise(*arguments, **SETTINGS)
+    unet, noise = motion_unet(), video(frames=6)
+    wanted = denoise(unet, scheduler(), noise, first_frame(), words(), **SETTINGS)
     for window, overlap in ((6, 2), (9, 4), (6, 99)):
-        assert torch.equal(denoise_in_windows(*arguments, window=window, overlap=overlap, **SETTINGS), wanted)
+        assert torch.equal(in_windows(unet, noise, window, overlap), wanted)
 
 
 @pytest.mark.parametrize(("frames", "window", "overlap"), [(7, 6, 2), (12, 6, 2), (13, 6, 4), (11, 5, 1)])
 def test_windows_continue_each_other(frames, window, overlap):
     unet, noise, seen = motion_unet(), video(frames=frames), []
-    long = denoise_in_windows(
-        unet, scheduler(), noise, first_frame(), words(), window=window, overlap=overlap,
-        callback=lambda step, steps, latents: seen.append((step, steps, latents.shape[2])), **SETTINGS,
-    )  # fmt: skip
+    long = in_windows(
+        unet,
+        noise,
+        window,
+        overlap,
+        callback=lambda step, steps, latents: seen.append((step, steps, latents.shape[2])),
+    )
     assert long.shape == noise.shape
     begin = denoise(unet, scheduler(), noise[:, :, :window], first_frame(), words(), **SETTINGS)
     assert torch.equal(long[:, :, :window], begin)

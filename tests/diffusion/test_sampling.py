@@ -209,7 +209,7 @@ def test_one_first_frame_serves_all_clips():
 
 
 def test_wrong_shapes_are_named():
-    with pytest.raises(ValueError, match=r"first_frame must be a latent of shape \(1, 4, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"first frame must be one latent, b c 1 h w, not \(1, 4, 2, 8, 8\)"):
         sample(Spy(), first=video(clips=1, frames=2))
     with pytest.raises(ValueError, match="unconditional, then conditional"):
         denoise(

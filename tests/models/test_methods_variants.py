@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from lamp_lightning import MotionUNet, UserError
-from lamp_lightning.diffusion import all_frames_loss, denoise_in_windows, first_frame_loss
+from lamp_lightning.diffusion import (
+    KnownFrames,
+    all_frames_loss,
+    denoise_in_windows,
+    first_frame_loss,
+    with_guidance,
+)
+from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import Variant
 from lamp_lightning.models.unet.attention import ClipAttention
@@ -301,12 +308,15 @@ def test_without_conditioning_a_given_first_frame_is_noised_as_the_others_and_co
         return 0.1 * sample
 
     noise, first = video(7, clips=1), video(1, clips=1, seed=9)
-    settings = {"guidance_scale": 1.0, "num_inference_steps": 3, "shared_noise": 0.0, "adain": False}
+    settings = {"num_inference_steps": 3, "shared_noise": 0.0, "adain": False, "window": 5, "overlap": 2}
     scheduler = base.scheduler
     result = denoise_in_windows(
-        unet, scheduler, noise, first if given else None, text(1), conditioned=False, window=5, overlap=2,
-        **settings,
-    )  # fmt: skip
+        with_guidance(unet, text(1), scale=1.0),
+        scheduler,
+        noise,
+        KnownFrames.first(first, noised=True) if given else KnownFrames.none(),
+        Sampler().changed(settings),
+    )
     assert result.shape == noise.shape
     assert torch.equal(result[:, :, :1], first) is given
     anchor = result[:, :, :1]
@@ -315,7 +325,3 @@ def test_without_conditioning_a_given_first_frame_is_noised_as_the_others_and_co
             continue
         wanted = scheduler.add_noise(anchor, noise[:, :, :1], torch.tensor([timestep]))
         torch.testing.assert_close(sample[:, :, :1], wanted)
-    with pytest.raises(ValueError, match="needs one"):
-        denoise_in_windows(
-            unet, base.scheduler, noise, None, text(1), window=5, overlap=2, **settings
-        )  # fmt: skip

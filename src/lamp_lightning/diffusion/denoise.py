@@ -88,8 +88,11 @@ def denoise(
         "noise_sharing": noise_sharing,
         "adain": adain,
     }
+    predict = with_guidance(
+        unet, text_embeddings, added_cond_kwargs, scale=guidance_scale, rescale=guidance_rescale
+    )
     return denoise_clips(
-        with_guidance(unet, text_embeddings, added_cond_kwargs, scale=guidance_scale, rescale=guidance_rescale),
+        predict,
         scheduler,
         noise,
         frames | KnownFrames(noised=known or {}),
@@ -133,6 +136,7 @@ def denoise_clips(
     )
 
 
+@torch.no_grad()
 def solve(
     predict: Predict,
     scheduler: Any,

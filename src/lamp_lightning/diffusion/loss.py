@@ -50,9 +50,7 @@ def known_frames_loss(
     """
     frames = KnownFrames.of(latents, known)
     if len(known) >= latents.shape[2]:
-        raise ValueError(
-            f"The loss needs clips of at least {len(known) + 1} frames, not {latents.shape[2]}."
-        )
+        raise ValueError(f"The loss needs clips of at least {len(known) + 1} frames, not {latents.shape[2]}.")
     noisy = frames.others(add_noise(scheduler, latents, noise, timesteps))
     extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
     prediction = unet(frames.whole(noisy), timesteps, text, **extra)

@@ -65,9 +65,7 @@ def denoise_warped(
     kept = scheduler.alphas[int(low) : int(high)].prod()  # as diffusers has it
     moved = kept.sqrt() * moved + (1 - kept).sqrt() * noise[:, :, 1:]
     video = torch.cat([at_t1, moved], dim=2)
-    return solve(
-        predict, scheduler, video, timesteps[-after_t1 - 1 :], known, noise=noise, callback=callback
-    )
+    return solve(predict, scheduler, video, timesteps[-after_t1 - 1 :], known, noise=noise, callback=callback)
 
 
 def levels(steps: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lamp_lightning.data.images import pixels_from_image
-from lamp_lightning.diffusion import invert
+from lamp_lightning.diffusion import invert, with_guidance
 from lamp_lightning.diffusion.follow import Way, following
 from lamp_lightning.diffusion.repaint import repaint
 from lamp_lightning.diffusion.sampler import Sampler
@@ -157,13 +157,12 @@ def paint_over(
                 callback=keep,
             )
             led.enter_context(following(image_model, Way(way, **conditions), follow))
+        conditions = pipeline._conditions([prompt], sampler.negative_prompt, scale, size)
         painted = repaint(
-            image_model,
+            with_guidance(image_model, **conditions, scale=scale),
             scheduler,
             latents,
-            **pipeline._conditions([prompt], sampler.negative_prompt, scale, size),
             strength=strength,
-            guidance_scale=scale,
             num_inference_steps=steps,
             noisy=noisy,
             generator=torch.Generator().manual_seed(seed),

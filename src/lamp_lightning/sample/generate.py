@@ -64,7 +64,6 @@ def generate_batch(
     matching, which the pipeline does when it is called alone, would make several tones of what a batch rounds
     otherwise. ``progress(stage, done, total)`` is called as by the pipeline.
     """
-    height, width = sampler.size or (None, None)
     if first_frames is None and painter is not None:
         size = sampler.size or pipeline.default_size
         first_frames = []
@@ -79,24 +78,8 @@ def generate_batch(
             output: Any = pipeline(
                 prompt=list(prompts),
                 first_frame=None if first_frames is None else list(first_frames),
-                num_frames=sampler.num_frames,
-                height=height,
-                width=width,
-                num_inference_steps=sampler.num_inference_steps,
-                guidance_scale=sampler.guidance_scale,
-                guidance_rescale=sampler.guidance_rescale,
-                paint_guidance_scale=sampler.paint_guidance_scale,
-                paint_steps=sampler.paint_steps,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                negative_prompt=sampler.negative_prompt,
-                shared_noise=sampler.shared_noise,
-                noise_sharing=sampler.noise_sharing,
-                start=sampler.start,
-                warp_strength=sampler.warp_strength,
-                window=sampler.window,
-                overlap=sampler.overlap,
-                adain=sampler.adain,
-                histogram_matching=False,  # below
+                sampler=sampler.changed({"histogram_matching": False}),  # below
                 noise=noise,
                 output_type="np",
                 progress=progress,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, cast, get_args
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,17 +19,11 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lamp_lightning.data.images import pixels_from_image
-from lamp_lightning.diffusion import (
-    count_windows,
-    denoise,
-    denoise_in_windows,
-    histogram_match,
-    invert,
-)
-from lamp_lightning.diffusion.denoise import StepCallback
-from lamp_lightning.diffusion.sampler import Sampler, Start
-from lamp_lightning.diffusion.tricks import NoiseSharing
-from lamp_lightning.diffusion.warp import denoise_warped
+from lamp_lightning.diffusion import KnownFrames, histogram_match, invert, with_guidance
+from lamp_lightning.diffusion.denoise import Generators, StepCallback, denoise_clips
+from lamp_lightning.diffusion.guidance import Predict
+from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.diffusion.sampling import check_sampler, count_steps, sample_clips
 from lamp_lightning.models.adapter import header_of, inverted_clip
 from lamp_lightning.models.base.conditions import added_conditions, size_conditions
 from lamp_lightning.models.base.folder import pipeline_class
@@ -40,7 +34,6 @@ from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.runtime.errors import UserError
 
 FirstFrame = Any  # path, PIL image, array, tensor, or a list of them
-Generators = torch.Generator | list[torch.Generator] | None
 Progress = Callable[[str, int, int], None]  # stage, done, total
 StepEnd = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
@@ -288,158 +281,94 @@ class LAMPPipeline(DiffusionPipeline):
         self,
         prompt: str | list[str],
         first_frame: FirstFrame | None = None,
-        num_frames: int | None = None,
+        *,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
         generator: Generators = None,
         seed: int | None = None,
         negative_prompt: str | list[str] | None = None,
-        shared_noise: float | None = None,
-        adain: bool | None = None,
-        histogram_matching: bool | None = None,
+        noise: Tensor | None = None,
         output_type: str = "np",
         return_dict: bool = True,
-        paint_guidance_scale: float | None = None,
-        paint_steps: int | None = None,
-        guidance_rescale: float | None = None,
-        noise_sharing: NoiseSharing | None = None,
-        noise: Tensor | None = None,
-        start: Start | None = None,
-        warp_strength: float | None = None,
-        window: int | None = None,
-        overlap: int | None = None,
         callback_on_step_end: StepEnd | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
         progress: Progress | None = None,
+        sampler: Sampler | None = None,
+        **settings: Any,
     ) -> LAMPOutput | tuple[Any]:
-        """Paint one video per prompt.
-
-        Settings that are None are those of the loaded motion, else the authors' (`sampler`).
+        """Generate one video per prompt.
 
         Args:
             prompt: what is to be seen, one text or a list; the motion is in the tuned weights.
             first_frame: a path, PIL image, array `h w 3` (uint8, or float in 0..1) or tensor `3 h w`, or a
                 list or batch of them, one per prompt. Cropped to the aspect of height and width, and scaled.
-                None: the image model that the UNet was inflated from paints it, as `paint` does. A model that
+                None: the image model that the UNet was inflated from makes it, as `paint` does. A model that
                 was tuned without first frame, and `start="warp"`, then make all frames from the prompt
-                instead; a given frame is for them a known one (`sampling.denoise_in_windows`).
-            num_frames: frames of the video, the first one included.
+                instead; a given frame enters their steps with noise (`KnownFrames.noised`).
             height, width: pixels, multiples of the autoencoder's factor; by default the motion's, else the
                 UNet's `sample_size`.
-            num_inference_steps: of `self.scheduler`.
-            guidance_scale: 1 means no guidance, and half the work.
             generator: where the noise comes from: one generator, or one per prompt.
             seed: instead of a generator: prompt i gets its own, seeded with `seed + i`.
             negative_prompt: what guidance leads away from.
-            shared_noise: the share of frame 0's noise in every frame's (paper: 0.2); 0 switches it off.
-            adain: the authors' AdaIN of latents towards the first frame.
-            histogram_matching: the authors' matching of decoded frames' colours to the first frame's.
+            noise: latents to start from instead of drawn noise, `b c f h w`, such as `invert` gives; they are
+                not shared among frames unless `shared_noise` is given.
             output_type: "np", "pt", "pil" or "latent", see `LAMPOutput`.
             return_dict: False returns a tuple.
-            paint_guidance_scale: guidance of the painted first frame; None: the motion's, else
-                `guidance_scale`.
-            paint_steps: its denoising steps; None: the motion's, else `num_inference_steps`.
-            guidance_rescale: share in which guided predictions keep the unguided ones' standard deviation.
-            noise_sharing: "authors" or "variance_preserving", see `sampling.shared_noise`.
-            noise: latents to start from instead of drawn noise, `b c f h w`, such as `sampling.invert` gives;
-                they are not shared among frames unless `shared_noise` is given.
-            start: what frames begin as, "noise", "inversion", "warp" or "still" (see `Sampler`).
-            warp_strength: of `start="warp"`, see `sampling.warp`.
-            window: frames that are sampled at once; longer videos go on in windows of so many, under the same
-                first frame (`sampling.denoise_in_windows`).
-            overlap: known frames at the beginning of each further window.
             callback_on_step_end: diffusers' hook, called as `callback(pipe, step, timestep, tensors)` after
                 each step of the video; "latents" in what it returns take the place of the latents.
             callback_on_step_end_tensor_inputs: the tensors that it gets; ["latents"] is all there is.
             progress: called as `progress(stage, done, total)`: "painting" and "denoising" steps, "decoding"
                 frames.
+            sampler: all settings at once; None: those of the loaded motion, else the authors'. Its scheduler
+                is not looked at: `self.scheduler` is the one that is used.
+            settings: what is to differ from it, by the names of `Sampler`: num_frames,
+                num_inference_steps, guidance_scale, shared_noise, adain and so on; None changes nothing.
 
         Raises:
+            TypeError: a setting that `Sampler` does not have.
             UserError: arguments that contradict each other, or a first frame that cannot be read.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type={output_type!r} is unknown: use one of {', '.join(OUTPUT_TYPES)}.")
-        if noise is not None and shared_noise is None:
-            shared_noise = 0.0
-        given = {name: value for name, value in locals().items() if name in _SETTINGS}
-        sampler = self.sampler.changed(given)
-        num_frames = sampler.num_frames if noise is None else noise.shape[2]
-        size = self._size(height, width)
-        _check(sampler, num_frames)
-        if sampler.start == "warp" and not isinstance(self.scheduler, DDIMScheduler):
-            raise UserError(
-                "start=warp goes DDIM's way back and forth and needs scheduler DDIMScheduler, not "
-                f"{type(self.scheduler).__name__}."
-            )
-        if sampler.start == "inversion" and noise is None and num_frames > 1:
-            noise = self._inverted(len(prompts), num_frames, size)
+        if noise is not None and sampler is None and settings.get("shared_noise") is None:
+            settings["shared_noise"] = 0.0
+        sampler = _changed(sampler or self.sampler, settings)
+        frames = sampler.num_frames if noise is None else noise.shape[2]
+        size = self._size(sampler, height, width)
+        check_sampler(sampler, self.scheduler, frames)
+        if sampler.start == "inversion" and noise is None and frames > 1:
+            noise = self._inverted(len(prompts), frames, size)
         _check_hook(callback_on_step_end_tensor_inputs)
         generators = _generators(generator, seed, len(prompts))
         negative = negative_prompt if negative_prompt is not None else sampler.negative_prompt
-        scale, steps = sampler.guidance_scale, sampler.num_inference_steps
-        paint_scale = scale if sampler.paint_guidance_scale is None else sampler.paint_guidance_scale
-        from_text = first_frame is None and num_frames > 1 and self._needs_no_first_frame(sampler)
-        if from_text:
-            scale = paint_scale  # all frames are painted as an image is
-        conditions = self._conditions(prompts, negative, scale, size)
-        first = None
-        if first_frame is None and not from_text:
-            words = self._conditions(prompts, negative, paint_scale, size)
-            painting = {"guidance_scale": paint_scale, "num_inference_steps": sampler.paint_steps or steps}
-            first = self._painted(words, size, generators, painting, progress)
-        elif first_frame is not None:
-            first = self._given(first_frame, len(prompts), size)
-        latents = first
-        if num_frames > 1 and sampler.start == "still":
-            latents = cast(Tensor, first).expand(-1, -1, num_frames, -1, -1)
-        elif num_frames > 1:
+        painting = _for_image(sampler)
+        from_text = first_frame is None and frames > 1 and self._needs_no_first_frame(sampler)
+        if from_text:  # all frames are made as an image is
+            sampler = sampler.changed({"guidance_scale": painting.guidance_scale})
+        predict = self._predict(self.unet, prompts, negative, sampler, size)
+        latents, known = None, KnownFrames.none()
+        if first_frame is not None:
+            latents = self._given(first_frame, len(prompts), size)
+        elif not from_text:
+            latents = self._painted(prompts, negative, size, generators, painting, progress)
+        if latents is not None:
+            noised = sampler.start == "warp" or not self.unet.variant.first_frame
+            known = KnownFrames.first(latents, noised=noised)
+        if latents is None or frames > 1:
             if noise is None:
-                noise = self._noise(len(prompts), num_frames, size, generators)
-            noise = noise.to(self._execution_device, self._latent_dtype if first is None else first.dtype)
-            windows = count_windows(num_frames, sampler.window, sampler.overlap)
-            common: dict[str, Any] = {
-                **conditions,
-                "guidance_scale": scale,
-                "num_inference_steps": steps,
-                "guidance_rescale": sampler.guidance_rescale,
-            }
-            with self.progress_bar(total=steps * windows) as bar:
+                noise = self._noise(len(prompts), frames, size, generators)
+            noise = noise.to(self._execution_device, self._latent_dtype if latents is None else latents.dtype)
+            with self.progress_bar(total=count_steps(sampler, frames)) as bar:
                 after_step = self._after_step(bar, "denoising", progress, callback_on_step_end)
-                if sampler.start == "warp":
-                    latents = denoise_warped(
-                        self.unet,
-                        self.scheduler,
-                        noise,
-                        first,
-                        **common,
-                        strength=sampler.warp_strength,
-                        callback=after_step,
-                    )
-                else:
-                    latents = denoise_in_windows(
-                        self.unet,
-                        self.scheduler,
-                        noise,
-                        first,
-                        **common,
-                        conditioned=self.unet.variant.first_frame,
-                        window=sampler.window,
-                        overlap=sampler.overlap,
-                        shared_noise=sampler.shared_noise,
-                        noise_sharing=sampler.noise_sharing,
-                        adain=sampler.adain,
-                        generator=generators,
-                        callback=after_step,
-                    )
-        frames = latents
+                latents = sample_clips(
+                    predict, self.scheduler, noise, known, sampler, generator=generators, callback=after_step
+                )
+        output: Any = latents
         if output_type != "latent":
-            videos = self._decoded(cast(Tensor, latents), sampler.histogram_matching, progress)
-            frames = _as_type(videos, output_type)
+            output = _as_type(self._decoded(latents, sampler.histogram_matching, progress), output_type)
         self.maybe_free_model_hooks()
-        return LAMPOutput(frames=frames) if return_dict else (frames,)
+        return LAMPOutput(frames=output) if return_dict else (output,)
 
     @torch.no_grad()
     def paint(
@@ -462,40 +391,51 @@ class LAMPPipeline(DiffusionPipeline):
             UserError: the image model's weights are not known (the UNet came from an official checkpoint).
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        size = self._size(height, width)
+        size = self._size(self.sampler, height, width)
         generators = _generators(generator, seed, len(prompts))
-        words = self._conditions(prompts, negative_prompt, guidance_scale, size)
-        steps: dict[str, Any] = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
-        painted = self._decoded(self._painted(words, size, generators, steps), False)
+        settings = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        sampler = _for_image(Sampler().changed(settings))
+        latents = self._painted(prompts, negative_prompt, size, generators, sampler)
+        painted = self._decoded(latents, False)
         self.maybe_free_model_hooks()
         return [images[0] for images in _as_type(painted, "pil")]
 
     def _painted(
         self,
-        words: dict[str, Any],
+        prompts: list[str],
+        negative: str | list[str] | None,
         size: tuple[int, int],
         generators: Generators,
-        steps: dict[str, Any],
+        sampler: Sampler,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Latents `b c 1 h w` of images that the image model paints."""
-        rows = len(words["text_embeddings"])
-        clips = rows if steps["guidance_scale"] == 1 else rows // 2
-        noise = self._noise(clips, 1, size, generators)
+        """Latents `b c 1 h w` of images that the image model makes."""
         with (
             self.unet.image_model() as image_model,
-            self.progress_bar(total=steps["num_inference_steps"]) as bar,
+            self.progress_bar(total=sampler.num_inference_steps) as bar,
         ):
-            return denoise(
-                image_model,
+            return denoise_clips(
+                self._predict(image_model, prompts, negative, sampler, size),
                 self.scheduler,
-                noise,
-                None,
-                **words,
+                self._noise(len(prompts), 1, size, generators),
+                KnownFrames.none(),
+                sampler,
                 generator=generators,
                 callback=self._after_step(bar, "painting", progress, None),
-                **steps,
             )
+
+    def _predict(
+        self,
+        model: Any,
+        prompts: list[str],
+        negative: str | list[str] | None,
+        sampler: Sampler,
+        size: tuple[int, int],
+    ) -> Predict:
+        """A model under the conditions of these prompts and the sampler's guidance."""
+        scale = sampler.guidance_scale
+        conditions = self._conditions(prompts, negative, scale, size)
+        return with_guidance(model, **conditions, scale=scale, rescale=sampler.guidance_rescale)
 
     def _given(self, first_frame: FirstFrame, clips: int, size: tuple[int, int]) -> Tensor:
         """Latents `b c 1 h w` of given images."""
@@ -573,10 +513,10 @@ class LAMPPipeline(DiffusionPipeline):
         rows, columns = own if isinstance(own, (list, tuple)) else (own, own)
         return rows * factor, columns * factor
 
-    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
+    def _size(self, sampler: Sampler, height: int | None, width: int | None) -> tuple[int, int]:
         """Height and width in pixels."""
         factor = self.base.vae_scale_factor
-        default = self.default_size
+        default = sampler.size or self.default_size
         size = height or default[0], width or default[1]
         if any(side < factor or side % factor for side in size):
             raise UserError(f"height and width must be multiples of {factor}, not {size[0]} and {size[1]}.")
@@ -649,28 +589,23 @@ class LAMPPipeline(DiffusionPipeline):
         return report
 
 
-_SETTINGS = tuple(Sampler().settings())
+def _changed(sampler: Sampler, settings: Mapping[str, Any]) -> Sampler:
+    """The sampler with other settings, all of which it must know."""
+    known = sampler.settings()
+    if unknown := sorted(settings.keys() - known.keys()):
+        raise TypeError(f"The pipeline takes no {', '.join(unknown)}; its settings are {', '.join(known)}.")
+    return sampler.changed(settings)
 
 
-def _check(sampler: Sampler, num_frames: int) -> None:
-    for name, value, least in (
-        ("num_frames", num_frames, 1),
-        ("num_inference_steps", sampler.num_inference_steps, 1),
-        ("guidance_scale", sampler.guidance_scale, 0),
-        ("overlap", sampler.overlap, 1),
-        ("warp_strength", sampler.warp_strength, 0),
-    ):
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, not {value}.")
-    if sampler.start not in get_args(Start):
-        raise UserError(f"start={sampler.start!r} is unknown: use one of {', '.join(get_args(Start))}.")
-    if sampler.start == "warp" and sampler.num_inference_steps < 3:
-        raise UserError(f"start=warp needs at least 3 steps, not {sampler.num_inference_steps}.")
-    if num_frames > sampler.window and sampler.window < sampler.overlap + 2:
-        raise UserError(
-            f"window={sampler.window} has no room for the first frame, overlap={sampler.overlap} known ones "
-            "and a new one: take a larger window or a smaller overlap."
-        )
+def _for_image(sampler: Sampler) -> Sampler:
+    """The sampler for first frames: an image by itself, with the settings for painting."""
+    return sampler.changed(
+        {
+            "guidance_scale": sampler.paint_guidance_scale,
+            "num_inference_steps": sampler.paint_steps,
+            "guidance_rescale": 0.0,
+        }
+    )
 
 
 def _check_hook(inputs: list[str] | None) -> None:
