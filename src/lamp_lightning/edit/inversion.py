@@ -64,7 +64,7 @@ def from_noise(
 ) -> np.ndarray:
     """From the end of such a way to a video that begins with the first frame, uint8 `(f, h, w, 3)`.
 
-    For a share `follow` of the steps it attends as the video that was inverted, see `sampling.following`.
+    For a share `follow` of the steps it attends as the video that was inverted, see `diffusion.follow`.
     """
     conditions = pipeline._conditions([source_prompt], None, 1, _pixels(pipeline, way))
     with following(pipeline.unet, Way(way, **conditions), follow):
@@ -131,9 +131,9 @@ def paint_over(
     Args:
         frame: uint8 `(h, w, 3)`.
         source_prompt: what it shows, to begin with its own noise by inversion; None: with drawn noise.
-        strength: see `sampling.repaint`.
+        strength: see `diffusion.repaint`.
         follow: the share of the steps for which it attends as the frame that was inverted, so that what it
-            shows stays in its place, see `sampling.following`; drawn noise has nothing to follow.
+            shows stays in its place, see `diffusion.follow`; drawn noise has nothing to follow.
 
     Returns:
         `3 h w` in 0..1.

@@ -58,7 +58,7 @@ def generate_batch(
 
     The same seed gives the same video; in a batch it differs by what other shapes of matrices are rounded
     to. Without ``first_frames`` the ``painter`` paints them, or without that the image model below the
-    motion. ``noise`` ``(b, c, f, h, w)`` instead of drawn noise is what ``sampling.invert`` gives.
+    motion. ``noise`` ``(b, c, f, h, w)`` instead of drawn noise is what `diffusion.invert` gives.
     ``colours`` are pictures ``(h, w, 3)`` whose histograms the videos take. Without them the sampler's
     histogram matching takes the decoded first frame's, by ``match_colours`` as well: the authors' own
     matching, which the pipeline does when it is called alone, would make several tones of what a batch rounds

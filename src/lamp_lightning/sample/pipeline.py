@@ -25,6 +25,7 @@ from lamp_lightning.diffusion.guidance import Predict
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.diffusion.sampling import check_sampler, count_steps, sample_clips
 from lamp_lightning.models.adapter import header_of, inverted_clip
+from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.conditions import added_conditions, size_conditions
 from lamp_lightning.models.base.folder import pipeline_class
 from lamp_lightning.models.base.load import load_base_model
@@ -81,7 +82,7 @@ class LAMPPipeline(DiffusionPipeline):
         vae: Any,
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
-        unet: MotionUNet,
+        unet: VideoBackbone,
         scheduler: DDIMScheduler,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
@@ -140,12 +141,12 @@ class LAMPPipeline(DiffusionPipeline):
         return cls.from_base(base, MotionUNet.from_unet(base.unet, norm or "joint"))
 
     @classmethod
-    def from_base(cls, base: BaseModel, unet: MotionUNet | None = None) -> LAMPPipeline:
+    def from_base(cls, base: BaseModel, unet: VideoBackbone | None = None) -> LAMPPipeline:
         """A pipeline of a base model's parts.
 
         Args:
             base: from `load_base_model`.
-            unet: a MotionUNet of that base; when None, `base.unet` is inflated in place (if it is not yet).
+            unet: a video backbone of that base; None: `base.unet`, inflated in place (if it is not yet).
         """
         if unet is None:
             unet = base.unet if isinstance(base.unet, MotionUNet) else MotionUNet.from_unet(base.unet)
