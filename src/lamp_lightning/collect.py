@@ -9,10 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.runtime.config import check_config, run_command
+from lamp_lightning.runtime.command import run_command
+from lamp_lightning.runtime.commands import Collect
 from lamp_lightning.runtime.console import quiet, short
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.locks import only_writer
+from lamp_lightning.runtime.schema import check_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def collect(cfg: DictConfig) -> None:
     """Gather the finished runs, write the report and say what was left out."""
-    check_config(cfg)
+    check_settings(Collect, cfg)
     from lamp_lightning.report import write_report
     from lamp_lightning.report.runs import compare_runs, find_runs
     from lamp_lightning.report.write import report_to

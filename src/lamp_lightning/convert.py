@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from lamp_lightning.runtime.config import check_config, run_command
+from lamp_lightning.runtime.command import run_command
+from lamp_lightning.runtime.commands import Convert
 from lamp_lightning.runtime.console import quiet, quiet_libraries, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.runtime.schema import check_settings
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def convert(cfg: DictConfig) -> None:
     """Convert ``from``, an official checkpoint folder or an adapter, to the other, ``out``."""
-    check_config(cfg, may_be_null=("motion.",))
+    check_settings(Convert, cfg, may_be_null=("motion.",))
     if cfg.size == "auto":
         raise UserError(
             "size=auto takes the shape of a picture, and there is none here: give the size that the motion "

@@ -16,7 +16,9 @@ from lamp_lightning.diffusion.warp import denoise_warped, levels, translated
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import Variant, inflated
 from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
-from lamp_lightning.runtime.config import check_config, composed, conf_dir, options
+from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.config import composed, conf_dir, options
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.train.run import variant_from
 from method_models import image_unet, images_of, motion_unet, output, text, video
 from random_models import KINDS, random_unet
@@ -30,7 +32,7 @@ ABLATIONS = sorted(path.stem for path in (conf_dir() / "experiment" / "ablation"
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_composes_and_differs_from_lamp_in_what_it_says(name):
     full, cfg = (composed("train", [f"experiment=ablation/{each}"]) for each in ("full", name))
-    check_config(cfg)
+    check_settings(Train, cfg)
     changed = {
         f"{group}.{key}"
         for group in ("model", "data", "tuner", "sampler", "motion")
@@ -49,7 +51,7 @@ def test_every_method_composes_with_every_kind_of_model():
     for name in options("method"):
         for model in ("tiny", "sdxl"):
             cfg = composed("train", [f"method={name}", f"model={model}"])
-            check_config(cfg)
+            check_settings(Train, cfg)
             assert cfg.method.name == name
             assert bool(variant_from(cfg).sets) is (cfg.trainer.max_steps > 0)
 

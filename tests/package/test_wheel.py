@@ -38,7 +38,7 @@ def test_wheel_holds_configs_weights_and_licence(unpacked: Path) -> None:
         "report/page.html",
         "report/page.css",
         "report/page.js",
-        "conf/model/shared/any.yaml",
+        "conf/model/shared/stable_diffusion.yaml",
         "conf/model/tiny.yaml",
         "conf/experiment/paper.yaml",
         "toyworld/weights/tiny/model_index.json",

@@ -112,7 +112,7 @@ def test_a_full_disk_is_found_behind_the_errors_of_pytorch():
 
 
 def test_a_command_names_a_full_disk_whatever_met_it(capsys):
-    from lamp_lightning.runtime.config import run_plainly
+    from lamp_lightning.runtime.command import run_plainly
 
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "videos/a.mp4")

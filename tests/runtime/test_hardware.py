@@ -13,10 +13,12 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _Accelera
 
 from lamp_lightning.runtime import hardware as machine
 from lamp_lightning.runtime import precision as precisions
-from lamp_lightning.runtime.config import check_config, composed, options
+from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.config import composed, options
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import KINDS, Hardware, hardware, measure_products
 from lamp_lightning.runtime.precision import check_precision
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.train import __main__ as train
 
 SUITS = {  # precision, and the frozen weights of a large model
@@ -44,7 +46,7 @@ def test_all_models_are_known_here():
 @pytest.mark.parametrize("model", MODELS)
 def test_defaults_of_a_model_go_together(kind, model):
     cfg = composed("train", [f"model={model}"])
-    check_config(cfg)
+    check_settings(Train, cfg)
     check_precision(cfg.trainer.precision, cfg.model.dtype, cfg.trainer.accelerator)
     precision, dtype = SUITS[kind]
     assert cfg.trainer.precision == precision

@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 
 from lamp_lightning.data.cache import Cache
 from lamp_lightning.runtime import sweeps
-from lamp_lightning.runtime.config import composed, run_plainly
+from lamp_lightning.runtime.command import run_plainly
+from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import Busy, hold, in_folder
 from lamp_lightning.runtime.runs import RunFolder

@@ -12,11 +12,13 @@ from omegaconf import OmegaConf
 
 from conftest import full_config
 from lamp_lightning.edit import __main__ as edit
+from lamp_lightning.runtime.commands import Train
 from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import literal, read_yaml
-from lamp_lightning.runtime.run_config import NEEDED, TARGETS, read_config
+from lamp_lightning.runtime.run_config import TARGETS, read_config
 from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.runtime.schema import fields_of
 from lamp_lightning.runtime.sweeps import changed_settings, words_of
 from lamp_lightning.sample import __main__ as sample
 from lamp_lightning.train import __main__ as train
@@ -144,6 +146,9 @@ def test_what_cannot_be_used_is_named_with_the_file_and_what_may_stand_there(run
             assert each in message
 
 
+NEEDED = [name for name, field in fields_of(Train) if field.is_required()]
+
+
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_setting_that_is_missing_is_named(run, name):
     values = OmegaConf.to_container(full_config())
@@ -152,6 +157,14 @@ def test_a_setting_that_is_missing_is_named(run, name):
     run.config_file.write_text(yaml.safe_dump(values))
     with pytest.raises(UserError, match=f"it lacks '{name}'"):
         read_config(run.config_file)
+
+
+def test_a_setting_that_came_later_has_its_default(run):
+    values = OmegaConf.to_container(full_config())
+    del values["sampler"]["window"], values["model"]["layers"], values["samples"]
+    run.config_file.write_text(yaml.safe_dump(values))
+    opened = RunFolder.open(run.path)[1]
+    assert (opened.sampler.window, opened.model.layers.gate, opened.samples.final) == (128, True, 4)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from lamp_lightning import UserError
 from lamp_lightning.diffusion.sampler import Sampler
-from lamp_lightning.runtime.config import composed, shell_overrides
+from lamp_lightning.runtime.command import shell_overrides
+from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.files import file_sha256
 from lamp_lightning.sample.__main__ import main
 from lamp_lightning.sample.jobs import Job

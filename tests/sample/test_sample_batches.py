@@ -20,7 +20,8 @@ from rich.console import Console
 
 from lamp_lightning import LAMPPipeline
 from lamp_lightning.data.video import read_video
-from lamp_lightning.runtime.config import composed, readable
+from lamp_lightning.runtime.command import readable
+from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.sample import batch, gallery
 from lamp_lightning.sample import run as painting

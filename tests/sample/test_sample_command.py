@@ -225,8 +225,11 @@ def test_any_prompt_is_painted_and_named(run, tmp_path, capsys, prompt):
         (["sampler.num_inference_steps=0"], "sampler.num_inference_steps must be"),
         (["sampler=fast", "sampler.num_inference_steps=0"], "sampler.num_inference_steps must be"),
         (["sampler.paint_steps=0"], "sampler.paint_steps must be a whole number from 1"),
-        (["sampler.guidance_scale=-1"], "sampler.guidance_scale must be a number of at least 0"),
-        (["sampler.paint_guidance_scale=-1"], "sampler.paint_guidance_scale must be a number of at least 0"),
+        (["sampler.guidance_scale=-1"], "sampler.guidance_scale must be a number from 0 to 1,000"),
+        (
+            ["sampler.paint_guidance_scale=-1"],
+            "sampler.paint_guidance_scale must be a number from 0 to 1,000",
+        ),
         (["again=text.png"], "text.png cannot be read as the record of a video"),
         (["again=other.json"], "other.json is no record of a video"),
         (["size=[0,32]"], "both from 8 to 16,384"),

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from conftest import write_clips
 from lamp_lightning.data.video import write_mp4
-from lamp_lightning.runtime.config import readable
+from lamp_lightning.runtime.command import readable
 from lamp_lightning.train.__main__ import main
 
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "real_clips"

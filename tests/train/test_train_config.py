@@ -8,8 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lamp_lightning.runtime.config import check_config, conf_dir, folder_name, options, shell_overrides
+from lamp_lightning.runtime.command import shell_overrides
+from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.config import conf_dir, folder_name, options
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.sample.__main__ import main as sample_main
 from lamp_lightning.train.__main__ import main
 
@@ -20,7 +23,7 @@ def composed(*overrides: str, name: str = "train"):
 
 
 def motion(name: str):
-    return OmegaConf.load(conf_dir() / "motion" / f"{name}.yaml")
+    return composed(f"motion={name}").motion
 
 
 GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "experiment")
@@ -33,7 +36,7 @@ def test_every_config_composes_and_passes_its_checks(number):
     chosen = [f"{group}={options(group)[number % len(options(group))]}" for group in GROUPS]
     name = ["motion.name=mine"] if "motion=custom" in chosen else []
     cfg = composed(*chosen, *name)
-    check_config(cfg)
+    check_settings(Train, cfg)
     OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -101,16 +104,16 @@ def defaults():
         ("threads", 0, "a whole number from 1 to 1,024 or null, but is 0"),
         ("seed", None, "a whole number from 0 to 9,223,372,036,854,775,807, but is null"),
         ("seed", True, "a whole number from 0 to 9,223,372,036,854,775,807, but is True"),
-        ("motion.prompts", "lake", "a list of prompts"),
+        ("motion.prompts", "lake", "a list of texts"),
         ("motion.name", " ", "a text, but is ' '"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_it_may_be(defaults, key, value, meaning):
     cfg = defaults.copy()
-    check_config(cfg)
+    check_settings(Train, cfg)
     OmegaConf.update(cfg, key, value)
     with pytest.raises(UserError) as error:
-        check_config(cfg)
+        check_settings(Train, cfg)
     assert str(error.value).startswith(f"{key} must be {meaning}")
     assert f"{key}=<value>" in str(error.value)
 

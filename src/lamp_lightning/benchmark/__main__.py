@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from lamp_lightning.runtime.config import check_config, run_command
+from lamp_lightning.runtime.command import run_command
+from lamp_lightning.runtime.commands import Benchmark
 from lamp_lightning.runtime.console import quiet
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.runtime.stopping import Stopped
 
 
@@ -20,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def benchmark(cfg: DictConfig) -> None:
     """Go through the suite, from where an earlier call stopped."""
-    check_config(cfg)
+    check_settings(Benchmark, cfg)
     from lamp_lightning.benchmark.suite import (
         run_suite,  # torch and all: seconds, so not before this is right
     )

@@ -34,11 +34,13 @@ from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.adapter import read_metadata
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.families import inflated
-from lamp_lightning.runtime.config import check_config, composed, options
+from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.config import composed, options
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.runtime.precision import sampling_dtype
 from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.sample.generate import evaluation, generate_batch, mixed_precision, spare_memory
 from lamp_lightning.sample.motions import find_adapter, load
 from lamp_lightning.sample.pipeline import LAMPPipeline
@@ -145,7 +147,7 @@ def training_free(name: str, overrides: Sequence[str] = (), device: str = "auto"
     if name not in options("method"):
         raise UserError(f"There is no method {name!r}; there are {', '.join(options('method'))}.")
     cfg = composed("train", [f"method={name}", *overrides])
-    check_config(cfg)
+    check_settings(Train, cfg)
     if cfg.trainer.max_steps:
         raise UserError(
             f"The method {name} is tuned: make a run with python -m lamp_lightning.train method={name}, and "

@@ -28,11 +28,13 @@ from lamp_lightning.report import Claim, Comparison, Entry, Result, write_report
 from lamp_lightning.report.comparison import TRUTH
 from lamp_lightning.report.write import report_to
 from lamp_lightning.runtime.attached import attached
-from lamp_lightning.runtime.config import check_config, composed, options
+from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.config import composed, options
 from lamp_lightning.runtime.console import quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.runtime.runs import RunFolder, versions
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.runtime.stopping import StopRequest
 from lamp_lightning.runtime.sweeps import changed_settings
 from lamp_lightning.train.__main__ import PATHS, settle_paths
@@ -154,7 +156,7 @@ def find_methods(cfg: DictConfig) -> list[Contender]:
         if method.of is not None and method.of not in wanted:
             raise UserError(f"{method.name} is {method.of} sampled in another way: ask for {method.of}, too.")
         for motion in cfg.motions:  # a typo is said now
-            check_config(_composed([*method.words, *cfg.words, f"motion={motion}"]))
+            check_settings(Train, _composed([*method.words, *cfg.words, f"motion={motion}"]))
     return methods
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.runtime.config import FREE_TEXT, check_config, run_command, run_plainly
+from lamp_lightning.runtime.command import FREE_TEXT, run_command, run_plainly
+from lamp_lightning.runtime.commands import Edit
 from lamp_lightning.runtime.console import quiet
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.run_config import OF_EDIT, check_targets
+from lamp_lightning.runtime.run_config import check_targets
 from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.train.__main__ import check_places, new_run, settle_paths, with_values
 
 
@@ -56,8 +58,6 @@ def edit_again(folder: str, words: Sequence[str]) -> int:
             )
         check_targets(cfg, file=run.config_file, given=words)
         check_places(cfg, run, words)
-        if missing := [key for key in OF_EDIT if key not in cfg and key != "run"]:
-            raise UserError(f"{run.config_file} lacks the setting {missing[0]!r}: begin a new edit.")
         cfg = changed(cfg, words)
         check(cfg)
         settle(cfg)
@@ -87,7 +87,7 @@ def changed(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
 
 def check(cfg: DictConfig) -> None:
     """UserError for a value that cannot be used."""
-    check_config(cfg)
+    check_settings(Edit, cfg)
     for key in ("prompt", "first_frame"):
         if OmegaConf.is_list(cfg[key]) or (key == "prompt" and cfg[key] is None):
             raise UserError(f"{key} must be one text, but is {cfg[key]}: edit with several in turn, by run=.")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.runtime.config import check_config, run_command
+from lamp_lightning.runtime.command import run_command
+from lamp_lightning.runtime.commands import Evaluate
 from lamp_lightning.runtime.console import quiet
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.schema import check_settings
 
 LEFT_OUT = 3  # the exit status where something could not be measured and the rest was
 
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(cfg: DictConfig) -> None:
     """Measure what the config names. Raises SystemExit(3) where something was left out."""
-    check_config(cfg, may_be_null=("runs",))
+    check_settings(Evaluate, cfg, may_be_null=("runs",))
     asked = [key for key in ("run", "runs", "folder") if cfg[key] is not None]
     if len(asked) != 1:
         found = "none of them" if not asked else " and ".join(f"{key}=" for key in asked)

@@ -1,44 +1,26 @@
-"""Configuration: where it is, what values it may hold, and commands that compose it and end in clear words.
+"""Configs: where they are, the settings that they begin with, and how one is composed.
 
-The config groups live in ``conf/`` of a checkout and in ``lamp_lightning/conf`` of an installed wheel.
+The config groups live in `conf/` of a checkout and in `lamp_lightning/conf` of an installed wheel. What a
+config does not say is declared in `runtime.settings`.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from lamp_lightning.runtime import hardware
-from lamp_lightning.runtime.errors import UserError, is_out_of_memory
-from lamp_lightning.runtime.files import is_full, no_space
-from lamp_lightning.runtime.locks import release_kept
-from lamp_lightning.runtime.names import is_unicode
-from lamp_lightning.runtime.reading import literal
-from lamp_lightning.runtime.settings import GROUPS, RULES
-from lamp_lightning.runtime.stopping import Stopped, StopRequest, is_interrupt, say_stopped
-
-# Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
-FREE_TEXT = {
-    "from", "prompt", "negative_prompt", "first_frame", "out", "run", "resume", "base", "base_config",
-    "motion.name", "motion.prompt", "video", "source_prompt", "painter", "painter_config", "prompts", "again",
-    "runs", "title", "folder", "truth", "first_frames", "reference", "clip", "fid", "fvd",
-    "data.folder", "data.root", "data.cache_dir", "data.captions",
-    "model.path", "model.config", "model.painter", "model.painter_config", "model.clip",
-    "sampler.negative_prompt", "hydra.run.dir", "hydra.sweep.dir",
-}  # fmt: skip
-_LISTS = {"runs", "prompt", "first_frame", "run"}  # of these, what stands in brackets is a list
-_QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$""", re.DOTALL)
+from lamp_lightning.runtime.commands import COMMANDS
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.schema import defaults
+from lamp_lightning.runtime.settings import GROUPS, SamplerSettings
 
 
 def conf_dir() -> Path:
@@ -80,229 +62,15 @@ OmegaConf.register_new_resolver("hardware", hardware.resolver, replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 
 
-# -- checking values -----------------------------------------------------------------------------------------
+def _register_settings() -> None:
+    """Make the declared settings configs of Hydra's, for the files in ``conf/`` to begin with."""
+    store = ConfigStore.instance()
+    for name, schema in COMMANDS.items():
+        store.store(group="settings", name=name, node=defaults(schema, without=GROUPS), package="_global_")
+    for name, schema in GROUPS.items():
+        store.store(group=f"{name}/shared", name="any", node=defaults(schema))
+    # Of the sample command: what is null is as the motion was tuned to be sampled.
+    store.store(group="sampler/shared", name="nothing", node=defaults(SamplerSettings, null=True))
 
 
-def check_config(cfg: DictConfig, may_be_null: Sequence[str] = ()) -> None:
-    """Raise UserError naming the first setting whose value cannot be used, and what it may be.
-
-    Settings whose name begins with one of ``may_be_null`` may also have no value.
-    """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise UserError(_no_value(missing[0]))
-    absent = object()
-    for key, (accepts, meaning) in RULES.items():
-        value = OmegaConf.select(cfg, key, default=absent)
-        if value is absent:  # `sample` has fewer settings than `train`
-            continue
-        if value is None and key.startswith(tuple(may_be_null)):
-            continue
-        if not accepts(value):
-            raise UserError(f"{key} must be {meaning}, but is {_shown(value)}. Give it as {key}=<value>.")
-
-
-def _no_value(key: str) -> str:
-    return f"The setting {key} has no value. Give it as {key}=<value>."
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else repr(value)
-
-
-# -- commands ------------------------------------------------------------------------------------------------
-
-
-def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Sequence[str]) -> int:
-    """Compose ``config_name`` with the overrides in ``argv``, run ``task`` on it, return the exit status.
-
-    What a user can mend ends in one message on stderr and status 1; Ctrl-C or SIGTERM in 130 or 143. In a
-    sweep (``-m``) a job that cannot run is reported and the others go on.
-    """
-    failed = []
-    here = os.getpid()
-
-    def job(cfg: DictConfig) -> None:
-        status = run_plainly(lambda: task(cfg))
-        if status > 128:  # stopped by a signal: the sweep ends here
-            raise SystemExit(status)
-        if status and os.getpid() != here:  # a launcher's worker: an exception finds its way back
-            raise _JobFailed(status)
-        if status:
-            failed.append(status)
-
-    job.__module__, job.__qualname__ = task.__module__, task.__qualname__
-    old_argv, sys.argv = sys.argv, [sys.argv[0], *shell_overrides(argv)]
-    hydra_full = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the words for the user are ours
-    StopRequest.interrupted = False
-    try:
-        check_unicode(argv)
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
-    except SystemExit as leave:
-        return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
-    except Stopped as stop:
-        return stop.status
-    except KeyboardInterrupt:
-        say_stopped()
-        return 130
-    except _JobFailed as failure:
-        return failure.status
-    except (HydraException, OmegaConfBaseException, OSError, UserError) as error:
-        if is_interrupt(error):
-            say_stopped()
-            return 130
-        message = readable(error)
-        if message is None or _full_errors():
-            raise
-        print(f"Error: {message}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if is_interrupt(error):
-            say_stopped()
-            return 130
-        raise
-    finally:
-        release_kept()
-        sys.argv = old_argv
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if hydra_full is not None:
-            os.environ["HYDRA_FULL_ERROR"] = hydra_full
-    return 1 if failed else 0
-
-
-def check_unicode(argv: Sequence[str]) -> None:
-    """UserError where a word, or the folder that we are in, has bytes that are no UTF-8.
-
-    Configs, records and adapters hold texts and paths, and could not be written.
-    """
-    for text in (*argv, os.getcwd()):
-        if not is_unicode(text):
-            raise UserError(f"{text!a} is no UTF-8 text. Rename the file or folder, or give another text.")
-
-
-class _JobFailed(Exception):
-    """A sweep's job in another process ended with this status, and said why."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
-
-
-def run_plainly(task: Callable[[], Any]) -> int:
-    """Run ``task`` and return the exit status; what a user can mend becomes one message on stderr.
-
-    ``LAMP_FULL_ERROR=1`` shows the traceback of such errors, too.
-    """
-    StopRequest.interrupted = False
-    try:
-        task()
-    except Stopped as stop:
-        return stop.status
-    except KeyboardInterrupt:
-        say_stopped()
-        return 130
-    except Exception as error:
-        if is_interrupt(error):
-            say_stopped()
-            return 130
-        message = readable(error)
-        if message is None or _full_errors():
-            raise
-        print(f"Error: {message}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _full_errors() -> bool:
-    return os.environ.get("LAMP_FULL_ERROR", "0") not in ("", "0")
-
-
-def shell_overrides(argv: Sequence[str]) -> list[str]:
-    """Overrides as people type them, in Hydra's grammar.
-
-    The shell has eaten the quotes of ``prompt="a dog, running"``: texts and paths are quoted again, except in
-    sweeps, where commas separate values. A motion that has no config but comes with ``data.folder=`` is the
-    config ``custom`` under that name.
-    """
-    argv = list(argv)
-    sweep = any(word in ("-m", "--multirun") for word in argv)
-    if not sweep:
-        argv = [_quoted(word) for word in argv]
-    given = {key: (i, value) for i, word in enumerate(argv) for key, eq, value in [word.partition("=")] if eq}
-    if "motion" in given and "data.folder" in given and "motion.name" not in given:
-        i, name = given["motion"]
-        if re.fullmatch(r"[\w.-]+", name) and name not in options("motion"):
-            argv[i : i + 1] = ["motion=custom", f"motion.name={name}"]
-    return argv
-
-
-def _quoted(word: str) -> str:
-    key, eq, value = word.partition("=")
-    if not eq or key.lstrip("+") not in FREE_TEXT or _QUOTED.match(value):
-        return word
-    if key in _LISTS and value.startswith("[") and value.endswith("]"):
-        return word
-    # In Hydra a backslash counts only before a quote: runs of them before one, and at the end, double.
-    escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
-    escaped = literal(re.sub(r"(\\+)$", lambda m: m[1] * 2, escaped))
-    return f"{key}='{escaped}'"
-
-
-def readable(error: BaseException) -> str | None:
-    """One message for the person at the keyboard, or None where the error is a fault of ours."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _config_message(error)
-    if is_full(error):
-        name = getattr(error, "filename", None)
-        return str(no_space("A file" if name is None else os.fsdecode(name)))
-    if isinstance(error, OSError) and error.filename is not None:
-        return (
-            f"Cannot use {os.fsdecode(error.filename)}: {error.strerror}. Check the path and what may "
-            "be written there; hydra.run.dir=<folder> puts a run elsewhere."
-        )
-    if is_out_of_memory(error):
-        return (
-            f"The device ran out of memory ({(str(error).splitlines() or ['no more to be had'])[0]}). Try "
-            "data.batch_size=1, model.gradient_checkpointing=true, trainer.precision=bf16-mixed or a smaller "
-            "data.size."
-        )
-    if isinstance(error, UnicodeEncodeError):
-        found = error.object[max(0, error.start - 60) : error.end + 20]
-        return f"{found!a} cannot be written as {error.encoding}. Rename what has such a name."
-    return None
-
-
-def _config_message(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__
-    if cause is not None:
-        return str(cause)
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override!r} cannot be read as <setting>=<value>: {str(error).splitlines()[0]}. Text "
-            "that holds = , quotes or brackets stands in quotes of its own, inside the shell's: "
-            "'prompt=\"rain, at night\"', 'words=[\"model=sd15\"]'."
-        )
-    missing = re.search(r"Missing mandatory value: ([\w.]+)", str(error))
-    if missing:
-        return _no_value(missing[1])
-    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    if error.__cause__ is not None and str(error.__cause__) not in str(error):
-        text += " " + " ".join(str(error.__cause__).split())
-    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", str(error))
-    if unknown:
-        key = (unknown[1] or unknown[2]).lstrip("+~")
-        top = key.split(".")[0].split("@")[0].split("/")[0]
-        near = difflib.get_close_matches(top, GROUPS, n=1, cutoff=0.6)
-        hint = f" Did you mean {near[0]}{key[len(top) :]}?" if near and near[0] != top else ""
-        known = (
-            f" There are the groups {', '.join(GROUPS)}; --help shows every setting."
-            if "." not in key
-            else ""
-        )
-        return f"There is no setting {key!r}.{hint}{known or ' --help shows every setting.'}"
-    return text
+_register_settings()

@@ -1,287 +1,320 @@
-"""What each setting may be: one table of types and ranges, for command lines and for the files of runs."""
+"""Every setting, once: its type, default, range and the sentence that explains it.
+
+A class is a group of settings; `runtime.commands` puts together those of each command. Configs, `--help`, the
+checks of command lines and of files, `Sampler`, adapter headers and records are made from these declarations
+(`runtime.schema`).
+"""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from omegaconf import OmegaConf
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from lamp_lightning.runtime.precision import PRECISIONS
+from lamp_lightning.runtime.schema import (
+    MANY,
+    AnyText,
+    Means,
+    Options,
+    Settings,
+    Text,
+    Texts,
+    setting,
+)
 
-GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "experiment")  # in conf/
-Rule = tuple[Callable[[Any], bool], str]  # whether it accepts a value, and what that may be, in words
+LARGEST_SEED = 2**63 - 1
+MOST_FRAMES = 10_000  # of one video: twenty minutes at 8 frames per second
+LONGEST_SIDE = 16_384  # pixels
+
+# -- types ---------------------------------------------------------------------------------------------------
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Count = Annotated[int, Field(ge=1, le=MANY)]
+Steps = Annotated[int, Field(ge=1, le=1000)]  # as many as the models have noise levels
+Guidance = Annotated[float, Field(ge=0, le=1000)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
+Side = Annotated[int, Field(ge=8, le=LONGEST_SIDE)]
+Size = Annotated[
+    tuple[Side, Side],
+    Field(strict=False),  # JSON and YAML know lists, not tuples
+    Means(f"[height,width] in pixels, both from 8 to {LONGEST_SIDE:,}, like [64,64]"),
+]
+SizeOrAuto = Annotated[
+    Literal["auto"] | Size,
+    Means(f"auto, or [height,width] in pixels, both from 8 to {LONGEST_SIDE:,}, like [64,64]"),
+]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+Norm = Literal["joint", "per_frame"]
+Fit = Literal["crop", "pad"]
+Format = Literal["mp4", "gif", "webp", "png"]
+Kind = Literal["lamp", "animatediff"]
+SelfAttention = Literal["first_frame", "own", "first_and_former"]
+NoiseSharing = Literal["authors", "variance_preserving"]
+Start = Literal["noise", "inversion", "warp", "still"]
+Target = Annotated[
+    str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"), Means("the full name of a class or function")
+]
+_Limits = Field(ge=-(10**6), le=10**6)  # some options are lengths of lists that are made at once
+_Word = Annotated[str, Field(max_length=200)]
+_Option = bool | Annotated[int, _Limits] | Annotated[float, _Limits] | _Word | None
+SchedulerOptions = Annotated[
+    Mapping[_Word, _Option | Annotated[list[_Option], Field(max_length=10_000)]],
+    Field(max_length=50),
+    BeforeValidator(lambda value: {} if value is None else value),
+    Means("options like {timestep_spacing: trailing}, or null"),
+]
+Prompts = Annotated[Text | None, Means("a text")]
 
 
-# -- kinds of values -----------------------------------------------------------------------------------------
+def _devices(value: Any) -> Any:
+    numbers = value if isinstance(value, list) and value else [value]
+    if value not in ("auto", -1) and not all(type(n) is int and 0 <= n <= 1024 for n in numbers):
+        raise ValueError("it is no number of devices")
+    return value
 
 
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) or OmegaConf.is_list(value)
+Devices = Annotated[
+    Any, AfterValidator(_devices), Means("auto, a number of devices, or a list of their numbers, like [0,1]")
+]
+
+# -- groups --------------------------------------------------------------------------------------------------
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict) or OmegaConf.is_dict(value)
+class MotionSettings(Settings):
+    """The motion that is tuned."""
+
+    name: Text = setting(..., "Name of the motion")
+    folder: Text | None = setting(None, "Folder of its clips below data.root", config="${motion.name}")
+    prompt: Text | None = setting(
+        None, "Prompt of its clips; null: the name with spaces, or captions beside the clips"
+    )
+    flip: bool = setting(True, "Whether a mirrored clip shows the same motion")
+    prompts: Texts | None = setting(
+        None, "Prompts of the samples; null: held-out scenes of the toy world, else held_out"
+    )
+    held_out: Texts | None = setting([], "Prompts of the samples for models other than tiny")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+class LayerSettings(Settings):
+    """What of LAMP's motion layers a model has (paper, section 3.3)."""
+
+    kind: Kind = setting("lamp", "LAMP's motion layers, or AnimateDiff's motion modules in their place")
+    gate: bool = setting(True, "A gate weighs the temporal convolution; false adds it as it is")
+    temporal_conv: bool = setting(True, "Each 2D convolution is followed by a temporal convolution")
+    causal: bool = setting(
+        True, "It looks at past frames only; false: at the frame before and the frame after"
+    )
+    self_attention: SelfAttention = setting(
+        "first_frame",
+        "Which frames give keys and values; own: as in the image model, first_and_former: as in Tune-A-Video",
+    )
+    temporal_attention: bool = setting(True, "A self-attention over time follows each transformer block")
 
 
-def _whole(minimum: int, maximum: int | None = None, *, null: bool = False) -> Rule:
-    most = MANY if maximum is None else maximum
+class ModelSettings(Settings):
+    """The text-to-image model and what it becomes."""
 
-    def accepts(value: Any) -> bool:
-        if value is None:
-            return null
-        return isinstance(value, int) and not isinstance(value, bool) and minimum <= value <= most
-
-    meaning = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum:,}"
-    return accepts, f"a whole number {meaning}" + (" or null" if null else "")
-
-
-def _number(low: float, high: float = math.inf, *, above: bool = False) -> Rule:
-    def accepts(value: Any) -> bool:
-        return _is_number(value) and (value > low if above else value >= low) and value <= high
-
-    if high < math.inf:
-        return accepts, f"a number from {low:g} to {high:g}"
-    return accepts, f"a number {'above' if above else 'of at least'} {low:g}"
-
-
-def _number_or_null(low: float) -> Rule:
-    accepts, meaning = _number(low)
-    return (lambda value: value is None or accepts(value)), f"{meaning} or null"
-
-
-def _switch(*, null: bool = False) -> Rule:
-    def accepts(value: Any) -> bool:
-        return isinstance(value, bool) or (null and value is None)
-
-    return accepts, "true or false" + (" or null" if null else "")
-
-
-def _one_of(*names: Any) -> Rule:
-    return (lambda value: value in names), "one of " + ", ".join(
-        "null" if name is None else str(name) for name in names
+    name: Text = setting(..., "Name of this config")
+    path: Text = setting(..., "A diffusers folder, a hub id, a single-file checkpoint, or tiny")
+    config: Text | None = setting(
+        None, "Diffusers folder or hub id with the configuration of a single file; null: the hub's"
+    )
+    variant: Text | None = setting(None, "Variant of the weight files, like fp16; null: the plain ones")
+    painter: Text | None = setting(
+        None, "Another text-to-image model that makes the first frames; null: this one, untuned"
+    )
+    painter_config: Text | None = setting(None, "The same as config, for the painter")
+    painter_variant: Text | None = setting(None, "The same as variant, for the painter")
+    clip: Text | None = setting(None, "The CLIP model that measures prompts and frames; null: none")
+    norm: Norm = setting("joint", "Group norms over all frames of a clip (the authors' way) or of each frame")
+    dtype: Dtype = setting("float32", "Precision of the frozen weights; the tuned ones are always float32")
+    layers: LayerSettings = LayerSettings()
+    gradient_checkpointing: bool = setting(False, "Less memory and more time in training")
+    attention_slicing: bool = setting(
+        False, "Attention a few heads at a time: less memory where the device has no fused attention"
+    )
+    vae_slicing: bool = setting(False, "Decode frame by frame: less memory")
+    vae_tiling: bool = setting(False, "Encode and decode large frames in tiles: less memory")
+    recipe: Options | None = setting(
+        {}, "What suits the model; the other groups take their defaults from here"
     )
 
 
-def _text(*, null: bool = True) -> Rule:
-    def accepts(value: Any) -> bool:
-        return (value is None and null) or (isinstance(value, str | int | float) and bool(str(value).strip()))
+class DataSettings(Settings):
+    """The motion set: a folder of 8-16 clips (mp4, mov, avi, mkv, webm, gif)."""
 
-    return accepts, "a text" + (" or null" if null else "")
-
-
-def _is_size(value: Any) -> bool:
-    return _is_list(value) and len(value) == 2 and all(_whole(8, LARGEST_SIDE)[0](v) for v in value)
-
-
-def _is_texts(value: Any) -> bool:
-    return value is None or (_is_list(value) and all(isinstance(v, str) and v.strip() for v in value))
-
-
-def _is_mapping(value: Any) -> bool:
-    return value is None or _is_dict(value)
-
-
-def _several(accepts: Callable[[Any], bool], what: str) -> Rule:
-    """One of them or a list of at least one."""
-
-    def all_accepted(value: Any) -> bool:
-        return (len(value) > 0 and all(map(accepts, value))) if _is_list(value) else accepts(value)
-
-    return all_accepted, what
-
-
-def _any_text(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float)
+    target: Target = Field(alias="_target_", description="The data module")
+    root: Text | None = setting("data", "The folder below which motions have their folders")
+    folder: Text | None = setting(None, "The folder of the clips", config="${data.root}/${motion.folder}")
+    num_frames: Annotated[int, Field(ge=2, le=MOST_FRAMES)] = setting(16, "Frames of a training clip")
+    frame_stride: Annotated[int, Field(ge=1, le=10_000)] = setting(
+        1, "Every so many frames of the video make the clip"
+    )
+    size: Size = setting((64, 64), "Height and width in pixels", config="${model.recipe.size}")
+    flip: bool = setting(True, "Mirror half of the clips at random", config="${motion.flip}")
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = setting(
+        1, "Clips of a step", config="${model.recipe.batch_size}"
+    )
+    cache_dir: Text | None = setting(
+        None, "Folder for decoded clips, latents and text embeddings; null: the user's cache folder"
+    )
+    num_workers: Annotated[int, Field(ge=0, le=256)] = setting(0, "Processes that load clips")
+    captions: Text | None = setting(
+        None, "A caption file; null: captions.txt, captions.json or <clip>.txt beside the clips"
+    )
+    use_captions: bool = setting(True, "false: the prompt of all clips is the motion's name, as in the paper")
+    max_clips: Count | None = setting(None, "Only the first so many clips; null: all")
+    decode_timeout: Annotated[float, Field(gt=0)] = setting(60, "Seconds that decoding a clip may take")
 
 
-def _pattern(pattern: str, meaning: str) -> Rule:
-    return (lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None), meaning
+class TunerSettings(Settings):
+    """How the motion layers are tuned."""
+
+    target: Target = Field("lamp_lightning.MotionTuner", alias="_target_", description="The Lightning module")
+    optimizer: Literal["adamw", "adamw8bit"] = setting(
+        "adamw", "adamw8bit takes a quarter of its memory (pip install lamp-lightning[8bit])"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = setting(
+        3e-5, "Step size of the optimizer", config="${model.recipe.learning_rate}"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = setting(1e-2, "Decoupled weight decay")
+    schedule: Literal["constant", "cosine"] = setting(
+        "constant", "Course of the learning rate", config="${model.recipe.schedule}"
+    )
+    warmup_steps: Annotated[int, Field(ge=0, le=MANY)] = setting(
+        0, "Steps in which the rate rises from zero", config="${model.recipe.warmup_steps}"
+    )
+    first_frame: bool = setting(True, "Frame 0 is given; false: it is noised and learned as the others are")
+    tuned: Texts | None = setting(
+        None,
+        "Parameter sets of conv1d, conv_gate, attn1.to_q, attn_temp, attn2.to_q; null: those of the method",
+    )
 
 
-def is_plain(value: Any) -> bool:
-    """One value: nothing that could hold others."""
-    return value is None or isinstance(value, str | int | float)
+class SamplerSettings(Settings):
+    """How a video is sampled."""
+
+    scheduler: Annotated[Text, Field(max_length=200)] = setting(
+        "DDIMScheduler", "Name of the scheduler's class in diffusers"
+    )
+    scheduler_options: SchedulerOptions = setting(
+        {}, "Options of its class, like {timestep_spacing: trailing}", config=None
+    )
+    num_inference_steps: Steps = setting(50, "Denoising steps", config="${model.recipe.num_inference_steps}")
+    guidance_scale: Guidance = setting(
+        12.5,
+        "Strength of classifier-free guidance; 1: none, in half the time",
+        config="${model.recipe.guidance_scale}",
+    )
+    guidance_rescale: Share = setting(
+        0.0, "Share in which guided predictions keep the standard deviation of unguided ones"
+    )
+    paint_guidance_scale: Guidance | None = setting(
+        None,
+        "Guidance of a generated first frame; null: guidance_scale",
+        config="${model.recipe.paint_guidance_scale}",
+    )
+    paint_steps: Steps | None = setting(
+        None,
+        "Denoising steps of a generated first frame; null: num_inference_steps",
+        config="${model.recipe.paint_steps}",
+    )
+    shared_noise: Share = setting(
+        0.2, "Share of the first frame's noise in that of the other frames (paper: 0.2)"
+    )
+    noise_sharing: NoiseSharing = setting(
+        "authors", "The authors' formula, which shrinks the noise, or one that keeps its variance"
+    )
+    start: Start = setting(
+        "noise",
+        "What frames begin as: noise, the inverted clip, a warped first frame, or the still first frame",
+    )
+    warp_strength: Annotated[float, Field(ge=0, le=10_000)] = setting(
+        12.0, "Of start=warp: pixels of a picture of 512 that each frame moves"
+    )
+    adain: bool = setting(
+        True,
+        "In late steps latents take the first frame's mean and deviation",
+        config="${model.recipe.adain}",
+    )
+    histogram_matching: bool = setting(
+        True, "Decoded frames take the first frame's colours", config="${model.recipe.histogram_matching}"
+    )
+    negative_prompt: Annotated[AnyText, Field(max_length=100_000)] | None = setting(
+        None, "What guidance leads away from"
+    )
+    window: Frames = setting(
+        128, "Frames that are sampled at once; longer videos go on in windows of so many"
+    )
+    overlap: Frames = setting(8, "Frames that a window has in common with the one before")
+    fps: Annotated[float, Field(gt=0, le=1000)] = setting(8, "Frames per second of the files")
 
 
-def _is_options(value: Any, levels: int = 2) -> bool:
-    """Names with plain values or lists of them, in so many levels; None is none."""
-    if value is None or not _is_dict(value):
-        return value is None
-    for key, each in value.items():
-        if not isinstance(key, str) or key.startswith("_"):
-            return False
-        inside = _is_list(each) and all(map(is_plain, each))
-        if not (is_plain(each) or inside or (levels > 1 and _is_options(each, levels - 1))):
-            return False
-    return True
+class TrainerSettings(Settings):
+    """Lightning's trainer. Its other settings can be added with +trainer.<name>=<value>."""
+
+    target: Target = Field("lightning.Trainer", alias="_target_", description="The trainer")
+    max_steps: Annotated[int, Field(ge=0, le=MANY)] = setting(
+        1, "Optimizer steps", config="${model.recipe.max_steps}"
+    )
+    accelerator: Annotated[
+        str, Field(pattern="^[a-z]+$"), Means("auto, cpu, gpu or another of Lightning's accelerators")
+    ] = setting("auto", "The kind of device")
+    devices: Devices = setting(1, "How many devices, or which")
+    strategy: Annotated[
+        str, Field(pattern=r"^[\w.-]+$"), Means("auto, ddp or another of Lightning's strategies")
+    ] = setting("auto", "How several devices work together")
+    precision: Precision = setting(
+        "32-true", "What layers compute in; the default suits the device", config="${hardware:precision}"
+    )
+    accumulate_grad_batches: Count = setting(1, "Batches of an optimizer step")
+    gradient_clip_val: Annotated[float, Field(ge=0)] | None = setting(
+        1.0, "Largest norm of the gradient; null: any"
+    )
+    log_every_n_steps: Count = setting(1, "Steps between logged values")
+    benchmark: bool | None = setting(
+        None, "true: cuDNN tries which convolutions are fastest; no two runs are then quite the same"
+    )
 
 
-def _is_devices(value: Any) -> bool:
-    return value == "auto" or value == -1 or _several(_whole(0, 1024)[0], "")[0](value)
+class LoggerSettings(Settings):
+    """Where figures and samples are logged."""
+
+    target: Target = Field(alias="_target_", description="What makes the logger")
+    project: Text | None = setting("lamp-lightning", "Project of Weights & Biases")
+    entity: Text | None = setting(None, "User or team; null: your default")
+    mode: Literal["auto", "online", "offline"] = setting("auto", "auto: online where you are logged in")
+    tags: Texts | None = setting([], "Labels of the run")
 
 
-# -- the table -----------------------------------------------------------------------------------------------
+class SampleSettings(Settings):
+    """The videos that a training run generates."""
 
-MANY = 10**12
-LARGEST_SIDE = 16384  # pixels
-LARGEST_SEED = 2**63 - 1
-_TARGET = _pattern(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", "the full name of a class or function")
-_FORMATS = ("mp4", "gif", "webp", "png")
-_SIZE = f"[height,width] in pixels, both from 8 to {LARGEST_SIDE:,}, like [64,64]"
-RULES: dict[str, Rule] = {
-    "seed": _whole(0, LARGEST_SEED),
-    "seeds": _several(
-        _whole(0, LARGEST_SEED, null=True)[0], "a list of whole numbers, like [1,5,9], or null"
-    ),
-    "prompt": _several(_text()[0], "a text, a list like [a lake,a river], or null"),
-    "first_frame": _several(_text()[0], "a file, a folder, a list of files, or null"),
-    "format": _several(
-        lambda value: value in _FORMATS, f"one or some of {', '.join(_FORMATS)}, like [mp4,png]"
-    ),
-    "fit": _one_of("crop", "pad"),
-    "batch": (
-        lambda value: value == "auto" or _whole(1, 1024)[0](value),
-        "auto or a whole number from 1 to 1,024",
-    ),
-    "run": _several(_text()[0], "a run folder, an adapter file, or several like [waterfall:0.7,rain:0.5]"),
-    "runs": _several(_text(null=False)[0], "a run folder, a folder or pattern of runs, or a list of these"),
-    "title": _text(),
-    "folder": _text(),
-    "prompts": _text(),
-    "truth": _text(),
-    "first_frames": _text(),
-    "reference": _text(),
-    "clip": _text(),
-    "fid": _text(),
-    "fvd": _text(),
-    "fid_arguments": (_is_mapping, "arguments like {return_features: true}, or null"),
-    "fvd_arguments": (_is_mapping, "arguments like {rescale: true}, or null"),
-    "decode_timeout": _number(0, above=True),
-    "videos": _whole(0, 1_000_000),
-    "base": _text(),
-    "base_config": _text(),
-    "count": _whole(1, 1_000_000),
-    "precision": _one_of(None, *PRECISIONS),
-    "strength": _number(0, 1),
-    "follow": _number(0, 1),
-    "paint_follow": _number(0, 1),
-    "motion_strength": _number(0, 2),
-    "paint_from": _one_of("inversion", "noise"),
-    "overwrite": _switch(),
-    "num_frames": _whole(2, 10_000, null=True),
-    "size": (lambda value: value == "auto" or _is_size(value), f"auto, or {_SIZE}"),
-    "threads": _whole(1, 1024, null=True),
-    "save_every": _whole(1),
-    "motion.name": _text(null=False),
-    "motion.prompt": _text(),
-    "motion.prompts": (_is_texts, "a list of prompts, like [a lake,a river], or null"),
-    "model.path": _text(null=False),
-    "model.config": _text(),
-    "model.variant": _text(),
-    "model.painter": _text(),
-    "model.painter_config": _text(),
-    "model.painter_variant": _text(),
-    "model.clip": _text(),
-    "model.norm": _one_of("joint", "per_frame"),
-    "model.dtype": _one_of("float32", "float16", "bfloat16"),
-    "model.layers.kind": _one_of("lamp", "animatediff"),
-    "model.layers.gate": _switch(),
-    "model.layers.temporal_conv": _switch(),
-    "model.layers.causal": _switch(),
-    "model.layers.self_attention": _one_of("first_frame", "own", "first_and_former"),
-    "model.layers.temporal_attention": _switch(),
-    "model.gradient_checkpointing": _switch(),
-    "model.attention_slicing": _switch(),
-    "model.vae_slicing": _switch(),
-    "model.vae_tiling": _switch(),
-    "attention_slicing": _switch(null=True),
-    "vae_slicing": _switch(null=True),
-    "vae_tiling": _switch(null=True),
-    "data.num_frames": _whole(2, 10_000),
-    "data.frame_stride": _whole(1, 10_000),
-    "data.batch_size": _whole(1, 4096),
-    "data.num_workers": _whole(0, 256),
-    "data.use_captions": _switch(),
-    "data.max_clips": _whole(1, null=True),
-    "data.decode_timeout": _number(0, above=True),
-    "data.flip": _switch(),
-    "data.size": (_is_size, _SIZE),
-    "tuner.optimizer": _one_of("adamw", "adamw8bit"),
-    "tuner.learning_rate": _number(0, above=True),
-    "tuner.weight_decay": _number(0),
-    "tuner.schedule": _one_of("constant", "cosine"),
-    "tuner.warmup_steps": _whole(0),
-    "tuner.first_frame": _switch(),
-    "tuner.tuned": (_is_texts, "a list of parameter sets, like [conv1d,attn1.to_q], or null"),
-    "sampler.num_inference_steps": _whole(1, 1000),
-    "sampler.guidance_scale": _number(0),
-    "sampler.paint_guidance_scale": _number_or_null(0),
-    "sampler.paint_steps": _whole(1, 1000, null=True),
-    "sampler.shared_noise": _number(0, 1),
-    "sampler.window": _whole(4, 10_000),
-    "sampler.overlap": _whole(1, 10_000),
-    "sampler.noise_sharing": _one_of("authors", "variance_preserving"),
-    "sampler.start": _one_of("noise", "inversion", "warp", "still"),
-    "sampler.warp_strength": _number(0),
-    "sampler.guidance_rescale": _number(0, 1),
-    "sampler.adain": _switch(),
-    "sampler.histogram_matching": _switch(),
-    "sampler.fps": _number(0, above=True),
-    "trainer.max_steps": _whole(0),
-    "trainer.precision": _one_of(*PRECISIONS),
-    "trainer.accumulate_grad_batches": _whole(1),
-    "trainer.log_every_n_steps": _whole(1),
-    "samples.every": _whole(1, null=True),
-    "samples.while_training": _whole(0, 10_000),
-    "samples.final": _whole(0, 10_000),
-    "samples.seed": _whole(0, LARGEST_SEED),
-    "motions": (lambda value: _is_texts(value) and bool(value), "a list of motions, like [waterfall,rain]"),
-    "scenes": _whole(1, 10_000),
-    "steps": _whole(1, null=True),
-    "entries": (
-        lambda value: value is None or (_is_texts(value) and bool(value)),
-        "a list of the suite's methods, like [lamp,untuned], or null",
-    ),
-    "words": (
-        lambda value: value is not None and _is_texts(value),
-        'a list of words of the train command, like \'words=["model=sd15","trainer=gpu"]\'',
-    ),
-    "quick": _switch(),
-    "out": _text(),
-    "resume": _text(),
-    "video": _text(null=False),
-    "source_prompt": _text(),
-    "method.name": _text(),
-    "motion.folder": _text(),
-    "motion.flip": _switch(),
-    "motion.held_out": (_is_texts, "a list of prompts, like [a lake,a river], or null"),
-    "model.name": _text(null=False),
-    "model.recipe": (_is_options, "names and values"),
-    "data._target_": _TARGET,
-    "data.root": _text(),
-    "data.folder": _text(),
-    "data.cache_dir": _text(),
-    "data.captions": _text(),
-    "tuner._target_": _TARGET,
-    "sampler.negative_prompt": (_any_text, "a text or null"),
-    "sampler.scheduler": _text(null=False),
-    "sampler.scheduler_options": (_is_options, "options like {timestep_spacing: trailing}, or null"),
-    "trainer._target_": _TARGET,
-    "trainer.accelerator": _pattern(r"[a-z]+", "auto, cpu, gpu or another of Lightning's accelerators"),
-    "trainer.devices": (_is_devices, "auto, a number of devices, or a list of theirs, like [0,1]"),
-    "trainer.strategy": _pattern(r"[\w.-]+", "auto, ddp or another of Lightning's strategies"),
-    "trainer.gradient_clip_val": _number_or_null(0),
-    "trainer.benchmark": _switch(null=True),
-    "logger._target_": _TARGET,
-    "logger.project": _text(null=False),
-    "logger.entity": _text(),
-    "logger.mode": _one_of("auto", "online", "offline"),
-    "logger.tags": (_is_texts, "a list of texts, like [first,try]"),
-}
+    every: Count | None = setting(
+        None, "Steps between samples; null: only at the end", config="${model.recipe.sample_every}"
+    )
+    while_training: Annotated[int, Field(ge=0, le=10_000)] = setting(2, "How many prompts each time")
+    final: Annotated[int, Field(ge=0, le=10_000)] = setting(4, "How many prompts at the end")
+    seed: Seed = setting(0, "Seed of their noise")
+
+
+class MethodSettings(Settings):
+    """The method, for tables."""
+
+    name: Text | None = setting(None, "Name of the method")
+
+
+# Groups of conf/ that any config of theirs begins with.
+GROUPS: dict[str, type[Settings]] = {
+    "motion": MotionSettings, "model": ModelSettings, "data": DataSettings, "sampler": SamplerSettings,
+    "trainer": TrainerSettings, "logger": LoggerSettings,
+}  # fmt: skip
+CONFIG_GROUPS = (*GROUPS, "method", "experiment")  # all groups of conf/ that a command line can choose from
+# Lightning's own settings of a trainer that the config of a run may have besides ours, as plain values.
+LIGHTNING = ("deterministic", "detect_anomaly", "fast_dev_run", "gradient_clip_algorithm", "inference_mode",
+             "limit_train_batches", "max_time", "num_nodes", "num_sanity_val_steps", "overfit_batches",
+             "profiler", "sync_batchnorm")  # fmt: skip

@@ -17,16 +17,19 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pydantic import Field
 
+from lamp_lightning.runtime.commands import Train
 from lamp_lightning.runtime.console import is_first_process
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import Busy, hold, in_folder, keep
 from lamp_lightning.runtime.reading import Schema, checked, read_yaml
-from lamp_lightning.runtime.run_config import TARGETS, check_targets, settings_of_runs
+from lamp_lightning.runtime.run_config import TARGETS, check_targets
 from lamp_lightning.runtime.runs import RunFolder
-from lamp_lightning.runtime.settings import GROUPS, RULES
+from lamp_lightning.runtime.schema import fields_of
+from lamp_lightning.runtime.settings import CONFIG_GROUPS, LIGHTNING
 
 SWEEP_FILE = "multirun.yaml"  # Hydra writes it: the words that the sweep began with
 MOST_JOBS = 10_000  # of a sweep that goes on
+_NAMES = {*(name for name, _ in fields_of(Train)), *(f"trainer.{name}" for name in LIGHTNING)}
 FREE = ("threads", "logger", "save_every")  # may differ when a job goes on: no result depends on them
 FREE_HERE = ("data.cache_dir", "trainer.precision", "model.dtype")  # likewise, where the call names no value
 
@@ -199,6 +202,6 @@ def _is_harmless(word: str) -> bool:
     key = key.removeprefix("+")
     if not eq or "_target_" in word or "${" in value or (key == "motion.name" and "/" in value):
         return False
-    if key in GROUPS:  # names of files in conf/
+    if key in CONFIG_GROUPS:  # names of files in conf/
         return re.fullmatch(r"[\w/, \[\]-]+(\.[\w/, -]+)*", value) is not None and not value.startswith("/")
-    return key in RULES or key in settings_of_runs(False)
+    return key in _NAMES

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.runtime.config import check_config, run_command
+from lamp_lightning.runtime.command import run_command
+from lamp_lightning.runtime.commands import Sample
 from lamp_lightning.runtime.console import quiet, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.sample.mixing import HOW, find_motions
 from lamp_lightning.sample.motions import Adapter, with_changes
 
@@ -37,7 +39,7 @@ def sample(cfg: DictConfig) -> None:
     if words_given().count("run") > 1:
         raise UserError(f"run= (motion= says the same) is given twice: name several motions by {HOW}.")
     again = None if cfg.again is None else recall(cfg)
-    check_config(cfg, may_be_null=("sampler.", "size"))
+    check_settings(Sample, cfg, may_be_null=("sampler.", "size"))
     adapter = with_changes(find_motions(cfg.run), cfg)
     files = ", ".join(short(each.file) for each in adapter.all)
     print(f"  motion        {adapter.title} ({files})", flush=True)

@@ -10,11 +10,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lamp_lightning.runtime.config import check_config, run_command, run_plainly
+from lamp_lightning.runtime.command import run_command, run_plainly
+from lamp_lightning.runtime.commands import Train
 from lamp_lightning.runtime.console import is_first_process, quiet, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.run_config import check_targets
 from lamp_lightning.runtime.runs import RunFolder
+from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.runtime.stopping import Stopped
 from lamp_lightning.runtime.sweeps import SWEEP_FILE, changed_settings, earlier_run, is_sweep, words_of
 
@@ -39,7 +41,7 @@ def begin(cfg: DictConfig) -> None:
 
     job = HydraConfig.get()
     group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-    check_config(cfg)
+    check_settings(Train, cfg)
     settle_paths(cfg)
     from lamp_lightning.train.run import train  # torch and all: seconds, so not before the config is right
 
@@ -80,7 +82,7 @@ def resume_command(folder: str, overrides: Sequence[str]) -> int:
         check_places(before, run, overrides)
         cfg = with_values(before, overrides) if overrides else before
         if overrides:
-            check_config(cfg)
+            check_settings(Train, cfg)
         changed = [name for name in changed_settings(before, cfg) if name != "data.cache_dir"]
         if not changed and run.is_finished(cfg):
             say_finished(run)
