@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 from lamp_lightning.runtime import schema as declared
+from lamp_lightning.runtime.commands import COMMANDS
 from lamp_lightning.runtime.config import composed, conf_dir
-from lamp_lightning.runtime.settings import COMMANDS
 
 HIDDEN = "_target_"  # a class, of the configs alone
 MARK = "<!-- settings -->"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lamp_lightning.runtime.command import FREE_TEXT, run_command, run_plainly
 from lamp_lightning.runtime.commands import Edit
@@ -35,7 +35,7 @@ def begin(cfg: DictConfig) -> None:
 
     job = HydraConfig.get()
     group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
-    check(cfg)
+    check_settings(Edit, cfg)
     settle(cfg)
     from lamp_lightning.edit.run import check_first_frame, count_frames, edit
 
@@ -59,7 +59,7 @@ def edit_again(folder: str, words: Sequence[str]) -> int:
         check_targets(cfg, file=run.config_file, given=words)
         check_places(cfg, run, words)
         cfg = changed(cfg, words)
-        check(cfg)
+        check_settings(Edit, cfg)
         settle(cfg)
         from lamp_lightning.edit.run import check_first_frame, edit
 
@@ -83,14 +83,6 @@ def changed(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
         cfg[key] = None if text in ("", "null") else text
     cfg.motion.prompt = cfg.source_prompt
     return cfg
-
-
-def check(cfg: DictConfig) -> None:
-    """UserError for a value that cannot be used."""
-    check_settings(Edit, cfg)
-    for key in ("prompt", "first_frame"):
-        if OmegaConf.is_list(cfg[key]) or (key == "prompt" and cfg[key] is None):
-            raise UserError(f"{key} must be one text, but is {cfg[key]}: edit with several in turn, by run=.")
 
 
 def settle(cfg: DictConfig) -> None:

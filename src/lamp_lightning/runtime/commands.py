@@ -63,7 +63,7 @@ class Edit(RunSettings):
     """``python -m lamp_lightning.edit``: edit a video."""
 
     video: Text = setting(..., "The video to edit")
-    prompt: Text = setting(..., "What it is to show")
+    prompt: Annotated[Text, Means("one text")] = setting(..., "What it is to show")
     source_prompt: Text | None = setting(None, "What it shows; null: its file name")
     run: Text | None = setting(
         None, "An edit folder: goes on with an interrupted edit, or edits once more without tuning again"
