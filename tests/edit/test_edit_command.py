@@ -18,7 +18,7 @@ from PIL import Image
 
 from lamp_lightning.data import decode_clip
 from lamp_lightning.data.video import read_video, write_mp4
-from lamp_lightning.diffusion import denoise, invert
+from lamp_lightning.diffusion import denoise, invert, with_guidance
 from lamp_lightning.diffusion.follow import Way, following
 from lamp_lightning.diffusion.repaint import repaint
 from lamp_lightning.edit import inversion as inverting
@@ -276,12 +276,10 @@ def test_painting_over_leads_back_from_inversion_of_any_strength(scheduler, stre
     assert len(unet.seen) == round(strength * steps)
     assert torch.equal(noisy, picture) == (strength == 0)
     back = repaint(
-        unet,
+        with_guidance(unet, text, scale=1),
         scheduler,
         picture,
-        text,
         strength=strength,
-        guidance_scale=1,
         num_inference_steps=steps,
         noisy=noisy,
     )
@@ -295,12 +293,10 @@ def test_painting_over_drawn_noise_forgets_with_strength(scheduler):
     for strength in (0.2, 0.6, 1.0):
         painted = [
             repaint(
-                unet,
+                with_guidance(unet, torch.zeros(2, 2, 3), scale=3),
                 scheduler,
                 picture,
-                torch.zeros(2, 2, 3),
                 strength=strength,
-                guidance_scale=3,
                 num_inference_steps=10,
                 generator=torch.Generator().manual_seed(seed),
             )
@@ -312,12 +308,10 @@ def test_painting_over_drawn_noise_forgets_with_strength(scheduler):
     assert distances == sorted(distances)
     with pytest.raises(ValueError, match="strength"):
         repaint(
-            unet,
+            with_guidance(unet, torch.zeros(2, 2, 3), scale=3),
             scheduler,
             picture,
-            torch.zeros(2, 2, 3),
             strength=1.1,
-            guidance_scale=3,
             num_inference_steps=4,
         )
 
