@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -26,13 +26,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "settings_page",
 ]
 exclude_patterns = ["_*"]
-if importlib.util.find_spec("lamp_lightning.runtime.schema"):
-    extensions.append("settings_page")
-else:  # settings are not declared yet
-    exclude_patterns.append("settings")
-    suppress_warnings = ["toc.not_readable"]
 templates_path: list[str] = []
 default_role = "code"  # single backticks in docstrings are code
 nitpicky = False
