@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 from lamp_lightning.runtime.commands import COMMANDS
 from lamp_lightning.runtime.config import composed, conf_dir, options
@@ -30,7 +31,7 @@ def help_of(command: str, overrides: Sequence[str] = ()) -> str:
 def _lines(command: str, overrides: Sequence[str]) -> Iterator[str]:
     schema = COMMANDS[command]
     text = (conf_dir() / f"{command}.yaml").read_text(encoding="utf-8")
-    values = OmegaConf.to_container(composed(command, overrides), resolve=True)
+    cfg = composed(command, overrides)
     yield (schema.__doc__ or "").replace("`", "").strip()
     yield "\nExamples"
     yield from (f"  {line[1:].strip()}" for line in text.splitlines() if line.startswith("#"))
@@ -41,20 +42,25 @@ def _lines(command: str, overrides: Sequence[str]) -> Iterator[str]:
             yield _paragraph(", ".join(names), f"  {name:<12}", " " * 14)
     yield "\nSettings, as <setting>=<value>, with the values that they have here"
     for name, field in fields_of(schema):
-        there, value = _look_up(values, name)
+        there, value = _look_up(cfg, name)
         if there:
             yield f"  {name}={_shown(value)}"
             yield _paragraph(f"{field.description}. {_sentence(meaning(field))}", " " * 6, " " * 6)
     yield "\n-m sweeps over values with commas between them. --cfg job shows the config."
 
 
-def _look_up(values: Any, name: str) -> tuple[bool, Any]:
-    """Whether a config has a setting, and its value."""
-    for key in name.split("."):
-        if not isinstance(values, dict) or key not in values:
-            return False, None
-        values = values[key]
-    return True, values
+def _look_up(cfg: DictConfig, name: str) -> tuple[bool, Any]:
+    """Whether a config has a setting, and its value; an interpolation of what is to be given stays one."""
+    group, _, key = name.rpartition(".")
+    node = OmegaConf.select(cfg, group) if group else cfg
+    if not isinstance(node, DictConfig) or key not in node.keys():  # noqa: SIM118  (`in` is false for a missing value)
+        return False, None
+    raw = OmegaConf.to_container(node)[key]  # type: ignore[call-overload, index]
+    try:
+        value = raw if OmegaConf.is_missing(node, key) else node[key]
+    except InterpolationResolutionError:
+        value = raw
+    return True, OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _shown(value: Any) -> str:
