@@ -306,7 +306,7 @@ def test_methods_say_what_they_need(words):
         ({"num_inference_steps": 2}, "at least 3 steps"),
         ({"scheduler": "EulerDiscreteScheduler"}, "needs scheduler DDIMScheduler"),
         ({"start": "inversion"}, "none is loaded"),
-        ({"start": "dream"}, "start='dream' is unknown"),
+        ({"start": "dream"}, "sampler.start must be one of noise"),
     ):
         with pytest.raises(UserError, match=message):
             method.with_sampler(**changes).generate("a lake", pictures(1))

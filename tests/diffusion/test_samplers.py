@@ -198,5 +198,5 @@ def test_options_of_another_scheduler_do_not_stay():
     assert sampler.changed({"num_inference_steps": 9}).scheduler_options == {"solver_order": 3}
     assert sampler.changed({"scheduler": "DDIMScheduler"}).scheduler_options == {}
     assert sampler.changed({"scheduler_options": {}}).scheduler_options == {}
-    with pytest.raises(UserError, match="must be names and values"):
+    with pytest.raises(UserError, match="scheduler_options must be options"):
         sampler.changed({"scheduler_options": 7})

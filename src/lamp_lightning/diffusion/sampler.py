@@ -1,102 +1,71 @@
-"""How a motion is painted: the settings of a sampler, as configs and adapters carry them."""
+"""How a video is sampled: the settings of a sampler, as configs, adapters and records carry them."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ValidationError
 
-from lamp_lightning.diffusion.tricks import NoiseSharing
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import Schema
-
-Start = Literal["noise", "inversion", "warp", "still"]
-MOST_FRAMES = 10_000  # of one video: twenty minutes at 8 frames per second
-LONGEST_SIDE = 16_384  # in pixels
-
-Steps = Annotated[int, Field(ge=1, le=1000)]  # as many as the models have noise levels
-Guidance = Annotated[float, Field(ge=0, le=1000)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
-Side = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
-Size = Annotated[tuple[Side, Side], Field(strict=False)]  # JSON and YAML know lists, not tuples
-Word = Annotated[str, Field(max_length=200)]
-_LIMITS = Field(ge=-(10**6), le=10**6)  # some options are lengths of lists that are made at once
-Option = bool | Annotated[int, _LIMITS] | Annotated[float, _LIMITS] | Word | None
-Several = Annotated[list[Option], Field(max_length=10_000)]
-Options = Annotated[Mapping[Word, Option | Several], Field(max_length=50)]
+from lamp_lightning.runtime.schema import setting, unusable
+from lamp_lightning.runtime.settings import Frames, SamplerSettings, Size
 
 
 class Memory(Schema):
-    """What saves memory while painting; tiles change the picture a little where they meet."""
+    """What saves memory while sampling; tiles change the picture a little where they meet."""
 
     attention_slicing: bool | None = None
     vae_slicing: bool | None = None
     vae_tiling: bool | None = None
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """One config of the group ``sampler``, and the size of what it paints.
+class Sampler(SamplerSettings):
+    """One config of the group `sampler`, and the size of the video.
 
-    What stands in a file is checked against these types and ranges (`weights.header`, `record_schema`).
+    `SamplerSettings` has the other settings, each with its type, range and default. `start` is what frames
+    begin as: "noise"; "inversion": the noise that the tuned clip was inverted to, as in Tune-A-Video (Wu et
+    al. 2023, section 3.3); "warp": frame 0 denoised part of the way and moved a little in each frame, as
+    in Text2Video-Zero (`diffusion.warp`); "still": the first frame, which they remain.
 
-    ``start`` is what frames begin as: "noise"; "inversion": the noise that the tuned clip was inverted to, as
-    in Tune-A-Video (Wu et al. 2023, section 3.3); "warp": frame 0 denoised part of the way and moved a little
-    from frame to frame, as in Text2Video-Zero (`sampling.warp`); "still": the first frame, which they remain.
+    Example:
+        >>> Sampler().num_inference_steps
+        50
+        >>> Sampler().changed({"shared_noise": 0.5, "size": [64, 64]}).size
+        (64, 64)
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    scheduler: Word = "DDIMScheduler"
-    scheduler_options: Options = field(default_factory=dict)  # beside the noise levels
-    num_inference_steps: Steps = 50
-    guidance_scale: Guidance = 12.5
-    guidance_rescale: Share = 0.0
-    paint_guidance_scale: Guidance | None = None  # of first frames; None: as above, or the painter's
-    paint_steps: Steps | None = None  # likewise
-    shared_noise: Share = 0.2
-    noise_sharing: NoiseSharing = "authors"
-    start: Start = "noise"
-    # Of "warp": pixels of a picture of 512 that frames move each, right and down.
-    warp_strength: Annotated[float, Field(ge=0, le=10_000)] = 12.0
-    adain: bool = True
-    histogram_matching: bool = True
-    negative_prompt: Annotated[str, Field(max_length=100_000)] | None = None
-    fps: Annotated[float, Field(gt=0, lt=1000)] = 8
-    num_frames: Frames = 16
-    window: Frames = 128  # frames that are sampled at once; longer videos go on in windows
-    overlap: Frames = 8  # known frames at the beginning of each further window
-    size: Size | None = None  # height, width
+    num_frames: Frames = setting(16, "Frames of the video")
+    size: Size | None = setting(None, "Height and width in pixels")
 
     @classmethod
     def from_config(cls, cfg: Any) -> Sampler:
-        """From a run's config: ``sampler``, and ``data`` for frames and size."""
-        data = {"num_frames": cfg.data.num_frames, "size": cfg.data.size}
-        return cls().changed({**cfg.sampler, **data})
+        """The sampler of a run's config: `sampler`, and `data` for frames and size."""
+        return cls().changed({**cfg.sampler, "num_frames": cfg.data.num_frames, "size": cfg.data.size})
 
     def settings(self) -> dict[str, Any]:
         """All values, as JSON knows them."""
-        return {**asdict(self), "size": None if self.size is None else list(self.size)}
+        return self.model_dump(mode="json")
 
     def changed(self, values: Mapping[str, Any]) -> Sampler:
-        """With those of ``values`` that are known and not None.
+        """The sampler with those of `values` that are known and not None.
 
         Another scheduler comes without the options of the one before.
+
+        Raises:
+            UserError: a value that cannot be used.
         """
-        known = {field.name for field in fields(self)}
-        given = {key: value for key, value in values.items() if key in known and value is not None}
-        if "size" in given:
-            given["size"] = tuple(given["size"])
+        known = type(self).model_fields
+        given = {key: _plain(value) for key, value in values.items() if key in known and value is not None}
         if given.get("scheduler", self.scheduler) != self.scheduler:
             given.setdefault("scheduler_options", {})
-        if "scheduler_options" in given:
-            given["scheduler_options"] = _plain(given["scheduler_options"])
-        return replace(self, **given)
+        try:
+            return type(self).model_validate({**dict(self), **given})
+        except ValidationError as error:
+            raise unusable(type(self), error, "sampler") from error
 
     def make_scheduler(self, config: Any) -> Any:
         """The diffusers scheduler of that name with the noise levels of ``config``.
@@ -142,12 +111,10 @@ def _try(scheduler: Any, steps: int) -> None:
         scheduler.step(scheduler.scale_model_input(latents, timestep), timestep, latents, return_dict=False)
 
 
-def _plain(options: Any) -> dict[str, Any]:
-    """Scheduler options as JSON knows them."""
-    if not isinstance(options, Mapping):
-        raise UserError(
-            "sampler.scheduler_options must be names and values, like {timestep_spacing: trailing}, or null, "
-            f"but is {options!r}."
-        )
-    several = {k for k, v in options.items() if isinstance(v, Sequence) and not isinstance(v, str)}
-    return {str(k): list(v) if k in several else v for k, v in options.items()}
+def _plain(value: Any) -> Any:
+    """A value of a config as plain data."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(each) for each in value]
+    return value

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Json
 
-from lamp_lightning.diffusion.sampler import Frames, Memory, Sampler
+from lamp_lightning.diffusion.sampler import Memory, Sampler
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.names import Name, Text, Weight, is_unicode
 from lamp_lightning.runtime.reading import Schema, checked
+from lamp_lightning.runtime.settings import Dtype, Frames
 
 FORMAT = "lamp-lightning motion adapter"
 FORMAT_VERSION = "1"
@@ -49,7 +50,7 @@ class Header(Schema):
     base_model: Name | None = None
     base_config: Name | None = None
     base_variant: Name | None = None
-    base_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    base_dtype: Dtype = "float32"
     painter: Name | None = None
     painter_config: Name | None = None
     painter_variant: Name | None = None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field, ValidationError
 
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.schema import unusable
+from lamp_lightning.runtime.settings import Kind, LayerSettings
 
-Kind = Literal["lamp", "animatediff"]
-SelfAttention = Literal["first_frame", "own", "first_and_former"]
 LAMP_SETS = ("conv1d", "conv_gate", "attn1.to_q", "attn_temp")  # what LAMP tunes (paper, section 3.3)
 SETS: dict[Kind, tuple[str, ...]] = {  # what can be tuned, by the kind of motion layers
     "lamp": (*LAMP_SETS, "attn2.to_q"),
@@ -20,49 +19,36 @@ SETS: dict[Kind, tuple[str, ...]] = {  # what can be tuned, by the kind of motio
 _CONVOLUTION, _ATTENTION = ("conv1d", "conv_gate"), ("attn_temp",)
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(LayerSettings):
     """LAMP (Wu et al. 2024) by default; other values leave parts of it out or take a rival's in their place.
 
+    `LayerSettings` has the parts: `kind`, `gate`, `temporal_conv`, `causal`, `self_attention` and
+    `temporal_attention`.
+
     Attributes:
-        kind: "lamp": the motion layers below; "animatediff": the motion modules of AnimateDiff (Guo et al.
-            2024), for which the switches from `gate` to `temporal_attention` mean nothing.
         first_frame: frame 0 is clean and given in tuning and sampling; False: it is noised and denoised as
             the others are, and the loss is on all frames.
-        gate: motion layers weigh their temporal convolution by a gate; False adds it as it is.
-        temporal_conv: motion layers have a temporal convolution; False leaves the image model's 2D
-            convolution.
-        causal: it looks at the past only; False: one frame into the past and one into the future.
-        self_attention: what frames look at. "first_frame"; "own": themselves, as in the image model;
-            "first_and_former": frame 0 and the frame before, as in Tune-A-Video (Wu et al. 2023, section
-            3.2).
-        temporal_attention: a self-attention over time follows each transformer block's feed-forward.
         tuned: names of `SETS`; the other parameters stay as in the untuned model. None: all of `LAMP_SETS`
             that these layers have, or the motion modules.
 
     Raises:
-        UserError: unknown values, or values that contradict each other.
+        ValidationError: an unknown name or value (`from_settings` says it in a UserError).
+        UserError: values that contradict each other.
+
+    Example:
+        >>> Variant().sets
+        ('conv1d', 'conv_gate', 'attn1.to_q', 'attn_temp')
+        >>> Variant(gate=False).sets
+        ('conv1d', 'attn1.to_q', 'attn_temp')
     """
 
-    # How values in an adapter's header are checked (`weights.header`).
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
-
-    kind: Kind = "lamp"
     first_frame: bool = True
-    gate: bool = True
-    temporal_conv: bool = True
-    causal: bool = True
-    self_attention: SelfAttention = "first_frame"
-    temporal_attention: bool = True
     tuned: Annotated[tuple[str, ...], Field(strict=False)] | None = None
 
-    def __post_init__(self) -> None:
-        for name, known in (("kind", get_args(Kind)), ("self_attention", get_args(SelfAttention))):
-            if (value := getattr(self, name)) not in known:
-                raise UserError(f"model.layers.{name} must be one of {', '.join(known)}, but is {value!r}.")
+    def model_post_init(self, context: Any) -> None:
         if self.tuned is not None:
             tuned = self._ordered(self.tuned)
-            object.__setattr__(self, "tuned", None if tuned == self._usual() else tuned)
+            self.__dict__["tuned"] = None if tuned == self._usual() else tuned
         off = [name for name in ("gate", "causal") if not getattr(self, name)]
         if off and not self.temporal_conv:
             raise UserError(
@@ -70,7 +56,7 @@ class Variant:
                 "model.layers.temporal_conv=false leaves out: give "
                 f"{' and '.join(f'model.layers.{name}=true' for name in off)} with it."
             )
-        default = Variant.__dataclass_fields__
+        default = type(self).model_fields
         switches = ("gate", "temporal_conv", "causal", "self_attention", "temporal_attention")
         other = [name for name in switches if getattr(self, name) != default[name].default]
         if other and self.kind != "lamp":
@@ -113,7 +99,7 @@ class Variant:
 
     def settings(self) -> dict[str, Any]:
         """All values, as JSON knows them; `tuned` spelled out."""
-        return asdict(self) | {"tuned": list(self.sets)}
+        return self.model_dump() | {"tuned": list(self.sets)}
 
     @classmethod
     def from_settings(cls, values: Mapping[str, Any] | None) -> Variant:
@@ -123,15 +109,17 @@ class Variant:
             UserError: values that this version does not know.
         """
         given = {key: value for key, value in (values or {}).items() if value is not None}
-        unknown = sorted(set(given) - {field.name for field in fields(cls)})
+        unknown = sorted(set(given) - cls.model_fields.keys())
         if unknown:
             raise UserError(
-                f"A motion model has no part {unknown[0]!r} to switch; it has "
-                f"{', '.join(field.name for field in fields(cls))}."
+                f"A motion model has no part {unknown[0]!r} to switch; it has {', '.join(cls.model_fields)}."
             )
         if "tuned" in given:
             given["tuned"] = tuple(given["tuned"])
-        return cls(**given)
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise unusable(cls, error, "model.layers") from error
 
     def differences(self, other: Variant) -> str:
         """How they differ, in words; empty where they do not."""

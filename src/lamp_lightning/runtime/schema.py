@@ -275,6 +275,14 @@ def _errors(schema: type[Schema], values: Any) -> list[Any]:
     return []
 
 
+def unusable(schema: type[Schema], error: ValidationError, group: str) -> UserError:
+    """The error of a wrong value that a program gave to a group of settings."""
+    first = error.errors(include_url=False)[0]
+    name, field = setting_at(schema, first["loc"])
+    may_be = first["msg"].lower() if field is None else f"must be {meaning(field)}"
+    return UserError(f"{group}.{name} {may_be}, but is {first['input']!r}.")
+
+
 def describe(schema: type[Schema], error: ValidationError) -> str:
     """The first fault that pydantic found in settings of a file: its name, what was found, what it may be."""
     first = error.errors(include_url=False)[0]

@@ -9,11 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from lamp_lightning.diffusion.sampler import Memory, Sampler
 from lamp_lightning.runtime.names import Name, Sha256, Text, Weight
 from lamp_lightning.runtime.reading import Schema
+from lamp_lightning.runtime.settings import Dtype, Fit, Format, Precision, Seed, Threads
 
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-Format = Literal["mp4", "gif", "webp", "png"]
 LARGEST_BATCH = 1024  # of a record: the videos that are painted to have one of them again, bit for bit
-MOST_THREADS = 1024
 
 
 class GivenFrame(Schema):
@@ -21,7 +19,7 @@ class GivenFrame(Schema):
 
     file: Name
     sha256: Sha256
-    fit: Literal["crop", "pad"]
+    fit: Fit
 
 
 class Motion(Schema):
@@ -39,7 +37,7 @@ class Base(Schema):
     model: Name
     config: Name | None
     variant: Name | None
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: Dtype
     identity: dict[Name, Sha256] = Field(default_factory=dict)
 
 
@@ -57,7 +55,7 @@ class HowMade(Schema):
     """What decides the last bits: the machine, and the video's place in which batch."""
 
     device: Annotated[str, Field(pattern="^[a-z]{1,20}(:[0-9]{1,3})?$")]
-    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)]
+    threads: Threads
     memory: Memory
     versions: dict[Name, Name]
     batch: Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
@@ -78,7 +76,7 @@ class VideoRecord(Schema):
     finished: bool
     prompt: Text
     negative_prompt: Text | None
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seed: Seed
     first_frame: GivenFrame | None
     sampler: Sampler
     precision: Precision

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,7 +135,7 @@ class MotionTuner(LightningModule):
         self.strict_loading = False  # a checkpoint has tuned parameters only; on_load_checkpoint is strict
         given = {"first_frame": first_frame, "tuned": tuned}
         given = {name: value for name, value in given.items() if value is not None}
-        unet.set_variant(Variant.from_settings({**asdict(unet.variant), **given}))
+        unet.set_variant(Variant.from_settings(unet.variant.model_dump() | given))
         unet.require_gradients()
         for parameter in unet.tuned_parameters():
             # Steps of 3e-5 vanish in half precision: tuned weights are float32 whatever the frozen ones are.
