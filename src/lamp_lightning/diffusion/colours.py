@@ -59,6 +59,12 @@ def histogram_match(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     Returns:
         `h w 3` float32 in 0..1, a multiple of 1/255.
+
+    Example:
+        >>> import numpy as np
+        >>> dark, bright = np.full((2, 2, 3), 0.2), np.full((4, 4, 3), 0.8)
+        >>> histogram_match(dark, bright)[0, 0].tolist() == [np.float32(0.8)] * 3
+        True
     """
     frame8, reference8 = ((np.clip(x, 0, 1) * 255).astype(np.uint8) for x in (frame, reference))
     channels = [_match_channel(frame8[..., c], reference8[..., c]) for c in range(frame8.shape[-1])]

@@ -51,6 +51,14 @@ def with_guidance(
         added_cond_kwargs: further conditions, rows ordered likewise (SDXL).
         scale: 1 means no guidance, and half the work.
         rescale: see `guided`; it looks at the frames that are not clean.
+
+    Example:
+        >>> import torch
+        >>> unet = lambda sample, timestep, text: sample * text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
+        >>> text = torch.cat([torch.zeros(1, 77, 16), torch.ones(1, 77, 16)])
+        >>> predict = with_guidance(unet, text, scale=3.0)
+        >>> predict(torch.ones(1, 4, 2, 8, 8), torch.tensor(9), KnownFrames.none()).mean().item()
+        3.0
     """
     guidance = scale != 1
 

@@ -59,7 +59,16 @@ def known_frames_loss(
 
 
 def first_frame_loss(*arguments: Any, **named: Any) -> Tensor:
-    """`known_frames_loss` of LAMP, where frame 0 is known."""
+    """`known_frames_loss` of LAMP, where frame 0 is known.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler
+        >>> unet = lambda sample, timestep, text: torch.zeros_like(sample)
+        >>> clip, noise, steps = torch.zeros(1, 4, 3, 8, 8), torch.ones(1, 4, 3, 8, 8), torch.tensor([9])
+        >>> first_frame_loss(unet, DDIMScheduler(), clip, noise, steps, torch.zeros(1, 77, 16))
+        tensor(1.)
+    """
     return known_frames_loss(*arguments, **named, known=[0])
 
 
@@ -67,5 +76,13 @@ def all_frames_loss(*arguments: Any, **named: Any) -> Tensor:
     """`known_frames_loss` where no frame is known.
 
     LAMP's ablation and most video diffusion models are tuned on it (Ho et al. 2022, section 3).
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler
+        >>> unet = lambda sample, timestep, text: torch.zeros_like(sample)
+        >>> clip, noise, steps = torch.zeros(1, 4, 3, 8, 8), torch.ones(1, 4, 3, 8, 8), torch.tensor([9])
+        >>> all_frames_loss(unet, DDIMScheduler(), clip, noise, steps, torch.zeros(1, 77, 16))
+        tensor(1.)
     """
     return known_frames_loss(*arguments, **named, known=[])

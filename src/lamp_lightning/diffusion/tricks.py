@@ -21,6 +21,12 @@ def shared_noise(noise: Tensor, alpha: float = 0.2, sharing: NoiseSharing = "aut
 
     Returns:
         `b c f h w`; frame 0 keeps its noise.
+
+    Example:
+        >>> import torch
+        >>> noise = torch.tensor([1.0, 0.0]).reshape(1, 1, 2, 1, 1)
+        >>> [round(value, 2) for value in shared_noise(noise, alpha=0.2).flatten().tolist()]
+        [1.0, 0.2]
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"shared_noise must lie between 0 and 1, not {alpha}.")
@@ -45,6 +51,12 @@ def adain(content: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
 
     Returns:
         Like `content`; statistics are computed in float32.
+
+    Example:
+        >>> import torch
+        >>> content, style = torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[10.0, 14.0]]])
+        >>> adain(content, style).flatten().tolist()
+        [10.0, 14.0]
     """
 
     def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,6 +73,13 @@ def adain_towards_first(latents: Tensor, *, late: bool, last: bool) -> Tensor:
 
     In late steps frame 1 takes the statistics of frame 0; then, always, frames 2.. take those of frame 1;
     after the last step frames 1.. take those of frame 0.
+
+    Example:
+        >>> import torch
+        >>> latents = torch.randn(1, 4, 3, 8, 8)
+        >>> moved = adain_towards_first(latents, late=True, last=False)
+        >>> torch.equal(moved[:, :, 0], latents[:, :, 0]), torch.equal(moved[:, :, 1], latents[:, :, 1])
+        (True, False)
     """
     frames = list(latents.unbind(2))
     if late and len(frames) > 1:

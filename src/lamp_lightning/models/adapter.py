@@ -122,6 +122,12 @@ def read_metadata(file: str | Path) -> dict[str, str]:
     Raises:
         UserError: no such file, not a safetensors file, not a motion adapter that this version reads, or a
             header that cannot be used.
+
+    Example:
+        >>> from lamp_lightning import LAMPPipeline
+        >>> LAMPPipeline.from_pretrained("tiny").unet.save_motion("fly.safetensors", motion="birds fly")
+        >>> read_metadata("fly.safetensors")["motion"]
+        'birds fly'
     """
     file = Path(file)
     with _opened(file) as opened:

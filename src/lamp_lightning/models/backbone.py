@@ -33,6 +33,11 @@ class VideoBackbone(ABC, nn.Module):
 
     Its kind and the names of what can be tuned stand in `models.variant` (`Kind`, `SETS`), and its class in
     the registry `models.families.BACKBONES`.
+
+    Example:
+        >>> from lamp_lightning import MotionUNet
+        >>> issubclass(MotionUNet, VideoBackbone)
+        True
     """
 
     config: Any  # these three are diffusers'

@@ -8,6 +8,13 @@ class UserError(RuntimeError):
 
     The message names the file or setting, what was found there and what to do. Commands print it without
     a traceback and exit with status 1.
+
+    Example:
+        >>> from lamp_lightning import LAMPPipeline
+        >>> LAMPPipeline.from_pretrained("no such folder")
+        Traceback (most recent call last):
+        ...
+        lamp_lightning.runtime.errors.UserError: ...
     """
 
 

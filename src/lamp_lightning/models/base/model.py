@@ -29,6 +29,12 @@ class BaseModel:
         scheduler: a `DDIMScheduler` with the model's own noise schedule and prediction type.
         text_encoder_2, tokenizer_2: the second pair of SDXL, or None.
         zeros_for_no_prompt: whether the model knows "no prompt" as zeros (SDXL) or as an empty text.
+
+    Example:
+        >>> from lamp_lightning.models import load_base_model
+        >>> base = load_base_model("tiny")
+        >>> base.vae_scale_factor, type(base.scheduler).__name__
+        (4, 'DDIMScheduler')
     """
 
     name: str

@@ -53,6 +53,12 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
             (what the authors' checkpoints expect), "per_frame" leaves them as in the image model.
         motion_variant: `Variant.settings()` of a model that is not LAMP as it is.
         kwargs: the arguments of `UNet2DConditionModel`.
+
+    Example:
+        >>> from lamp_lightning.models import load_base_model
+        >>> unet = MotionUNet.from_unet(load_base_model("tiny").unet, norm="per_frame")
+        >>> unet.trainable_names()[0]
+        'conv_in.conv1d.bias'
     """
 
     @register_to_config
