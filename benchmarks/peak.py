@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.loss import first_frame_loss
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.families import MotionUNet
@@ -132,7 +133,9 @@ def training(
         ledger.peak = ledger.now
         for _ in range(2):  # the tuner frees a step's gradients before the next one's forward pass
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = first_frame_loss(model, scheduler, latents, latents, timesteps, text, added)
+                loss = first_frame_loss(
+                    model, scheduler, latents, latents, timesteps, Conditions.of(text, added)
+                )
             loss.backward()
             del loss
             model.zero_grad()

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import torch
 
-from lamp_lightning.models import TextEmbeddings
+from lamp_lightning.diffusion import Conditions
 
 CODECS = {
     ".mp4": ("libx264", "yuv420p"),
@@ -79,8 +79,8 @@ class FakeBase:
         mean = torch.cat([small, small, small[:, :2]], dim=1)
         return torch.cat([mean, torch.full_like(mean, -2.0)], dim=1)
 
-    def encode_prompts(self, prompts: list[str]) -> TextEmbeddings:
+    def encode_prompts(self, prompts: list[str]) -> Conditions:
         self.encoded_prompts += prompts
-        return TextEmbeddings(
+        return Conditions(
             torch.stack([torch.full((7, 6), float(sum(map(ord, prompt)))) for prompt in prompts])
         )

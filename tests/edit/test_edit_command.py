@@ -18,7 +18,7 @@ from PIL import Image
 
 from lamp_lightning.data import decode_clip
 from lamp_lightning.data.video import read_video, write_mp4
-from lamp_lightning.diffusion import denoise, invert, with_guidance
+from lamp_lightning.diffusion import Conditions, denoise, invert, with_guidance
 from lamp_lightning.diffusion.follow import Way, following
 from lamp_lightning.diffusion.repaint import repaint
 from lamp_lightning.edit import inversion as inverting
@@ -329,11 +329,11 @@ def followed(random_base, scheduler):
         for parameter in unet.tuned_parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
         clip = torch.randn(1, unet.config.in_channels, 3, 8, 8)
-    texts = [pipeline._conditions([t], None, 1, (32, 32))["text_embeddings"] for t in ("", "a bird", "a car")]
+    texts = [pipeline.conditions([t], None, 1, (32, 32)).text for t in ("", "a bird", "a car")]
     way = []
     keep = lambda step, steps, latents: way.append(latents[0])  # noqa: E731
     invert(unet, scheduler, clip, texts[1], 4, keep_first=True, callback=keep)
-    return unet, clip, Way(torch.stack(way), texts[1]), texts
+    return unet, clip, Way(torch.stack(way), Conditions(texts[1])), texts
 
 
 def painted(followed, scheduler, share, *, first=None, text=2, guidance=1.0):

@@ -11,8 +11,8 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from data_fakes import write_set
 from lamp_lightning import LAMPPipeline, MotionSetDataModule, MotionTuner, UserError
+from lamp_lightning.diffusion.conditions import size_conditions
 from lamp_lightning.models import load_base_model
-from lamp_lightning.models.base.conditions import size_conditions
 from random_models import save_random_model
 
 FAST = {"num_frames": 3, "num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "latent"}

@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from lamp_lightning import MotionUNet, UserError
-from lamp_lightning.diffusion import first_frame_loss
+from lamp_lightning.diffusion import Conditions, first_frame_loss
 from lamp_lightning.models.unet.layers import ClipGroupNorm, ClipShape, MotionConv
 from method_models import image_unet, motion_unet, text, video
 from random_models import TOKENS, WIDTH, WIDTH_2, random_unet
@@ -489,7 +489,7 @@ def test_gradient_checkpointing_of_sdxl_changes_no_loss_and_no_gradient(shape):
         if checkpointing:
             unet.enable_gradient_checkpointing()
         loss = first_frame_loss(
-            unet, DDIMScheduler(), latents, noise, torch.tensor([7, 500]), words, added_cond_kwargs=added
+            unet, DDIMScheduler(), latents, noise, torch.tensor([7, 500]), Conditions.of(words, added)
         )
         loss.backward()
         losses.append(loss.detach())

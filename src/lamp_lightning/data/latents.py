@@ -14,7 +14,7 @@ from einops import rearrange
 from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.clips import Clip
 from lamp_lightning.data.motion_set import MotionSet
-from lamp_lightning.models.base.conditions import TextEmbeddings, added_conditions, size_conditions
+from lamp_lightning.diffusion.conditions import Conditions, size_conditions
 from lamp_lightning.runtime.errors import UserError
 
 _PIXELS_AT_ONCE = 1 << 20
@@ -90,15 +90,15 @@ def encode_motion_set(
         if progress is not None:
             progress(done, len(jobs))
     count = len(motion_set.clips)
-    words = _text(motion_set.prompts, base, cache)
     sizes = [size_conditions(clip.source_size, clip.frames.shape[1:3]) for clip in motion_set.clips]
+    conditions = _text(motion_set.prompts, base, cache).of_size(torch.stack(sizes))
     return LatentClips(
         moments=moments[:count],
         flipped=moments[count:] if flip else None,
-        text=words.text,
+        text=conditions.text,
         scale=float(base.vae.config.scaling_factor),
         shift=float(getattr(base.vae.config, "shift_factor", None) or 0.0),
-        added=added_conditions(words.pooled, torch.stack(sizes)),
+        added=conditions.added,
     )
 
 
@@ -137,7 +137,7 @@ def _encode(frames: np.ndarray, mirrored: bool, base: Any) -> torch.Tensor:
     return rearrange(torch.cat(parts), "f c h w -> c f h w").contiguous()
 
 
-def _text(prompts: list[str], base: Any, cache: Cache) -> TextEmbeddings:
+def _text(prompts: list[str], base: Any, cache: Cache) -> Conditions:
     """Embeddings of n prompts, each distinct one encoded once."""
     distinct = sorted(set(prompts))
     entry = cache.path(
@@ -151,7 +151,7 @@ def _text(prompts: list[str], base: Any, cache: Cache) -> TextEmbeddings:
 
     found = cache.tensors(entry, make)
     rows = [distinct.index(prompt) for prompt in prompts]
-    return TextEmbeddings(**{name: tensor[rows] for name, tensor in found.items()})
+    return Conditions(**{name: tensor[rows] for name, tensor in found.items()})
 
 
 def _identity(base: Any, part: str) -> str:

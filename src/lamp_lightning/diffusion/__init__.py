@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamp_lightning.diffusion.colours import histogram_match
+from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.denoise import denoise
 from lamp_lightning.diffusion.guidance import guided, with_guidance
 from lamp_lightning.diffusion.invert import invert
@@ -13,6 +14,7 @@ from lamp_lightning.diffusion.tricks import adain, adain_towards_first, shared_n
 from lamp_lightning.diffusion.windows import count_windows, denoise_in_windows
 
 __all__ = [
+    "Conditions",
     "KnownFrames",
     "adain",
     "adain_towards_first",

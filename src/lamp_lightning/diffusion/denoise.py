@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.guidance import Predict, with_guidance
 from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.sampler import Sampler
@@ -88,9 +89,8 @@ def denoise(
         "noise_sharing": noise_sharing,
         "adain": adain,
     }
-    predict = with_guidance(
-        unet, text_embeddings, added_cond_kwargs, scale=guidance_scale, rescale=guidance_rescale
-    )
+    conditions = Conditions.of(text_embeddings, added_cond_kwargs)
+    predict = with_guidance(unet, conditions, scale=guidance_scale, rescale=guidance_rescale)
     return denoise_clips(
         predict,
         scheduler,

@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lamp_lightning.diffusion.conditions import Conditions
+
 
 @dataclass
 class Way:
     """What `invert` went through with one clip, to be followed back.
 
     latents: `steps c f h w`, those at each timestep, the noisiest last.
-    text_embeddings: of its prompt, `1 l d`.
-    added_cond_kwargs: further conditions of it (SDXL).
+    conditions: of its prompt, one row.
     """
 
     latents: Tensor | Sequence[Tensor]
-    text_embeddings: Tensor
-    added_cond_kwargs: dict[str, Tensor] | None = None
+    conditions: Conditions
 
 
 @contextmanager
@@ -53,12 +53,10 @@ def following(unet: Any, way: Way, share: float) -> Iterator[None]:
         sample, timestep, text = args
         clips += len(sample)
         followed = way.latents[-calls].to(sample).unsqueeze(0)
-        text = torch.cat([way.text_embeddings.to(text), text])
-        if way.added_cond_kwargs is not None:
-            others = kwargs["added_cond_kwargs"]
-            added = {name: torch.cat([own, others[name]]) for name, own in way.added_cond_kwargs.items()}
-            kwargs = {**kwargs, "added_cond_kwargs": added}
-        return (torch.cat([followed, sample]), timestep, text), kwargs
+        both = way.conditions.to(text).followed_by(Conditions.of(text, kwargs.get("added_cond_kwargs")))
+        if both.added is not None:
+            kwargs = {**kwargs, "added_cond_kwargs": both.added}
+        return (torch.cat([followed, sample]), timestep, both.text), kwargs
 
     def lead(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         if clips == 1:

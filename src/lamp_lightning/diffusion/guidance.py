@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
+from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.known import KnownFrames
 
 Predict = Callable[[Tensor, Tensor, KnownFrames], Tensor]
@@ -37,8 +37,7 @@ def guided(prediction: Tensor, guidance_scale: float, guidance_rescale: float = 
 
 def with_guidance(
     model: Callable[..., Tensor],
-    text_embeddings: Tensor,
-    added_cond_kwargs: dict[str, Tensor] | None = None,
+    conditions: Conditions | Tensor,
     *,
     scale: float,
     rescale: float = 0.0,
@@ -47,8 +46,8 @@ def with_guidance(
 
     Args:
         model: a MotionUNet, or what `MotionUNet.image_model()` gives.
-        text_embeddings: `2b l d`, unconditional then conditional; `b l d` will do when `scale` is 1.
-        added_cond_kwargs: further conditions, rows ordered likewise (SDXL).
+        conditions: `2b` rows, unconditional then conditional; `b` will do when `scale` is 1. A tensor is the
+            text alone.
         scale: 1 means no guidance, and half the work.
         rescale: see `guided`; it looks at the frames that are not clean.
 
@@ -60,31 +59,26 @@ def with_guidance(
         >>> predict(torch.ones(1, 4, 2, 8, 8), torch.tensor(9), KnownFrames.none()).mean().item()
         3.0
     """
-    guidance = scale != 1
+    conditions, guidance = Conditions.of(conditions), scale != 1
 
     def predict(sample: Tensor, timestep: Tensor, known: KnownFrames) -> Tensor:
-        text, added = _rows(text_embeddings, added_cond_kwargs, clips=len(sample), guidance=guidance)
-        extra: dict[str, Any] = {} if added is None else {"added_cond_kwargs": added}
+        rows = _needed(conditions, clips=len(sample), guidance=guidance)
         if not guidance:
-            return known.others(model(sample, timestep, text, **extra))
-        both = known.others(model(sample.repeat(2, 1, 1, 1, 1), timestep, text, **extra))
+            return known.others(rows.predict(model, sample, timestep))
+        both = known.others(rows.predict(model, sample.repeat(2, 1, 1, 1, 1), timestep))
         return guided(both, scale, rescale)
 
     return predict
 
 
-def _rows(
-    text: Tensor, added: dict[str, Tensor] | None, *, clips: int, guidance: bool
-) -> tuple[Tensor, dict[str, Tensor] | None]:
+def _needed(conditions: Conditions, *, clips: int, guidance: bool) -> Conditions:
     """The rows of conditions that are needed: all `2b` with guidance, else the conditional ones.
 
     Raises:
         ValueError: the number of rows does not go with so many clips.
     """
-    rows = text.shape[0]
+    rows = len(conditions)
     if rows != 2 * clips and (guidance or rows != clips):
         need = f"{2 * clips} (unconditional, then conditional)" if guidance else f"{clips} or {2 * clips}"
         raise ValueError(f"text_embeddings has {rows} rows; {clips} clips need {need}.")
-    if guidance or rows == clips:
-        return text, added
-    return text[clips:], None if added is None else {k: v[clips:] for k, v in added.items()}
+    return conditions if guidance or rows == clips else conditions[clips:]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.schedule import prediction_of, signal_and_sigma
 
@@ -17,7 +18,7 @@ def invert(
     unet: Callable[..., Tensor],
     scheduler: Any,
     latents: Tensor,
-    text_embeddings: Tensor,
+    text_embeddings: Tensor | Conditions,
     num_inference_steps: int,
     *,
     prediction_type: str = "epsilon",
@@ -32,7 +33,7 @@ def invert(
         unet: a MotionUNet.
         scheduler: a `DDIMScheduler` of the model's noise schedule; its steps are set here.
         latents: clean latents, `b c f h w`.
-        text_embeddings: the clips' prompts, `b l d`.
+        text_embeddings: the clips' prompts, `b l d`, or all of their conditions.
         num_inference_steps: the steps that sampling will take.
         prediction_type: how the UNet's output is read. The authors' code reads every model's as noise; for a
             model of another type pass `scheduler.config.prediction_type`, or sampling does not lead back.
@@ -55,12 +56,12 @@ def invert(
     """
     scheduler.set_timesteps(num_inference_steps, device=latents.device)
     stride = scheduler.config.num_train_timesteps // num_inference_steps
-    extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
+    conditions = Conditions.of(text_embeddings, added_cond_kwargs)
     timesteps = scheduler.timesteps.flip(0)[: round(strength * num_inference_steps)]
     known = KnownFrames.of(latents, [0] if keep_first else [])
     moving, noise_of = known.others(latents), prediction_of(prediction_type).noise
     for index, timestep in enumerate(timesteps):
-        output = known.others(unet(known.whole(moving), timestep, text_embeddings, **extra))
+        output = known.others(conditions.predict(unet, known.whole(moving), timestep))
         signal, sigma = signal_and_sigma(scheduler, moving, timestep)
         noise = noise_of(output, moving, signal, sigma)
         signal_here, sigma_here = signal_and_sigma(scheduler, moving, timestep - stride)

@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.schedule import add_noise, target
 
@@ -18,8 +19,7 @@ def known_frames_loss(
     latents: Tensor,
     noise: Tensor,
     timesteps: Tensor,
-    text: Tensor,
-    added_cond_kwargs: dict[str, Tensor] | None = None,
+    conditions: Conditions | Tensor,
     *,
     known: Sequence[int],
 ) -> Tensor:
@@ -33,8 +33,7 @@ def known_frames_loss(
         latents: clean latents, `b c f h w`, one frame or more of which is not known.
         noise: Gaussian noise of the same shape.
         timesteps: one per clip, `(b,)`, integers below `num_train_timesteps`.
-        text: `b l d`.
-        added_cond_kwargs: further conditions (SDXL).
+        conditions: a row for each clip. A tensor is the text alone, `b l d`.
         known: the numbers of the frames that are given.
 
     Returns:
@@ -52,8 +51,7 @@ def known_frames_loss(
     if len(known) >= latents.shape[2]:
         raise ValueError(f"The loss needs clips of at least {len(known) + 1} frames, not {latents.shape[2]}.")
     noisy = frames.others(add_noise(scheduler, latents, noise, timesteps))
-    extra = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
-    prediction = unet(frames.whole(noisy), timesteps, text, **extra)
+    prediction = Conditions.of(conditions).predict(unet, frames.whole(noisy), timesteps)
     wanted = target(scheduler, latents, noise, timesteps)
     return F.mse_loss(frames.others(prediction).float(), frames.others(wanted).float())
 

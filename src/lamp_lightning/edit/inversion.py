@@ -42,7 +42,7 @@ def to_noise(
         pipeline.unet,
         scheduler,
         scaled,
-        **pipeline._conditions([prompt], None, 1, _pixels(pipeline, latents)),
+        pipeline.conditions([prompt], None, 1, _pixels(pipeline, latents)),
         num_inference_steps=sampler.num_inference_steps,
         prediction_type=scheduler.config.prediction_type,
         keep_first=pipeline.unet.variant.first_frame,
@@ -66,8 +66,8 @@ def from_noise(
 
     For a share `follow` of the steps it attends as the video that was inverted, see `diffusion.follow`.
     """
-    conditions = pipeline._conditions([source_prompt], None, 1, _pixels(pipeline, way))
-    with following(pipeline.unet, Way(way, **conditions), follow):
+    conditions = pipeline.conditions([source_prompt], None, 1, _pixels(pipeline, way))
+    with following(pipeline.unet, Way(way, conditions), follow):
         return generate_batch(
             pipeline,
             [prompt],
@@ -145,21 +145,21 @@ def paint_over(
     latents, noisy = latents.to(pipeline.unet.device), None
     with pipeline.unet.image_model() as image_model, ExitStack() as led:
         if source_prompt is not None:
-            conditions, way, keep = pipeline._conditions([source_prompt], None, 1, size), *_kept(on_step)
+            conditions, way, keep = pipeline.conditions([source_prompt], None, 1, size), *_kept(on_step)
             noisy = invert(
                 image_model,
                 scheduler,
                 latents,
-                **conditions,
+                conditions,
                 num_inference_steps=steps,
                 prediction_type=scheduler.config.prediction_type,
                 strength=strength,
                 callback=keep,
             )
-            led.enter_context(following(image_model, Way(way, **conditions), follow))
-        conditions = pipeline._conditions([prompt], sampler.negative_prompt, scale, size)
+            led.enter_context(following(image_model, Way(way, conditions), follow))
+        conditions = pipeline.conditions([prompt], sampler.negative_prompt, scale, size)
         painted = repaint(
-            with_guidance(image_model, **conditions, scale=scale),
+            with_guidance(image_model, conditions, scale=scale),
             scheduler,
             latents,
             strength=strength,

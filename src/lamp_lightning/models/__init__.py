@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from lamp_lightning.models.adapter import read_metadata
 from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.base.conditions import TextEmbeddings
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.families import MotionUNet, Variant, inflated
@@ -12,7 +11,6 @@ from lamp_lightning.models.families import MotionUNet, Variant, inflated
 __all__ = [
     "BaseModel",
     "MotionUNet",
-    "TextEmbeddings",
     "Variant",
     "VideoBackbone",
     "inflated",

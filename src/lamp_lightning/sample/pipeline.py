@@ -20,13 +20,13 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.diffusion import KnownFrames, histogram_match, invert, with_guidance
+from lamp_lightning.diffusion.conditions import Conditions, size_conditions
 from lamp_lightning.diffusion.denoise import Generators, StepCallback, denoise_clips
 from lamp_lightning.diffusion.guidance import Predict
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.diffusion.sampling import check_sampler, count_steps, sample_clips
 from lamp_lightning.models.adapter import header_of, inverted_clip
 from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.base.conditions import added_conditions, size_conditions
 from lamp_lightning.models.base.folder import pipeline_class
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
@@ -435,8 +435,8 @@ class LAMPPipeline(DiffusionPipeline):
     ) -> Predict:
         """A model under the conditions of these prompts and the sampler's guidance."""
         scale = sampler.guidance_scale
-        conditions = self._conditions(prompts, negative, scale, size)
-        return with_guidance(model, **conditions, scale=scale, rescale=sampler.guidance_rescale)
+        conditions = self.conditions(prompts, negative, scale, size)
+        return with_guidance(model, conditions, scale=scale, rescale=sampler.guidance_rescale)
 
     def _given(self, first_frame: FirstFrame, clips: int, size: tuple[int, int]) -> Tensor:
         """Latents `b c 1 h w` of given images."""
@@ -477,7 +477,7 @@ class LAMPPipeline(DiffusionPipeline):
             self.unet,
             scheduler,
             clip.unsqueeze(0),
-            **self._conditions([""], None, 1, size),
+            self.conditions([""], None, 1, size),
             num_inference_steps=sampler.num_inference_steps,
             prediction_type=scheduler.config.prediction_type,
             keep_first=self.unet.variant.first_frame,
@@ -529,13 +529,13 @@ class LAMPPipeline(DiffusionPipeline):
         shape = (clips, self.unet.config.in_channels, frames, size[0] // factor, size[1] // factor)
         return randn_tensor(shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype)
 
-    def _conditions(
+    def conditions(
         self,
         prompts: list[str],
         negative: str | list[str] | None,
         guidance_scale: float,
         size: tuple[int, int],
-    ) -> dict[str, Any]:
+    ) -> Conditions:
         """What the UNet is told, `2b` rows, unconditional first; `b` without guidance."""
         if not prompts:
             raise UserError("prompt is an empty list: give at least one.")
@@ -551,8 +551,7 @@ class LAMPPipeline(DiffusionPipeline):
         else:
             words = base.encode_prompts(negatives + prompts)
         words = words.to(self._execution_device, self.unet.dtype)
-        added = added_conditions(words.pooled, size_conditions(None, size))
-        return {"text_embeddings": words.text} | ({} if added is None else {"added_cond_kwargs": added})
+        return words.of_size(size_conditions(None, size))
 
     def _decoded(
         self, latents: Tensor, histogram_matching: bool, progress: Progress | None = None

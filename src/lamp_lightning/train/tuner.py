@@ -13,6 +13,7 @@ from lightning import LightningModule
 from packaging.version import Version
 from torch import Tensor
 
+from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.loss import all_frames_loss, first_frame_loss
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
@@ -154,11 +155,9 @@ class MotionTuner(LightningModule):
         """The mean loss of a batch, a scalar; logged as ``train/loss``."""
         latents = batch["latents"]
         noise, timesteps = self.draw(latents, batch["index"])
-        added = batch.get("added_cond_kwargs")
+        conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
         loss_of = first_frame_loss if self.unet.variant.first_frame else all_frames_loss
-        loss = loss_of(
-            self.unet, self.scheduler, latents, noise, timesteps, batch["text"], added_cond_kwargs=added
-        )
+        loss = loss_of(self.unet, self.scheduler, latents, noise, timesteps, conditions)
         self.log("train/loss", loss.detach(), sync_dist=True, batch_size=len(latents))
         return loss
 

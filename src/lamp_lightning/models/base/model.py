@@ -14,7 +14,8 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from lamp_lightning.models.base.conditions import TextEmbeddings, encode_with_one, encode_with_two
+from lamp_lightning.diffusion.conditions import Conditions
+from lamp_lightning.models.base.conditions import encode_with_one, encode_with_two
 
 
 @dataclass
@@ -77,7 +78,7 @@ class BaseModel:
             part.to(*args, **kwargs)
         return self
 
-    def encode_prompts(self, prompts: Sequence[str]) -> TextEmbeddings:
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """Text embeddings `n l d`, for SDXL with the pooled ones `n p`.
 
         Longer prompts are cut at the text encoder's length, as in diffusers.

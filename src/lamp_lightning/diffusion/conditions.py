@@ -1,0 +1,100 @@
+"""What a model is told of each clip besides its noisy latents: the text and, for SDXL, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions of clips, a row for each.
+
+    Attributes:
+        text: `n l d`, for the cross-attention.
+        pooled: `n p`, one vector for the whole prompt (SDXL), or None.
+        sizes: `n 6`, the size and crop conditions (SDXL; Podell et al. 2023, section 2.2), or None.
+
+    Example:
+        >>> prompts = Conditions(torch.ones(1, 77, 32))
+        >>> both = prompts.zeros().followed_by(prompts)
+        >>> len(both), both[1:].text.mean().item()
+        (2, 1.0)
+    """
+
+    text: Tensor
+    pooled: Tensor | None = None
+    sizes: Tensor | None = None
+
+    @classmethod
+    def of(cls, text: Tensor | Conditions, added: Mapping[str, Tensor] | None = None) -> Conditions:
+        """Conditions from what diffusers takes: `encoder_hidden_states` and `added_cond_kwargs`."""
+        if isinstance(text, Conditions):
+            return text
+        return cls(text) if added is None else cls(text, added["text_embeds"], added["time_ids"])
+
+    @property
+    def added(self) -> dict[str, Tensor] | None:
+        """diffusers' `added_cond_kwargs`; None for models that have none."""
+        if self.pooled is None or self.sizes is None:
+            return None
+        return {"text_embeds": self.pooled, "time_ids": self.sizes}
+
+    def predict(self, model: Callable[..., Tensor], sample: Tensor, timestep: Tensor) -> Tensor:
+        """The prediction of a model for clips `n c f h w` under these conditions."""
+        extra = {} if self.added is None else {"added_cond_kwargs": self.added}
+        return model(sample, timestep, self.text, **extra)
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def __getitem__(self, rows: slice) -> Conditions:
+        return self._each(lambda tensor: tensor[rows])
+
+    def to(self, *args: Any) -> Conditions:
+        """On a device, in a dtype; the arguments are those of `Tensor.to`."""
+        return self._each(lambda tensor: tensor.to(*args))
+
+    def zeros(self) -> Conditions:
+        """No prompt at all, as SDXL was trained to understand it."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return Conditions(torch.zeros_like(self.text), pooled, self.sizes)
+
+    def followed_by(self, others: Conditions) -> Conditions:
+        """The rows of both."""
+
+        def joined(name: str) -> Tensor | None:
+            a, b = getattr(self, name), getattr(others, name)
+            return None if a is None or b is None else torch.cat([a, b])
+
+        return Conditions(torch.cat([self.text, others.text]), joined("pooled"), joined("sizes"))
+
+    def of_size(self, sizes: Tensor) -> Conditions:
+        """With size conditions `(6,)` for all rows, or `n 6`, where the model takes any."""
+        if self.pooled is None:
+            return self
+        return Conditions(self.text, self.pooled, sizes.to(self.pooled).expand(len(self), 6))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
+        others = (None if each is None else change(each) for each in (self.pooled, self.sizes))
+        return Conditions(change(self.text), *others)
+
+
+def size_conditions(source: tuple[int, int] | None, size: tuple[int, int]) -> Tensor:
+    """SDXL's size and crop conditions (Podell et al. 2023, section 2.2) of a picture cropped at its centre.
+
+    Args:
+        source: height and width of the picture before it was cropped and scaled; None: it was neither.
+        size: height and width that the model sees.
+
+    Returns:
+        `(6,)`: original height and width, top and left of the crop in the scaled picture, height and width.
+    """
+    height, width = source or size
+    scale = max(size[0] / height, size[1] / width)
+    top, left = (round((side * scale - seen) / 2) for side, seen in zip((height, width), size, strict=True))
+    return torch.tensor([height, width, top, left, *size], dtype=torch.float32)
