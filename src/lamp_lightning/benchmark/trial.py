@@ -20,7 +20,7 @@ import torch
 from omegaconf import DictConfig
 
 from lamp_lightning.benchmark.methods import Method, load_method
-from lamp_lightning.data.motion_set import load_motion_set
+from lamp_lightning.data.clips import load_motion_set
 from lamp_lightning.data.motions import is_toy_motion, sample_prompts
 from lamp_lightning.metrics import evaluate_videos, load_clip, motion_signatures
 from lamp_lightning.metrics.clip import ClipJudge

@@ -10,23 +10,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lamp_lightning.data.clips import Clip, decode_clip, list_clips
+    from lamp_lightning.data.clips import Clip, MotionSet, decode_clip, list_clips, load_motion_set
     from lamp_lightning.data.datamodule import MotionSetDataModule
     from lamp_lightning.data.dataset import MotionDataset
     from lamp_lightning.data.latents import LatentClips, encode_motion_set
-    from lamp_lightning.data.motion_set import MotionSet, load_motion_set
     from lamp_lightning.data.video import read_video, write_mp4
 
 _EXPORTS = {
     "Clip": "clips",
     "LatentClips": "latents",
     "MotionDataset": "dataset",
-    "MotionSet": "motion_set",
+    "MotionSet": "clips",
     "MotionSetDataModule": "datamodule",
     "decode_clip": "clips",
     "encode_motion_set": "latents",
     "list_clips": "clips",
-    "load_motion_set": "motion_set",
+    "load_motion_set": "clips",
     "read_video": "video",
     "write_mp4": "video",
 }

@@ -12,10 +12,9 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lamp_lightning.data.clips import Clip
+from lamp_lightning.data.clips import Clip, MotionSet, load_clip, load_motion_set
 from lamp_lightning.data.dataset import MotionDataset, SampleStream
 from lamp_lightning.data.latents import LatentClips, encode_motion_set
-from lamp_lightning.data.motion_set import MotionSet, load_clip, load_motion_set
 from lamp_lightning.runtime.errors import UserError
 
 

@@ -12,8 +12,7 @@ import torch
 from einops import rearrange
 
 from lamp_lightning.data.cache import Cache
-from lamp_lightning.data.clips import Clip
-from lamp_lightning.data.motion_set import MotionSet
+from lamp_lightning.data.clips import Clip, MotionSet
 from lamp_lightning.diffusion.conditions import Conditions, size_conditions
 from lamp_lightning.runtime.errors import UserError
 

@@ -18,10 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from lamp_lightning.data.cache import Cache
-from lamp_lightning.data.clips import Clip
+from lamp_lightning.data.clips import Clip, load_clip
 from lamp_lightning.data.datamodule import ClipDataModule
 from lamp_lightning.data.images import pixels_from_image
-from lamp_lightning.data.motion_set import load_clip
 from lamp_lightning.data.motions import motion_prompt
 from lamp_lightning.data.video import (
     SHOWN_SIZE,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from lamp_lightning.data.motion_set import load_motion_set
+from lamp_lightning.data.clips import load_motion_set
 from lamp_lightning.data.motions import motion_prompt
 from lamp_lightning.evaluate.scores import Evaluated, publish
 from lamp_lightning.evaluate.videos import (
