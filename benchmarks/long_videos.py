@@ -25,7 +25,7 @@ from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.diffusion import denoise
 from lamp_lightning.metrics.truth import moving_pixels
-from lamp_lightning.sample.generate import evaluation, mixed_precision
+from lamp_lightning.models.devices import evaluation, mixed_precision
 from lamp_lightning.toyworld import Scene, held_out_scenes, render_clip
 from lamp_lightning.toyworld.render import first_moment
 from lamp_lightning.toyworld.scenes import motion_name

@@ -101,9 +101,9 @@ def adapter_of(source: Path) -> Path | None:
 
 def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
     """Write the tuned tensors of an official checkpoint folder as a motion adapter."""
+    from lamp_lightning.diffusion.sampler import Sampler
     from lamp_lightning.models.families import MotionUNet
     from lamp_lightning.models.official import check_frozen, check_new_norms, official_config, warn_of_half
-    from lamp_lightning.sample.generate import Sampler
 
     unet = MotionUNet.from_official(source)
     check_new_norms(unet, source)

@@ -15,9 +15,10 @@ from safetensors import safe_open
 from lamp_lightning import LAMPPipeline, UserError
 from lamp_lightning.data.video import read_video
 from lamp_lightning.diffusion import denoise, shared_noise
+from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.runtime.config import conf_dir, options
 from lamp_lightning.sample.__main__ import main as sample_main
-from lamp_lightning.sample.generate import Sampler, generate_batch
+from lamp_lightning.sample.generate import generate_batch
 from lamp_lightning.train.__main__ import main as train_main
 from method_models import motion_unet, text, video
 from random_models import KINDS

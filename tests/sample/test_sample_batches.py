@@ -20,13 +20,14 @@ from rich.console import Console
 
 from lamp_lightning import LAMPPipeline
 from lamp_lightning.data.video import read_video
+from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.runtime.command import readable
 from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.runs import RunFolder
-from lamp_lightning.sample import batch, gallery
+from lamp_lightning.sample import generate
 from lamp_lightning.sample import run as painting
+from lamp_lightning.sample import write as writing
 from lamp_lightning.sample.__main__ import main
-from lamp_lightning.sample.generate import Sampler
 from lamp_lightning.sample.motions import find_adapter
 from lamp_lightning.sample.progress import PaintingProgress
 from lamp_lightning.train.samples import Studio
@@ -86,7 +87,7 @@ class Counted:
 
     def __init__(self, fits=99):
         self.sizes, self.fits = [], fits
-        self.original = batch.generate_batch
+        self.original = generate.generate_batch
 
     def __call__(self, pipeline, prompts, *args, **kwargs):
         if len(prompts) > self.fits:
@@ -98,7 +99,7 @@ class Counted:
 @pytest.fixture
 def counted(monkeypatch):
     counter = Counted()
-    monkeypatch.setattr(batch, "generate_batch", counter)
+    monkeypatch.setattr(generate, "generate_batch", counter)
     return counter
 
 
@@ -147,18 +148,18 @@ def test_auto_paints_as_many_at_once_as_fit(adapter, counted, monkeypatch):
     from lamp_lightning.sample.jobs import Job
 
     job = Job("a", 0, find_adapter(adapter).sampler, None, "crop", "a")
-    need = batch.bytes_of_video(pipeline, job, "32-true")
-    assert need == 2 * batch.bytes_of_video(pipeline, job, "bf16-mixed")
+    need = generate.bytes_of_video(pipeline, job, "32-true")
+    assert need == 2 * generate.bytes_of_video(pipeline, job, "bf16-mixed")
     counted.sizes.clear()
-    monkeypatch.setattr(batch, "free_memory", lambda device: 2.6 * need)
+    monkeypatch.setattr(generate, "free_memory", lambda device: 2.6 * need)
     assert paint(adapter, "count=3", "prompt=a", "out=little") == 0
     assert counted.sizes == [2, 1]
-    monkeypatch.setattr(batch, "free_memory", lambda device: 0)
+    monkeypatch.setattr(generate, "free_memory", lambda device: 0)
     assert paint(adapter, "prompt=a", "out=none") == 0
 
 
 def test_free_memory_is_what_the_system_says():
-    free = batch.free_memory(torch.device("cpu"))
+    free = generate.free_memory(torch.device("cpu"))
     assert free > 1 << 20
     if Path("/proc/meminfo").exists():
         assert free < float("inf")
@@ -237,7 +238,7 @@ def test_a_record_of_a_larger_batch_than_fits_is_painted_alone(adapter, counted,
     facts = record("a_seed0", "x")
     facts["made"] |= {"batch": 1000, "place": 7}
     Path("many.json").write_text(json.dumps(facts))
-    monkeypatch.setattr(batch, "free_memory", lambda device: 1 << 20)
+    monkeypatch.setattr(generate, "free_memory", lambda device: 1 << 20)
     counted.sizes.clear()
     assert main(["again=many.json"]) == 0
     assert counted.sizes == [1]
@@ -345,7 +346,7 @@ def test_painted_nan_and_a_full_memory_end_in_one_message(adapter, random_base, 
         "to allocate 68719476736 bytes. Error code 12 (Cannot allocate memory)"
     )
     for error in (full, MemoryError()):
-        monkeypatch.setattr(batch, "generate_batch", failing(error))
+        monkeypatch.setattr(generate, "generate_batch", failing(error))
         assert paint(adapter, "prompt=a") == 1
         err = capsys.readouterr().err
         assert "3 frames of 32x32 does not fit into memory" in err
@@ -409,9 +410,9 @@ def test_a_video_whose_files_are_not_whole_is_painted_again_in_its_place(adapter
             raise KeyboardInterrupt
         return original(kind, folder, name, frames, fps)
 
-    original = gallery.write_as
+    original = writing.write_as
     with monkeypatch.context() as patch:
-        patch.setattr(gallery, "write_as", write_two_frames)
+        patch.setattr(writing, "write_as", write_two_frames)
         assert paint(adapter, "prompt=a", "count=3", "batch=2") == 130
     assert [record(name)["finished"] for name in names()] == [True, False]
     before = written()
@@ -427,7 +428,7 @@ def test_a_batch_that_was_cut_off_while_it_was_written_is_painted_again_as_a_who
     adapter, counted, monkeypatch
 ):
     assert paint(adapter, "prompt=a", "count=3", "out=whole") == 0
-    write = gallery.write_as
+    write = writing.write_as
 
     def cut_off(kind, folder, name, *args):
         if name == "a_seed1":
@@ -435,7 +436,7 @@ def test_a_batch_that_was_cut_off_while_it_was_written_is_painted_again_as_a_who
         return write(kind, folder, name, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gallery, "write_as", cut_off)
+        patch.setattr(writing, "write_as", cut_off)
         assert paint(adapter, "prompt=a", "count=3", "out=cut_off") == 130
     before = written("cut_off")
     assert paint(adapter, "prompt=a", "count=3", "out=cut_off") == 0

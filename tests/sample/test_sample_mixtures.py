@@ -16,7 +16,7 @@ from lamp_lightning.data.video import read_video
 from lamp_lightning.runtime.config import conf_dir
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.sample.__main__ import main
-from lamp_lightning.sample.mixing import find_motions
+from lamp_lightning.sample.motions import find_motions
 from method_models import motion_unet
 
 

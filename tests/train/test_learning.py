@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.metrics import FlowAgreement, MovingPixelError
 from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.devices import mixed_precision
 from lamp_lightning.runtime.runs import RunFolder
-from lamp_lightning.sample.generate import Sampler, mixed_precision
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.toyworld import held_out_scenes, render_clip
 from lamp_lightning.train.__main__ import main

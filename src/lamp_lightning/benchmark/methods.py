@@ -33,6 +33,7 @@ import torch
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.adapter import read_metadata
 from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.devices import evaluation, mixed_precision
 from lamp_lightning.models.families import inflated
 from lamp_lightning.runtime.commands import Train
 from lamp_lightning.runtime.config import composed, options
@@ -41,8 +42,8 @@ from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.runtime.precision import sampling_dtype
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings
-from lamp_lightning.sample.generate import evaluation, generate_batch, mixed_precision, spare_memory
-from lamp_lightning.sample.motions import find_adapter, load
+from lamp_lightning.sample.generate import generate_batch
+from lamp_lightning.sample.motions import find_adapter, load, spare_memory
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.train.run import variant_from
 

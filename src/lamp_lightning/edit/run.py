@@ -30,6 +30,7 @@ from lamp_lightning.data.video import (
     write_gif,
     write_mp4,
 )
+from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.edit.inversion import (
     OnStep,
     from_noise,
@@ -40,6 +41,7 @@ from lamp_lightning.edit.inversion import (
 )
 from lamp_lightning.metrics import flow_correlation
 from lamp_lightning.models.adapter import read_metadata
+from lamp_lightning.models.devices import evaluation, mixed_precision, on_device
 from lamp_lightning.runtime.console import is_first_process, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import file_sha256, part_of, remove_dead
@@ -48,7 +50,6 @@ from lamp_lightning.runtime.loggers import ShownVideo, close, log_adapter, log_m
 from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.runtime.runs import RunFolder, write_json
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.generate import Sampler, evaluation, mixed_precision, on_device
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.write import Painted, measure
 from lamp_lightning.train.run import Parts, fit, make, prepare

@@ -15,11 +15,10 @@ from lamp_lightning.runtime.console import quiet, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.schema import check_settings
-from lamp_lightning.sample.mixing import HOW, find_motions
-from lamp_lightning.sample.motions import Adapter, with_changes
+from lamp_lightning.sample.motions import HOW, Adapter, find_motions, with_changes
 
 if TYPE_CHECKING:
-    from lamp_lightning.sample.gallery import Output
+    from lamp_lightning.sample.jobs import Output
 
 MOVING = ("mp4", "gif", "webp")
 NO_FOLDER = {".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".jpeg", ".png", ".json"}
@@ -65,7 +64,7 @@ def words_given() -> list[str]:
 
 def output(cfg: DictConfig, adapter: Adapter) -> Output:
     """Where to write, from ``out``, ``format`` and ``again``."""
-    from lamp_lightning.sample.gallery import Output
+    from lamp_lightning.sample.jobs import Output
 
     formats = [str(kind) for kind in (cfg.format if OmegaConf.is_list(cfg.format) else [cfg.format])]
     if cfg.out is None:

@@ -1,24 +1,37 @@
-"""Prompts and first frames to videos, with a sampler's settings."""
+"""Prompts and first frames to videos: one, several at once, or many in batches that fit into memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+import gc
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from lamp_lightning.data.fit import fit_frame, inner_box, pad_frame
+from lamp_lightning.data.images import read_image
 from lamp_lightning.data.video import as_frames
 from lamp_lightning.diffusion.colours import match_colours
 from lamp_lightning.diffusion.sampler import Sampler
-from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.models.devices import all_memory, free_memory, mixed_precision
+from lamp_lightning.runtime.errors import UserError, is_out_of_memory
+from lamp_lightning.runtime.hardware import hardware
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from lamp_lightning.sample.first_frames import Painter
+    from lamp_lightning.sample.jobs import Job
     from lamp_lightning.sample.pipeline import LAMPPipeline, Progress
+
+LIVE = 28  # numbers that a UNet keeps alive per latent pixel and channel of its first level (SD 1.4: 26)
+USABLE = 0.8  # share of free memory
+BYTES_OF_PIXEL = 24  # of a decoded video, which is there twice, in float32
 
 
 def generate(
@@ -31,12 +44,16 @@ def generate(
     painter: Painter | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Paint one video, uint8 ``(f, h, w, 3)``, as ``generate_batch`` does.
+    """Paint one video, uint8 `(f, h, w, 3)`, as `generate_batch` does.
 
-    ``on_step(done, steps)`` is called after each denoising step.
+    `on_step(done, steps)` is called after each denoising step.
     """
     given = None if first_frame is None else [first_frame]
-    progress = None if on_step is None else _steps_only(on_step)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if on_step is not None and stage == "denoising":
+            on_step(done, total)
+
     return generate_batch(
         pipeline, [prompt], sampler, seeds=[seed], first_frames=given, painter=painter, progress=progress
     )[0]
@@ -54,15 +71,15 @@ def generate_batch(
     colours: Sequence[np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Paint videos at once, each uint8 ``(f, h, w, 3)``, with a prompt, a seed and perhaps a first frame.
+    """Paint videos at once, each uint8 `(f, h, w, 3)`, with a prompt, a seed and perhaps a first frame.
 
     The same seed gives the same video; in a batch it differs by what other shapes of matrices are rounded
-    to. Without ``first_frames`` the ``painter`` paints them, or without that the image model below the
-    motion. ``noise`` ``(b, c, f, h, w)`` instead of drawn noise is what `diffusion.invert` gives.
-    ``colours`` are pictures ``(h, w, 3)`` whose histograms the videos take. Without them the sampler's
-    histogram matching takes the decoded first frame's, by ``match_colours`` as well: the authors' own
+    to. Without `first_frames` the `painter` paints them, or without that the image model below the
+    motion. `noise` `(b, c, f, h, w)` instead of drawn noise is what `diffusion.invert` gives.
+    `colours` are pictures `(h, w, 3)` whose histograms the videos take. Without them the sampler's
+    histogram matching takes the decoded first frame's, by `match_colours` as well: the authors' own
     matching, which the pipeline does when it is called alone, would make several tones of what a batch rounds
-    otherwise. ``progress(stage, done, total)`` is called as by the pipeline.
+    otherwise. `progress(stage, done, total)` is called as by the pipeline.
     """
     if first_frames is None and painter is not None:
         size = sampler.size or pipeline.default_size
@@ -115,57 +132,210 @@ def paint_with(
     )
 
 
-def _steps_only(on_step: Callable[[int, int], None]) -> Callable[[str, int, int], None]:
-    def report(stage: str, done: int, total: int) -> None:
-        if stage == "denoising":
-            on_step(done, total)
-
-    return report
+# -- batches -------------------------------------------------------------------------------------------------
 
 
-def spare_memory(pipeline: LAMPPipeline, settings: Mapping[str, Any]) -> None:
-    """Switch on what of ``attention_slicing``, ``vae_slicing`` and ``vae_tiling`` the settings ask for."""
-    if settings.get("attention_slicing"):
-        pipeline.enable_attention_slicing()
-    if settings.get("vae_slicing"):
-        pipeline.enable_vae_slicing()
-    if settings.get("vae_tiling"):
-        pipeline.enable_vae_tiling()
+@dataclass(frozen=True)
+class Batch:
+    """Videos that are painted at once, and which of them are wanted.
+
+    The bits of a video depend on the size of its batch and its place in it, by rounding, but not on its
+    neighbours: `places` of copies of one video make it again.
+    """
+
+    jobs: list[Job]
+    places: list[int]
+
+    def halves(self) -> list[Batch]:
+        """Two batches of half the size."""
+        middle = math.ceil(len(self.jobs) / 2)
+        cut = [(self.jobs[:middle], 0), (self.jobs[middle:], middle)]
+        parts = [
+            Batch(jobs, [p - begin for p in self.places if 0 <= p - begin < len(jobs)]) for jobs, begin in cut
+        ]
+        return [part for part in parts if part.places]
 
 
-@contextmanager
-def on_device(modules: Sequence[torch.nn.Module], device: torch.device | str) -> Iterator[None]:
-    """Modules on a device for a while, and then back where they were: a GPU has room for what works on it."""
-    before = [next(module.parameters()).device for module in modules]
-    try:
-        for module in modules:
-            module.to(device)
-        yield
-    finally:
-        for module, home in zip(modules, before, strict=True):
-            module.to(home)
+@dataclass(frozen=True)
+class Made:
+    """A painted video: frames uint8 `(f, h, w, 3)`, and its place in which batch."""
+
+    job: Job
+    frames: np.ndarray
+    batch: int
+    place: int
 
 
-@contextmanager
-def evaluation(*modules: torch.nn.Module) -> Iterator[None]:
-    """Modules in evaluation mode, and afterwards as they were."""
-    before = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.eval()
-        yield
-    finally:
-        for module, training in zip(modules, before, strict=True):
-            module.train(training)
+def in_batches(
+    jobs: Sequence[Job],
+    finished: Sequence[tuple[int, int] | None],
+    most: int,
+    interrupted: Sequence[bool] | None = None,
+) -> list[Batch]:
+    """The unfinished jobs, those of one size at most `most` at once.
+
+    All jobs are divided before the finished ones are left out: after an interruption between batches the rest
+    is painted in the very same batches. After one while a batch was written, that batch is painted again as a
+    whole for the sake of the videos that are missing: by itself each would be rounded otherwise.
+
+    Args:
+        jobs: the videos.
+        finished: of each that is there, the size of the batch that it was painted in and its place there.
+        most: videos at once.
+        interrupted: of each, whether it was about to be written; None: of none.
+    """
+    sizes = dict.fromkeys(job.sampler.size for job in jobs)
+    every = list(zip(jobs, finished, interrupted or [False] * len(jobs), strict=True))
+    batches = []
+    for size in sizes:
+        same = [each for each in every if each[0].sampler.size == size]
+        for begin in range(0, len(same), most):
+            whole = same[begin : begin + most]
+            left = [k for k, (_, done, _) in enumerate(whole) if done is None]
+            together = any(done == (len(whole), k) for k, (_, done, _) in enumerate(whole))
+            if together and any(cut_off for _, _, cut_off in whole):
+                batches.append(Batch([job for job, _, _ in whole], left))
+            elif left:
+                batches.append(Batch([whole[k][0] for k in left], list(range(len(left)))))
+    return [batch for batch in batches if batch.places]
 
 
-def mixed_precision(device: torch.device | str, precision: Any) -> Any:
-    """The autocast that ``trainer.precision`` asks for, or none."""
-    kinds = {
-        "16-mixed": torch.float16,
-        "16": torch.float16,
-        "bf16-mixed": torch.bfloat16,
-        "bf16": torch.bfloat16,
-    }
-    dtype = kinds.get(str(precision))
-    return nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype=dtype)
+def paint(
+    pipeline: LAMPPipeline,
+    batches: Sequence[Batch],
+    *,
+    precision: str,
+    painter: Painter | None = None,
+    progress: Progress | None = None,
+) -> Iterator[list[Made]]:
+    """Paint batch by batch, in halves from where memory does not suffice.
+
+    Raises:
+        UserError: not even one video fits into memory.
+    """
+    waiting = deque(batches)
+    most = max((len(batch.jobs) for batch in batches), default=1)
+    while waiting:
+        batch = waiting.popleft()
+        if len(batch.jobs) > most:
+            waiting.extendleft(reversed(batch.halves()))
+            continue
+        videos = None
+        try:
+            videos = _painted(pipeline, batch, precision, painter, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch.jobs) == 1:
+                why = (str(error).splitlines() or ["no more to be had"])[0]
+                raise UserError(_too_large(batch.jobs[0], why)) from error
+        if videos is None:  # outside the handler: the error holds the tensors of the attempt
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            most = math.ceil(len(batch.jobs) / 2)
+            print(f"Out of memory: {most} videos at once from here on.", file=sys.stderr, flush=True)
+            waiting.appendleft(batch)
+            continue
+        yield [Made(batch.jobs[p], videos[p], len(batch.jobs), p) for p in batch.places]
+
+
+def _painted(
+    pipeline: LAMPPipeline,
+    batch: Batch,
+    precision: str,
+    painter: Painter | None,
+    progress: Progress | None,
+) -> list[np.ndarray]:
+    jobs, sampler = batch.jobs, batch.jobs[0].sampler
+    pictures = None if jobs[0].picture is None else [first_frame(job) for job in jobs]
+    with mixed_precision(pipeline.unet.device, precision):
+        videos = generate_batch(
+            pipeline,
+            [job.prompt for job in jobs],
+            sampler,
+            seeds=[job.seed for job in jobs],
+            first_frames=pictures,
+            painter=painter,
+            colours=pictures if sampler.histogram_matching else None,  # the photograph's own
+            progress=progress,
+        )
+    return [shown_part(job, frames) for job, frames in zip(jobs, videos, strict=True)]
+
+
+def first_frame(job: Job) -> np.ndarray:
+    """The job's picture at the size that is painted, uint8 `(h, w, 3)`."""
+    assert job.picture is not None
+    assert job.sampler.size is not None
+    fitted = pad_frame if job.fit == "pad" else fit_frame
+    return fitted(read_image(job.picture.file), job.sampler.size)
+
+
+def shown_part(job: Job, frames: np.ndarray) -> np.ndarray:
+    """Of a padded video the part that the picture covers, else all of it."""
+    if job.picture is None or job.fit != "pad":
+        return frames
+    assert job.sampler.size is not None
+    rows, columns = inner_box(*job.picture.shape, job.sampler.size)
+    return np.ascontiguousarray(frames[:, rows, columns])
+
+
+# -- memory --------------------------------------------------------------------------------------------------
+
+
+def how_many(wanted: Any, pipeline: LAMPPipeline, jobs: Sequence[Job], precision: str) -> int:
+    """Videos to paint at once: the number wanted, or for "auto" what free memory holds, within reason."""
+    if wanted != "auto":
+        return int(wanted)
+    most = hardware(pipeline.unet.device.type).videos_at_once
+    return max(1, min(most, how_many_fit(pipeline, jobs, precision)))
+
+
+def how_many_fit(pipeline: LAMPPipeline, jobs: Sequence[Job], precision: str) -> int:
+    """Videos, each as large as the largest of these, for which the device's free memory suffices."""
+    need = max(bytes_of_video(pipeline, job, precision) for job in jobs)
+    return int(USABLE * min(free_memory(pipeline.unet.device), sys.maxsize) / need)
+
+
+def bytes_of_video(pipeline: LAMPPipeline, job: Job, precision: str) -> int:
+    """What one more video in a batch takes while the UNet works, about. (Decoding goes video by video.)"""
+    sampler, factor = job.sampler, pipeline.base.vae_scale_factor
+    assert sampler.size is not None
+    rows = 1 if sampler.guidance_scale == 1 else 2
+    frames = min(sampler.num_frames, sampler.window)
+    latent = (sampler.size[0] // factor) * (sampler.size[1] // factor)
+    channels = pipeline.unet.config.block_out_channels[0]
+    each = 4 if precision == "32-true" and pipeline.unet.dtype == torch.float32 else 2
+    return max(1, rows * frames * latent * channels * LIVE * each)
+
+
+def check_memory(jobs: Sequence[Job], pipeline: LAMPPipeline | None = None, precision: str = "") -> None:
+    """Refuse videos that this machine could never hold, before the system ends the process for them.
+
+    Args:
+        jobs: the videos.
+        pipeline: of the model, to look at what it needs, too, beside the frames themselves.
+        precision: that it computes in.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    cpu = torch.device("cpu")
+    for job in jobs:
+        height, width = job.sampler.size or (1, 1)
+        needs = [(job.sampler.num_frames * height * width * BYTES_OF_PIXEL, cpu)]
+        if pipeline is not None:
+            needs.append((bytes_of_video(pipeline, job, precision) // 2, pipeline.unet.device))
+        for need, device in needs:
+            if need > (there := all_memory(device)):
+                why = f"it needs at least {need / 2**30:,.0f} GiB, and there are {there / 2**30:,.0f}"
+                raise UserError(_too_large(job, why))
+
+
+def _too_large(job: Job, why: str) -> str:
+    height, width = job.sampler.size or ("?", "?")
+    return (
+        f"One video of {job.sampler.num_frames} frames of {width}x{height} does not fit into memory ({why}). "
+        "Try attention_slicing=true, vae_slicing=true, vae_tiling=true, fewer num_frames, a smaller "
+        "sampler.window or a smaller size."
+    )

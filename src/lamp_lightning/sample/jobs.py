@@ -36,6 +36,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Output:
+    """Where videos go: the folder, what their names begin with (None: prompt or picture), their formats."""
+
+    folder: Path
+    stem: str | None
+    formats: list[str]
+
+
+@dataclass(frozen=True)
 class Job:
     """One video to paint."""
 

@@ -13,16 +13,15 @@ import torch
 from omegaconf import DictConfig
 
 from lamp_lightning.data.video import writable_folder
+from lamp_lightning.models.devices import evaluation
 from lamp_lightning.runtime.console import quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.runtime.precision import fast_float32, sampling_dtype
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.batch import Batch, check_memory, how_many, how_many_fit, in_batches, paint
-from lamp_lightning.sample.gallery import Gallery, Output
-from lamp_lightning.sample.generate import evaluation
-from lamp_lightning.sample.jobs import find_jobs
+from lamp_lightning.sample.generate import Batch, check_memory, how_many, how_many_fit, in_batches, paint
+from lamp_lightning.sample.jobs import Output, find_jobs
 from lamp_lightning.sample.motions import Adapter, load, load_painter, size_unit
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.progress import PaintingProgress
@@ -35,6 +34,7 @@ from lamp_lightning.sample.record import (
     read_record,
     settings_of,
 )
+from lamp_lightning.sample.write import Gallery
 
 if TYPE_CHECKING:
     from lamp_lightning.sample.first_frames import Painter

@@ -15,7 +15,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt
+from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.devices import on_device
 from lamp_lightning.models.families import Variant, inflated
 from lamp_lightning.runtime.console import is_first_process, quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
@@ -24,7 +26,7 @@ from lamp_lightning.runtime.loggers import close, log_adapter, summarise, where_
 from lamp_lightning.runtime.precision import check_precision
 from lamp_lightning.runtime.runs import RunFolder, write_json
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.generate import Sampler, on_device, spare_memory
+from lamp_lightning.sample.motions import spare_memory
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.train.callbacks import Samples, SaveState, StepNumbers, TrainingProgress
 from lamp_lightning.train.checkpoints import check_checkpoint

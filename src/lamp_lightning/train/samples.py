@@ -11,17 +11,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from lamp_lightning.data.motions import motion_prompt, sample_prompts
+from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.models.devices import evaluation, mixed_precision, on_device
 from lamp_lightning.runtime.loggers import log_media
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.generate import (
-    Sampler,
-    evaluation,
-    generate,
-    mixed_precision,
-    on_device,
-    paint_with,
-)
+from lamp_lightning.sample.generate import generate, paint_with
 from lamp_lightning.sample.motions import MEMORY_SETTINGS
 from lamp_lightning.sample.write import Painted, measure, save_videos, write_sheet
 from lamp_lightning.train.callbacks import TrainingProgress
