@@ -24,7 +24,7 @@ from lamp_lightning.diffusion.conditions import Conditions, size_conditions
 from lamp_lightning.diffusion.denoise import Generators, StepCallback, denoise_clips
 from lamp_lightning.diffusion.guidance import Predict
 from lamp_lightning.diffusion.sampler import Sampler
-from lamp_lightning.diffusion.sampling import check_sampler, count_steps, sample_clips
+from lamp_lightning.diffusion.windows import check_sampler, count_steps, sample_clips
 from lamp_lightning.models.adapter import header_of, inverted_clip
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.folder import pipeline_class
