@@ -27,7 +27,7 @@ from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.loss import first_frame_loss
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.families import MotionUNet
-from lamp_lightning.sample.pipeline import DECODED_AT_ONCE
+from lamp_lightning.sample.frames import DECODED_AT_ONCE
 from lamp_lightning.train.tuner import MotionTuner
 
 GIB = 2**30
