@@ -25,7 +25,8 @@ from lamp_lightning.data.video import (
     write_webp,
 )
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.sample.write import Painted, labels
+from lamp_lightning.sample.videos import Picture, Video
+from lamp_lightning.sample.write import labels
 
 
 def moving_square(frames: int = 6, height: int = 64, width: int = 64) -> np.ndarray:
@@ -245,7 +246,13 @@ def test_labels_say_what_tells_videos_apart():
         ([("a", 0, "x"), ("a", 0, "y")], ["x, a", "y, a"]),
         ([("a", 0, None)], ["a"]),
     ):
-        assert labels([Painted(prompt, seed, frames, picture) for prompt, seed, picture in videos]) == wanted
+        shown = [
+            Video(
+                prompt, seed, picture=picture and Picture(Path(f"{picture}.png"), "", (1, 1)), frames=frames
+            )
+            for prompt, seed, picture in videos
+        ]
+        assert labels(shown) == wanted
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -29,7 +29,7 @@ from lamp_lightning.models.tensors import read_pickle
 from lamp_lightning.runtime.files import check_links, inside
 from lamp_lightning.runtime.reading import check_text
 from lamp_lightning.runtime.sweeps import words_of
-from lamp_lightning.sample.jobs import find_pictures, find_prompts
+from lamp_lightning.sample.videos import find_pictures, find_prompts
 from random_models import save_random_clip, save_random_model
 
 pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")

@@ -17,8 +17,8 @@ from lamp_lightning.runtime.command import shell_overrides
 from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.files import file_sha256
 from lamp_lightning.sample.__main__ import main
-from lamp_lightning.sample.jobs import Job
 from lamp_lightning.sample.record import FORMAT, differences, find_places, read_record, say_again
+from lamp_lightning.sample.videos import Video
 from method_models import motion_unet
 
 HASH = "0" * 64
@@ -195,21 +195,21 @@ def test_a_record_never_says_where_to_write(adapter, capsys):
 
 def test_broken_records_in_the_folder_are_kept_and_never_end_a_command(adapter):
     record, said = sound(adapter), []
-    job = Job(record["prompt"], record["seed"], Sampler(num_frames=3, size=(32, 32)), None, "crop", "a")
+    video = Video(record["prompt"], record["seed"], Sampler(num_frames=3, size=(32, 32)), None, "crop", "a")
     broken = [b"", b"[" * 50_000, b"\xff", b"{}", b"null", json.dumps({**record, "motions": 3}).encode()]
     broken += [json.dumps({**record, part: [[]]}).encode() for part in ("sampler", "base", "made", "words")]
     for content in broken:
         Path("a.json").write_bytes(content)
         (place,) = find_places(
-            [job], Path(), ["mp4"], lambda job: record, named=False, overwrite=False, say=said.append
+            [video], Path(), ["mp4"], lambda video: record, named=False, overwrite=False, say=said.append
         )
-        assert (place.job.name, place.finished) == ("a_2", None)
+        assert (place.name, place.record) == ("a_2", None)
         assert said.pop().startswith("a is there, but a.json ")
         assert Path("a.json").read_bytes() == content
     write(record, "a.json")
     Path("a.mp4").touch()
-    (place,) = find_places([job], Path(), ["mp4"], lambda job: record, named=False, overwrite=False)
-    assert (place.job.name, place.finished) == ("a", record)
+    (place,) = find_places([video], Path(), ["mp4"], lambda video: record, named=False, overwrite=False)
+    assert (place.name, place.record) == ("a", record)
 
 
 def test_nothing_in_a_record_is_interpolated(adapter, monkeypatch):

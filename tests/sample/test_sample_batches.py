@@ -145,11 +145,11 @@ def test_auto_paints_as_many_at_once_as_fit(adapter, counted, monkeypatch):
     assert paint(adapter, "count=6", "prompt=a", "out=much") == 0
     assert counted.sizes == [4, 2]
     pipeline = LAMPPipeline.from_pretrained(find_adapter(adapter).base)
-    from lamp_lightning.sample.jobs import Job
+    from lamp_lightning.sample.videos import Video
 
-    job = Job("a", 0, find_adapter(adapter).sampler, None, "crop", "a")
-    need = generate.bytes_of_video(pipeline, job, "32-true")
-    assert need == 2 * generate.bytes_of_video(pipeline, job, "bf16-mixed")
+    video = Video("a", 0, find_adapter(adapter).sampler, None, "crop", "a")
+    need = generate.bytes_of_video(pipeline, video, "32-true")
+    assert need == 2 * generate.bytes_of_video(pipeline, video, "bf16-mixed")
     counted.sizes.clear()
     monkeypatch.setattr(generate, "free_memory", lambda device: 2.6 * need)
     assert paint(adapter, "count=3", "prompt=a", "out=little") == 0
@@ -318,7 +318,7 @@ def test_another_video_of_that_name_is_kept_unless_it_may_be_overwritten(adapter
         assert names() == ["a_seed0", "a_seed0_2", "b_seed0_2"]
     assert unchanged(before, "a_seed0")
     out = capsys.readouterr().out
-    assert "a_seed0 was made otherwise (sampler.guidance_scale 2.0 then, 3 now)" in out
+    assert "a_seed0 was made otherwise (sampler.guidance_scale 2.0 then, 3.0 now)" in out
     assert "1 of 1 videos are there already" in out
     assert paint(adapter, "prompt=a", "sampler.guidance_scale=4", "overwrite=true") == 0
     assert record("a_seed0")["sampler"]["guidance_scale"] == 4

@@ -46,12 +46,13 @@ from lamp_lightning.runtime.console import is_first_process, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import file_sha256, part_of, remove_dead
 from lamp_lightning.runtime.locks import beside, hold, remove_free
-from lamp_lightning.runtime.loggers import ShownVideo, close, log_adapter, log_media, where_to_look
+from lamp_lightning.runtime.loggers import close, log_adapter, log_media, where_to_look
 from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.runtime.runs import RunFolder, write_json
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.pipeline import LAMPPipeline
-from lamp_lightning.sample.write import Painted, measure
+from lamp_lightning.sample.videos import Video
+from lamp_lightning.sample.write import measure
 from lamp_lightning.train.run import Parts, fit, make, prepare
 
 
@@ -326,7 +327,7 @@ def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logge
     caption = f"{source_prompt} -> {prompt} (seed {cfg.seed})"
     log_media(
         logger,
-        [ShownVideo(folder / "edit.mp4", caption)],
+        {folder / "edit.mp4": caption},
         folder / "contact_sheet.png",
         name=f"edit/{folder.name}",
         step=cfg.trainer.max_steps,
@@ -360,7 +361,7 @@ def measured(
     source = edited.source.frames
     videos = {"edit": edited.frames, "source": source, "reconstruction": edited.reconstruction}
     prompts = {"clip_score": prompt, "clip_score_source_prompt": source_prompt}
-    painted = [Painted(text, 0, frames) for frames in videos.values() for text in prompts.values()]
+    painted = [Video(text, frames=frames) for frames in videos.values() for text in prompts.values()]
     _, single = measure(painted, clip_name)
     found: dict[str, dict[str, float]] = {}
     for number, (name, frames) in enumerate(videos.items()):

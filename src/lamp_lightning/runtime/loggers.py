@@ -10,8 +10,7 @@ import contextlib
 import inspect
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,6 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
-
-
-@dataclass(frozen=True)
-class ShownVideo:
-    """A video on disk and the words under it."""
-
-    file: Path
-    caption: str
 
 
 def wandb_logger(
@@ -90,16 +81,16 @@ def no_logger(run: RunFolder) -> None:
 
 
 def log_media(
-    logger: Logger | None, videos: Sequence[ShownVideo], sheet: Path, *, name: str, step: int
+    logger: Logger | None, captions: Mapping[Path, str], sheet: Path, *, name: str, step: int
 ) -> None:
     """Show videos (mp4 or gif files) with captions, and their contact sheet (PNG), under ``name``."""
     if isinstance(logger, WandbLogger):
         import wandb
 
         media: dict[str, Any] = {}
-        for i, video in enumerate(videos):
-            kind: Any = video.file.suffix[1:]
-            media[f"{name}/{i}"] = wandb.Video(str(video.file), caption=video.caption, format=kind)
+        for i, (file, caption) in enumerate(captions.items()):
+            kind: Any = file.suffix[1:]
+            media[f"{name}/{i}"] = wandb.Video(str(file), caption=caption, format=kind)
         media[f"{name}/contact_sheet"] = wandb.Image(str(sheet), caption=f"step {step}")
         logger.experiment.log({**media, "trainer/global_step": step})
     elif isinstance(logger, TensorBoardLogger):

@@ -18,7 +18,7 @@ from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.sample.motions import HOW, Adapter, find_motions, with_changes
 
 if TYPE_CHECKING:
-    from lamp_lightning.sample.jobs import Output
+    from lamp_lightning.sample.videos import Output
 
 MOVING = ("mp4", "gif", "webp")
 NO_FOLDER = {".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".jpeg", ".png", ".json"}
@@ -64,7 +64,7 @@ def words_given() -> list[str]:
 
 def output(cfg: DictConfig, adapter: Adapter) -> Output:
     """Where to write, from ``out``, ``format`` and ``again``."""
-    from lamp_lightning.sample.jobs import Output
+    from lamp_lightning.sample.videos import Output
 
     formats = [str(kind) for kind in (cfg.format if OmegaConf.is_list(cfg.format) else [cfg.format])]
     if cfg.out is None:

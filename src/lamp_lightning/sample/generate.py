@@ -7,7 +7,7 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lamp_lightning.sample.first_frames import Painter
-    from lamp_lightning.sample.jobs import Job
     from lamp_lightning.sample.pipeline import LAMPPipeline, Progress
+    from lamp_lightning.sample.videos import Video
 
 LIVE = 28  # numbers that a UNet keeps alive per latent pixel and channel of its first level (SD 1.4: 26)
 USABLE = 0.8  # share of free memory
@@ -143,61 +143,53 @@ class Batch:
     neighbours: `places` of copies of one video make it again.
     """
 
-    jobs: list[Job]
+    videos: list[Video]
     places: list[int]
 
     def halves(self) -> list[Batch]:
         """Two batches of half the size."""
-        middle = math.ceil(len(self.jobs) / 2)
-        cut = [(self.jobs[:middle], 0), (self.jobs[middle:], middle)]
+        middle = math.ceil(len(self.videos) / 2)
+        cut = [(self.videos[:middle], 0), (self.videos[middle:], middle)]
         parts = [
-            Batch(jobs, [p - begin for p in self.places if 0 <= p - begin < len(jobs)]) for jobs, begin in cut
+            Batch(videos, [p - begin for p in self.places if 0 <= p - begin < len(videos)])
+            for videos, begin in cut
         ]
         return [part for part in parts if part.places]
 
 
-@dataclass(frozen=True)
-class Made:
-    """A painted video: frames uint8 `(f, h, w, 3)`, and its place in which batch."""
+def in_batches(videos: Sequence[Video], most: int, interrupted: Sequence[bool]) -> list[Batch]:
+    """The videos without a record, those of one size at most `most` at once.
 
-    job: Job
-    frames: np.ndarray
-    batch: int
-    place: int
-
-
-def in_batches(
-    jobs: Sequence[Job],
-    finished: Sequence[tuple[int, int] | None],
-    most: int,
-    interrupted: Sequence[bool] | None = None,
-) -> list[Batch]:
-    """The unfinished jobs, those of one size at most `most` at once.
-
-    All jobs are divided before the finished ones are left out: after an interruption between batches the rest
+    All are divided before the finished ones are left out: after an interruption between batches the rest
     is painted in the very same batches. After one while a batch was written, that batch is painted again as a
     whole for the sake of the videos that are missing: by itself each would be rounded otherwise.
 
     Args:
-        jobs: the videos.
-        finished: of each that is there, the size of the batch that it was painted in and its place there.
+        videos: finished ones have a record.
         most: videos at once.
-        interrupted: of each, whether it was about to be written; None: of none.
+        interrupted: of each, whether it was about to be written.
     """
-    sizes = dict.fromkeys(job.sampler.size for job in jobs)
-    every = list(zip(jobs, finished, interrupted or [False] * len(jobs), strict=True))
+    sizes = dict.fromkeys(video.sampler.size for video in videos)
+    every = list(zip(videos, interrupted, strict=True))
     batches = []
     for size in sizes:
         same = [each for each in every if each[0].sampler.size == size]
         for begin in range(0, len(same), most):
-            whole = same[begin : begin + most]
-            left = [k for k, (_, done, _) in enumerate(whole) if done is None]
-            together = any(done == (len(whole), k) for k, (_, done, _) in enumerate(whole))
-            if together and any(cut_off for _, _, cut_off in whole):
-                batches.append(Batch([job for job, _, _ in whole], left))
+            part = same[begin : begin + most]
+            whole = [video for video, _ in part]
+            left = [k for k, video in enumerate(whole) if video.record is None]
+            together = any(_made_at(video) == (len(whole), k) for k, video in enumerate(whole))
+            if together and any(cut_off for _, cut_off in part):
+                batches.append(Batch(whole, left))
             elif left:
-                batches.append(Batch([whole[k][0] for k in left], list(range(len(left)))))
+                batches.append(Batch([whole[k] for k in left], list(range(len(left)))))
     return [batch for batch in batches if batch.places]
+
+
+def _made_at(video: Video) -> tuple[int, int] | None:
+    """The size of the batch in which a finished video was painted, and its place there."""
+    made = (video.record or {}).get("made") or {}
+    return None if video.record is None else (made.get("batch", 1), made.get("place", 0))
 
 
 def paint(
@@ -207,37 +199,38 @@ def paint(
     precision: str,
     painter: Painter | None = None,
     progress: Progress | None = None,
-) -> Iterator[list[Made]]:
+) -> Iterator[list[Video]]:
     """Paint batch by batch, in halves from where memory does not suffice.
 
     Raises:
         UserError: not even one video fits into memory.
     """
     waiting = deque(batches)
-    most = max((len(batch.jobs) for batch in batches), default=1)
+    most = max((len(batch.videos) for batch in batches), default=1)
     while waiting:
         batch = waiting.popleft()
-        if len(batch.jobs) > most:
+        if len(batch.videos) > most:
             waiting.extendleft(reversed(batch.halves()))
             continue
-        videos = None
+        frames = None
         try:
-            videos = _painted(pipeline, batch, precision, painter, progress)
+            frames = _painted(pipeline, batch, precision, painter, progress)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(batch.jobs) == 1:
+            if len(batch.videos) == 1:
                 why = (str(error).splitlines() or ["no more to be had"])[0]
-                raise UserError(_too_large(batch.jobs[0], why)) from error
-        if videos is None:  # outside the handler: the error holds the tensors of the attempt
+                raise UserError(_too_large(batch.videos[0], why)) from error
+        if frames is None:  # outside the handler: the error holds the tensors of the attempt
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            most = math.ceil(len(batch.jobs) / 2)
+            most = math.ceil(len(batch.videos) / 2)
             print(f"Out of memory: {most} videos at once from here on.", file=sys.stderr, flush=True)
             waiting.appendleft(batch)
             continue
-        yield [Made(batch.jobs[p], videos[p], len(batch.jobs), p) for p in batch.places]
+        size = len(batch.videos)
+        yield [replace(batch.videos[p], frames=frames[p], batch=size, place=p) for p in batch.places]
 
 
 def _painted(
@@ -247,59 +240,59 @@ def _painted(
     painter: Painter | None,
     progress: Progress | None,
 ) -> list[np.ndarray]:
-    jobs, sampler = batch.jobs, batch.jobs[0].sampler
-    pictures = None if jobs[0].picture is None else [first_frame(job) for job in jobs]
+    videos, sampler = batch.videos, batch.videos[0].sampler
+    pictures = None if videos[0].picture is None else [first_frame(video) for video in videos]
     with mixed_precision(pipeline.unet.device, precision):
-        videos = generate_batch(
+        generated = generate_batch(
             pipeline,
-            [job.prompt for job in jobs],
+            [video.prompt for video in videos],
             sampler,
-            seeds=[job.seed for job in jobs],
+            seeds=[video.seed for video in videos],
             first_frames=pictures,
             painter=painter,
             colours=pictures if sampler.histogram_matching else None,  # the photograph's own
             progress=progress,
         )
-    return [shown_part(job, frames) for job, frames in zip(jobs, videos, strict=True)]
+    return [shown_part(video, frames) for video, frames in zip(videos, generated, strict=True)]
 
 
-def first_frame(job: Job) -> np.ndarray:
-    """The job's picture at the size that is painted, uint8 `(h, w, 3)`."""
-    assert job.picture is not None
-    assert job.sampler.size is not None
-    fitted = pad_frame if job.fit == "pad" else fit_frame
-    return fitted(read_image(job.picture.file), job.sampler.size)
+def first_frame(video: Video) -> np.ndarray:
+    """The video's picture at the size that is painted, uint8 `(h, w, 3)`."""
+    assert video.picture is not None
+    assert video.sampler.size is not None
+    fitted = pad_frame if video.fit == "pad" else fit_frame
+    return fitted(read_image(video.picture.file), video.sampler.size)
 
 
-def shown_part(job: Job, frames: np.ndarray) -> np.ndarray:
+def shown_part(video: Video, frames: np.ndarray) -> np.ndarray:
     """Of a padded video the part that the picture covers, else all of it."""
-    if job.picture is None or job.fit != "pad":
+    if video.picture is None or video.fit != "pad":
         return frames
-    assert job.sampler.size is not None
-    rows, columns = inner_box(*job.picture.shape, job.sampler.size)
+    assert video.sampler.size is not None
+    rows, columns = inner_box(*video.picture.shape, video.sampler.size)
     return np.ascontiguousarray(frames[:, rows, columns])
 
 
 # -- memory --------------------------------------------------------------------------------------------------
 
 
-def how_many(wanted: Any, pipeline: LAMPPipeline, jobs: Sequence[Job], precision: str) -> int:
+def how_many(wanted: Any, pipeline: LAMPPipeline, videos: Sequence[Video], precision: str) -> int:
     """Videos to paint at once: the number wanted, or for "auto" what free memory holds, within reason."""
     if wanted != "auto":
         return int(wanted)
     most = hardware(pipeline.unet.device.type).videos_at_once
-    return max(1, min(most, how_many_fit(pipeline, jobs, precision)))
+    return max(1, min(most, how_many_fit(pipeline, videos, precision)))
 
 
-def how_many_fit(pipeline: LAMPPipeline, jobs: Sequence[Job], precision: str) -> int:
+def how_many_fit(pipeline: LAMPPipeline, videos: Sequence[Video], precision: str) -> int:
     """Videos, each as large as the largest of these, for which the device's free memory suffices."""
-    need = max(bytes_of_video(pipeline, job, precision) for job in jobs)
+    need = max(bytes_of_video(pipeline, video, precision) for video in videos)
     return int(USABLE * min(free_memory(pipeline.unet.device), sys.maxsize) / need)
 
 
-def bytes_of_video(pipeline: LAMPPipeline, job: Job, precision: str) -> int:
+def bytes_of_video(pipeline: LAMPPipeline, video: Video, precision: str) -> int:
     """What one more video in a batch takes while the UNet works, about. (Decoding goes video by video.)"""
-    sampler, factor = job.sampler, pipeline.base.vae_scale_factor
+    sampler, factor = video.sampler, pipeline.base.vae_scale_factor
     assert sampler.size is not None
     rows = 1 if sampler.guidance_scale == 1 else 2
     frames = min(sampler.num_frames, sampler.window)
@@ -309,11 +302,11 @@ def bytes_of_video(pipeline: LAMPPipeline, job: Job, precision: str) -> int:
     return max(1, rows * frames * latent * channels * LIVE * each)
 
 
-def check_memory(jobs: Sequence[Job], pipeline: LAMPPipeline | None = None, precision: str = "") -> None:
+def check_memory(videos: Sequence[Video], pipeline: LAMPPipeline | None = None, precision: str = "") -> None:
     """Refuse videos that this machine could never hold, before the system ends the process for them.
 
     Args:
-        jobs: the videos.
+        videos: the videos.
         pipeline: of the model, to look at what it needs, too, beside the frames themselves.
         precision: that it computes in.
 
@@ -321,21 +314,21 @@ def check_memory(jobs: Sequence[Job], pipeline: LAMPPipeline | None = None, prec
         UserError: names the first of them.
     """
     cpu = torch.device("cpu")
-    for job in jobs:
-        height, width = job.sampler.size or (1, 1)
-        needs = [(job.sampler.num_frames * height * width * BYTES_OF_PIXEL, cpu)]
+    for video in videos:
+        height, width = video.sampler.size or (1, 1)
+        needs = [(video.sampler.num_frames * height * width * BYTES_OF_PIXEL, cpu)]
         if pipeline is not None:
-            needs.append((bytes_of_video(pipeline, job, precision) // 2, pipeline.unet.device))
+            needs.append((bytes_of_video(pipeline, video, precision) // 2, pipeline.unet.device))
         for need, device in needs:
             if need > (there := all_memory(device)):
                 why = f"it needs at least {need / 2**30:,.0f} GiB, and there are {there / 2**30:,.0f}"
-                raise UserError(_too_large(job, why))
+                raise UserError(_too_large(video, why))
 
 
-def _too_large(job: Job, why: str) -> str:
-    height, width = job.sampler.size or ("?", "?")
+def _too_large(video: Video, why: str) -> str:
+    frames, (height, width) = video.sampler.num_frames, video.sampler.size or ("?", "?")
     return (
-        f"One video of {job.sampler.num_frames} frames of {width}x{height} does not fit into memory ({why}). "
+        f"One video of {frames} frames of {width}x{height} does not fit into memory ({why}). "
         "Try attention_slicing=true, vae_slicing=true, vae_tiling=true, fewer num_frames, a smaller "
         "sampler.window or a smaller size."
     )

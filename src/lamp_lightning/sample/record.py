@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, file_sha256
 from lamp_lightning.runtime.reading import describe, literal, parse_json, read_text
-from lamp_lightning.sample.jobs import Job
 from lamp_lightning.sample.motions import Adapter
 from lamp_lightning.sample.record_schema import VideoRecord
+from lamp_lightning.sample.videos import Video
 
 FORMAT, FORMER = "lamp-lightning video 2", "lamp-lightning video 1"
 Record = dict[str, Any]
@@ -39,22 +39,24 @@ def motions_of(adapter: Adapter) -> list[Record]:
     ]
 
 
-def settings_of(job: Job, adapter: Adapter, motions: list[Record], precision: str, cfg: DictConfig) -> Record:
+def settings_of(
+    video: Video, adapter: Adapter, motions: list[Record], precision: str, cfg: DictConfig
+) -> Record:
     """What decides how a video looks, as far as it is known before the model is loaded."""
     given = {name: _absolute(cfg[name]) for name in ("base", "base_config", "painter", "painter_config")}
     first_frame = None
-    if job.picture is not None:
+    if video.picture is not None:
         first_frame = {
-            "file": str(job.picture.file.absolute()),
-            "sha256": job.picture.sha256,
-            "fit": job.fit,
+            "file": str(video.picture.file.absolute()),
+            "sha256": video.picture.sha256,
+            "fit": video.fit,
         }
     return {
-        "prompt": job.prompt,
-        "negative_prompt": job.sampler.negative_prompt,
-        "seed": job.seed,
+        "prompt": video.prompt,
+        "negative_prompt": video.sampler.negative_prompt,
+        "seed": video.seed,
         "first_frame": first_frame,
-        "sampler": job.sampler.settings(),
+        "sampler": video.sampler.settings(),
         "precision": precision,
         "motions": motions,
         "base": {
@@ -144,38 +146,30 @@ def read_record(file: Path) -> Record:
 # -- places --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Place:
-    """A job under its final name, and the record of its video where that is finished."""
-
-    job: Job
-    settings: Record
-    finished: Record | None
-
-
 def find_places(
-    jobs: Sequence[Job],
+    videos: Sequence[Video],
     folder: Path,
     formats: Sequence[str],
-    settings: Callable[[Job], Record],
+    settings: Callable[[Video], Record],
     *,
     named: bool,
     overwrite: bool,
     say: Callable[[str], None] = print,
-) -> list[Place]:
-    """Where each job's video goes, and which are there already, whole, in all formats and made the same way.
+) -> list[Video]:
+    """The videos under their final names, with their settings and, of finished ones, their records.
 
-    Where another video has the name, a job takes the next free one (`<name>_2`), unless it may `overwrite`.
+    A video is finished where it is there, whole, in all formats and made the same way. Where another video
+    has its name, it takes the next free one (`<name>_2`), unless it may `overwrite`.
 
     Raises:
         UserError: the user gave the names (`named`), one is taken, and it may not be overwritten.
     """
     taken: set[str] = set()
-    places = []
-    for job in jobs:
-        wanted, in_the_way = settings(job), None
+    found = []
+    for video in videos:
+        wanted, in_the_way = settings(video), None
         for number in count(1):
-            name = job.name if number == 1 else f"{job.name}_{number}"
+            name = video.name if number == 1 else f"{video.name}_{number}"
             if name in taken:
                 continue
             finished, obstacle = _look(folder, name, formats, wanted)
@@ -189,8 +183,8 @@ def find_places(
         if in_the_way and finished is None:
             say(f"{in_the_way}. The new one is called {name}.")
         taken.add(name)
-        places.append(Place(replace(job, name=name), wanted, finished))
-    return places
+        found.append(replace(video, name=name, settings=wanted, record=finished))
+    return found
 
 
 def _look(

@@ -21,12 +21,10 @@ from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.runtime.precision import fast_float32, sampling_dtype
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.generate import Batch, check_memory, how_many, how_many_fit, in_batches, paint
-from lamp_lightning.sample.jobs import Output, find_jobs
 from lamp_lightning.sample.motions import Adapter, load, load_painter, size_unit
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.progress import PaintingProgress
 from lamp_lightning.sample.record import (
-    Place,
     Record,
     differences,
     find_places,
@@ -34,6 +32,7 @@ from lamp_lightning.sample.record import (
     read_record,
     settings_of,
 )
+from lamp_lightning.sample.videos import Output, Video, find_videos
 from lamp_lightning.sample.write import Gallery
 
 if TYPE_CHECKING:
@@ -59,51 +58,51 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
     dtype = sampling_dtype(adapter.dtype, precision)
     fast_float32(device.partition(":")[0])
     model: Callable[[], LAMPPipeline] = cache(lambda: load(adapter, device, dtype))
-    jobs = find_jobs(
+    asked = find_videos(
         cfg,
         adapter,
         output.stem,
         own_size=lambda: model().default_size,
         unit=lambda: size_unit(model()),
     )
-    check_memory(jobs)
+    check_memory(asked)
     with only_writer(output.folder, inside=("*_frames",), wait=True):
         writable_folder(output.folder)
         motions = motions_of(adapter)
-        places = find_places(
-            jobs,
+        videos = find_places(
+            asked,
             output.folder,
             output.formats,
-            lambda job: settings_of(job, adapter, motions, precision, cfg),
+            lambda video: settings_of(video, adapter, motions, precision, cfg),
             named=output.stem is not None,
             overwrite=cfg.overwrite,
         )
-        gallery = Gallery(output, places, adapter)
-        if done := len(gallery.records):
-            print(f"{done} of {len(places)} videos are there already, in {short(output.folder)}.", flush=True)
-        if done < len(places):
+        gallery = Gallery(output, videos, adapter)
+        if done := gallery.finished:
+            print(f"{done} of {len(videos)} videos are there already, in {short(output.folder)}.", flush=True)
+        if done < len(videos):
             with StopRequest() as stop:
                 try:
                     pipeline = model()
                     gallery.describe(pipeline, device)
                     painter = load_painter(adapter, pipeline.unet.device, dtype)
-                    batches = divide(places, output.folder, pipeline, cfg.batch, precision, again)
+                    batches = divide(videos, output.folder, pipeline, cfg.batch, precision, again)
                     paint_rest(pipeline, painter, gallery, batches, precision, stop)
                     stop.check()
                 except (Stopped, KeyboardInterrupt):
-                    done = len(gallery.records)
+                    done = gallery.finished
                     print(
-                        f"{done} of {len(places)} videos are finished. The same words paint the rest.",
+                        f"{done} of {len(videos)} videos are finished. The same words paint the rest.",
                         flush=True,
                     )
                     raise
         gallery.show()
-        if again is not None and len(places) == 1 and not differences(places[0].settings, again):
-            say_whether_same(gallery.records[places[0].job.name], again)
+        if again is not None and len(videos) == 1 and not differences(videos[0].settings, again):
+            say_whether_same(gallery.videos[videos[0].name].record or {}, again)
 
 
 def divide(
-    places: list[Place],
+    videos: list[Video],
     folder: Path,
     pipeline: LAMPPipeline,
     batch: Any,
@@ -111,39 +110,31 @@ def divide(
     again: Record | None,
 ) -> list[Batch]:
     """The videos to paint, in batches; one that is made again stands where it stood in a batch of copies."""
-    jobs = [place.job for place in places]
-    check_memory(jobs, pipeline, precision)
+    check_memory(videos, pipeline, precision)
     if (
         again is not None
         and batch == "auto"
-        and len(jobs) == 1
-        and not differences(places[0].settings, again)
+        and len(videos) == 1
+        and not differences(videos[0].settings, again)
     ):
         copies = again["made"]["batch"]
-        if copies == 1 or copies <= how_many_fit(pipeline, jobs, precision):
-            return [Batch(jobs * copies, [again["made"]["place"]])]
+        if copies == 1 or copies <= how_many_fit(pipeline, videos, precision):
+            return [Batch(videos * copies, [again["made"]["place"]])]
         print(
             f"Note: the video was one of {copies} that were painted at once, for which the free memory does "
             "not suffice here. Painted alone, it may differ in the last bits.",
             flush=True,
         )
-        return [Batch(jobs, [0])]
-    at_once = how_many(batch, pipeline, jobs, precision)
-    painted = [_painted_at(place.finished) for place in places]
-    interrupted = [place.finished is None and _is_begun(folder, place) for place in places]
-    return in_batches(jobs, painted, at_once, interrupted)
+        return [Batch(videos, [0])]
+    at_once = how_many(batch, pipeline, videos, precision)
+    interrupted = [video.record is None and _is_begun(folder, video) for video in videos]
+    return in_batches(videos, at_once, interrupted)
 
 
-def _painted_at(record: Record | None) -> tuple[int, int] | None:
-    """The size of the batch in which a finished video was painted, and its place there."""
-    made = (record or {}).get("made") or {}
-    return None if record is None else (made.get("batch", 1), made.get("place", 0))
-
-
-def _is_begun(folder: Path, place: Place) -> bool:
+def _is_begun(folder: Path, video: Video) -> bool:
     """Whether a video was about to be written when its command was killed."""
     try:
-        return not read_record(folder / f"{place.job.name}.json")["finished"]
+        return not read_record(folder / f"{video.name}.json")["finished"]
     except UserError:
         return False
 
@@ -158,7 +149,7 @@ def paint_rest(
 ) -> None:
     """Paint the batches and give them to the gallery, until a stop is asked for."""
     stop.check()
-    for prompt in dict.fromkeys(job.prompt for batch in batches for job in batch.jobs):
+    for prompt in dict.fromkeys(video.prompt for batch in batches for video in batch.videos):
         warn_of_length(pipeline, prompt)
     left = sum(len(batch.places) for batch in batches)
 

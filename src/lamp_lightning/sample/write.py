@@ -4,53 +4,37 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lamp_lightning.data.sheet import draw_wall, shrunk, wall_cell
 from lamp_lightning.data.video import contact_sheet, place, read_video, safe_name, write_as
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.loggers import ShownVideo
 from lamp_lightning.runtime.runs import versions, write_json
-from lamp_lightning.sample.generate import Made
-from lamp_lightning.sample.jobs import Job, Output
 from lamp_lightning.sample.motions import MEMORY_SETTINGS, Adapter
 from lamp_lightning.sample.pipeline import LAMPPipeline
-from lamp_lightning.sample.record import Place, Record, begun, complete
+from lamp_lightning.sample.record import Record, begun, complete
+from lamp_lightning.sample.videos import Output, Video
 
 
-@dataclass(frozen=True)
-class Painted:
-    """A generated video: what was asked for, with which seed, and its frames, uint8 `(f, h, w, 3)`.
-
-    `picture` is what the given first frame is called.
-    """
-
-    prompt: str
-    seed: int
-    frames: np.ndarray
-    picture: str | None = None
-
-
-def save_videos(videos: Sequence[Painted], folder: Path, fps: float) -> list[ShownVideo]:
+def save_videos(videos: Sequence[Video], folder: Path, fps: float) -> dict[Path, str]:
     """Write each video as mp4 and gif, named by prompt and seed; returns the mp4s with their captions."""
-    shown = []
+    captions = {}
     for video in videos:
         name = f"{safe_name(video.prompt)}_seed{video.seed}"
         file = write_as("mp4", folder, name, video.frames, fps)
         write_as("gif", folder, name, video.frames, fps)
-        shown.append(ShownVideo(file, f"{video.prompt} (seed {video.seed})"))
-    return shown
+        captions[file] = f"{video.prompt} (seed {video.seed})"
+    return captions
 
 
 def write_wall(
-    videos: Sequence[Painted], folder: Path, name: str, fps: float, formats: Sequence[str], cell: int
+    videos: Sequence[Video], folder: Path, name: str, fps: float, formats: Sequence[str], cell: int
 ) -> list[Path]:
     """All videos side by side as one, in each of the formats but PNG frames."""
     frames = draw_wall(list(zip(labels(videos), (video.frames for video in videos), strict=True)), cell)
@@ -58,7 +42,7 @@ def write_wall(
     return [write_as(kind, folder, name, frames, fps) for kind in moving]
 
 
-def labels(videos: Sequence[Painted]) -> list[str]:
+def labels(videos: Sequence[Video]) -> list[str]:
     """The videos' prompts, and before them what else it takes to tell them apart: seeds, pictures."""
     prompts = {video.prompt for video in videos}
     pairs = {(video.prompt, video.picture) for video in videos}
@@ -66,20 +50,20 @@ def labels(videos: Sequence[Painted]) -> list[str]:
     pictures = len(pairs) > len(prompts)
     return [
         (f"seed {video.seed}, " if seeds else "")
-        + (f"{video.picture}, " if pictures and video.picture else "")
+        + (f"{video.picture.file.stem}, " if pictures and video.picture else "")
         + video.prompt
         for video in videos
     ]
 
 
-def write_sheet(videos: Sequence[Painted], file: Path, title: str) -> Path:
+def write_sheet(videos: Sequence[Video], file: Path, title: str) -> Path:
     """A contact sheet of the videos, a row each."""
     rows = zip(labels(videos), (video.frames for video in videos), strict=True)
     return contact_sheet(list(rows), file, title=title)
 
 
 def measure(
-    videos: Sequence[Painted], clip_name: str | None
+    videos: Sequence[Video], clip_name: str | None
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """CLIP score, frame consistency and motion amount: means over the videos, and those of each video.
 
@@ -108,19 +92,22 @@ class Gallery:
 
     Args:
         output: where to.
-        places: the videos, in the order in which they are shown; some may be finished.
+        videos: in the order in which they are shown; finished ones have a record.
         adapter: the motion.
     """
 
-    def __init__(self, output: Output, places: Sequence[Place], adapter: Adapter) -> None:
+    def __init__(self, output: Output, videos: Sequence[Video], adapter: Adapter) -> None:
         self.output = output
-        self.places = {p.job.name: p for p in places}
+        self.videos = {video.name: video for video in videos}  # with frames as large as on the wall
         self.adapter = adapter
-        self.records = {name: p.finished for name, p in self.places.items() if p.finished is not None}
-        self.cell = wall_cell(len(places))
+        self.cell = wall_cell(len(videos))
         self._identity: dict[str, str] = {}
         self._made: Record = {}
-        self._small: dict[str, Painted] = {}  # as large as they are on the wall
+
+    @property
+    def finished(self) -> int:
+        """How many videos are there."""
+        return sum(video.record is not None for video in self.videos.values())
 
     def describe(self, pipeline: LAMPPipeline, device: str) -> None:
         """Note what is the same for all videos that are painted now."""
@@ -132,57 +119,48 @@ class Gallery:
             "versions": versions(),
         }
 
-    def add(self, videos: Sequence[Made], say: Callable[[str], None]) -> None:
+    def add(self, videos: Sequence[Video], say: Callable[[str], None]) -> None:
         """Measure and write videos. A record is there before the files, and says when they are whole."""
-        painted = [painted_by(made.job, made.frames) for made in videos]
-        measured = measure(painted, self.adapter.clip)[1]
+        measured = measure(videos, self.adapter.clip)[1]
         folder, formats = self.output.folder, self.output.formats
-        for made in videos:  # of all at once: from them an interruption among these files is known
-            write_json(folder / f"{made.job.name}.json", begun(self._settings(made.job.name)))
-        for made, video, values in zip(videos, painted, measured, strict=True):
-            name = made.job.name
-            settings = self._settings(name)
-            files = [write_as(kind, folder, name, made.frames, made.job.sampler.fps) for kind in formats]
-            how = self._made | {"batch": made.batch, "place": made.place}
-            self.records[name] = complete(settings, made.frames, formats=formats, measured=values, made=how)
-            write_json(folder / f"{name}.json", self.records[name])
-            self._keep(name, video)
+        for video in videos:  # of all at once: from them an interruption among these files is known
+            write_json(folder / f"{video.name}.json", begun(self._settings(video)))
+        for video, values in zip(videos, measured, strict=True):
+            files = [write_as(kind, folder, video.name, video.frames, video.sampler.fps) for kind in formats]
+            how = self._made | {"batch": video.batch, "place": video.place}
+            facts = {"formats": formats, "measured": values, "made": how}
+            record = complete(self._settings(video), video.frames, **facts)
+            write_json(folder / f"{video.name}.json", record)
+            self._keep(replace(video, record=record))
             others = ", ".join("frames" if file.is_dir() else file.suffix for file in files[1:])
             say(f"  video         {short(files[0])}" + (f" (and {others})" if others else ""))
 
-    def _settings(self, name: str) -> Record:
-        settings = self.places[name].settings
-        return settings | {"base": settings["base"] | {"identity": self._identity}}
+    def _settings(self, video: Video) -> Record:
+        return video.settings | {"base": video.settings["base"] | {"identity": self._identity}}
 
     def show(self) -> None:
         """Print the mean numbers; write a contact sheet and, of several videos, one with all of them."""
-        for name, p in self.places.items():
-            if name not in self._small:
-                kinds = self.records[name]["formats"]
-                kind = next(kind for kind in ("png", "mp4", "webp", "gif") if kind in kinds)
-                frames = read_video(place(kind, self.output.folder, name))
-                self._keep(name, painted_by(p.job, frames))
-        names = list(self.places)
-        videos = [self._small[name] for name in names]
-        for what, value in _means([self.records[name].get("measured", {}) for name in names]).items():
+        records = {name: video.record or {} for name, video in self.videos.items()}
+        for name, video in list(self.videos.items()):
+            if video.frames is None:
+                kind = next(
+                    kind for kind in ("png", "mp4", "webp", "gif") if kind in records[name]["formats"]
+                )
+                self._keep(replace(video, frames=read_video(place(kind, self.output.folder, name))))
+        videos = list(self.videos.values())
+        for what, value in _means([record.get("measured", {}) for record in records.values()]).items():
             print(f"  {what.replace('_', ' '):<32}{value:.4f}")
-        title = names[0]
-        if len(names) > 1:
-            title = f"{self.output.stem}_all" if self.output.stem else f"{title}_and_{len(names) - 1}_more"
-            fps = self.places[names[0]].job.sampler.fps
+        title = videos[0].name
+        if len(videos) > 1:
+            title = f"{self.output.stem}_all" if self.output.stem else f"{title}_and_{len(videos) - 1}_more"
+            fps = videos[0].sampler.fps
             for file in write_wall(videos, self.output.folder, title, fps, self.output.formats, self.cell):
                 print(f"  all together  {short(file)}")
         sheet = write_sheet(videos, self.output.folder / f"{title}_sheet.png", self.adapter.title)
         print(f"  contact sheet {short(sheet)}", flush=True)
 
-    def _keep(self, name: str, video: Painted) -> None:
-        self._small[name] = replace(video, frames=shrunk(video.frames, self.cell))
-
-
-def painted_by(job: Job, frames: np.ndarray) -> Painted:
-    """The video of a job."""
-    picture = None if job.picture is None else job.picture.file.stem
-    return Painted(job.prompt, job.seed, frames, picture)
+    def _keep(self, video: Video) -> None:
+        self.videos[video.name] = replace(video, frames=shrunk(video.frames, self.cell))
 
 
 def _means(measured: Sequence[dict[str, float]]) -> dict[str, float]:

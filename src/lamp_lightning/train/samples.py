@@ -18,7 +18,8 @@ from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.generate import generate, paint_with
 from lamp_lightning.sample.motions import MEMORY_SETTINGS
-from lamp_lightning.sample.write import Painted, measure, save_videos, write_sheet
+from lamp_lightning.sample.videos import Video
+from lamp_lightning.sample.write import measure, save_videos, write_sheet
 from lamp_lightning.train.callbacks import TrainingProgress
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Studio:
                 frames.append(paint_with(self.painter, prompt, size, self.sampler, self.cfg.samples.seed + i))
         return frames
 
-    def paint(self, count: int) -> list[Painted]:
+    def paint(self, count: int) -> list[Video]:
         """``count`` videos of held-out prompts. Raises Stopped where a stop is asked for."""
         videos = []
         prompts = sample_prompts(self.cfg, count)
@@ -74,7 +75,7 @@ class Studio:
                 frames = generate(
                     self.pipeline, prompt, self.sampler, seed=seed, first_frame=first[i], on_step=on_step
                 )
-                videos.append(Painted(prompt, seed, frames))
+                videos.append(Video(prompt, seed, frames=frames))
         self.progress.say(None)
         return videos
 
@@ -89,7 +90,7 @@ class Studio:
                 self.progress.say(None)  # training ends after this step, too, and saves
 
     def publish(
-        self, videos: Sequence[Painted], step: int, *, final: bool
+        self, videos: Sequence[Video], step: int, *, final: bool
     ) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Write videos and contact sheet, measure and report; returns the mean numbers and each video's."""
         folder = self.run.videos if final else self.run.samples / f"step_{step:06d}"
@@ -102,7 +103,7 @@ class Studio:
             self.logger.log_metrics({f"metrics/{name}": value for name, value in values.items()}, step)
         facts = zip(videos, shown, single, strict=True)
         return values, [
-            {"prompt": video.prompt, "seed": video.seed, "file": file.file.name, **numbers}
+            {"prompt": video.prompt, "seed": video.seed, "file": file.name, **numbers}
             for video, file, numbers in facts
         ]
 

@@ -1,9 +1,9 @@
-"""What the sample command is to paint: prompts, first frames and seeds to a list of videos with names."""
+"""The videos that the sample command is asked for: prompts, first frames and seeds make a list of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,25 +45,34 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One video to paint."""
+class Video:
+    """A video on its way from a prompt to files.
+
+    It begins as what is asked for; `find_places` adds its final name and settings, `generate` its frames,
+    and the gallery the record that lies beside its files.
+    """
 
     prompt: str
-    seed: int
-    sampler: Sampler  # its size is what is painted
-    picture: Picture | None
-    fit: str  # of the picture: "crop" or "pad"
-    name: str  # of its files
+    seed: int = 0
+    sampler: Sampler = field(default_factory=Sampler)  # its size is that of the frames that are generated
+    picture: Picture | None = None  # the given first frame
+    fit: str = "crop"  # of the picture, or "pad"
+    name: str = ""  # of its files
+    settings: dict[str, Any] = field(default_factory=dict)  # what decides how it looks, see `settings_of`
+    record: dict[str, Any] | None = None  # where its files are finished
+    frames: Any = None  # uint8 `f h w 3`, where they are in memory
+    batch: int = 1  # how many videos were generated at once with it
+    place: int = 0  # which of them it is
 
 
-def find_jobs(
+def find_videos(
     cfg: DictConfig,
     adapter: Adapter,
     stem: str | None,
     *,
     own_size: Callable[[], tuple[int, int]],
     unit: Callable[[], int],
-) -> list[Job]:
+) -> list[Video]:
     """Each picture with each prompt and each seed.
 
     Args:
@@ -91,7 +100,7 @@ def find_jobs(
             f"These are {len(pairs) * len(seeds):,} videos, and {MOST_VIDEOS:,} are the most: give fewer "
             "prompts, pictures or seeds."
         )
-    jobs = []
+    videos = []
     for picture, prompt in dict.fromkeys(pairs):
         settings = sampler
         if cfg.size == "auto" and picture is not None:
@@ -104,8 +113,8 @@ def find_jobs(
             if stem is not None:
                 name = f"{stem}_{name}" if len(pairs) > 1 else f"{stem}_seed{seed}"
                 name = stem if len(pairs) == len(seeds) == 1 else name
-            jobs.append(Job(prompt, seed, settings, picture, cfg.fit, name))
-    return jobs
+            videos.append(Video(prompt, seed, settings, picture, cfg.fit, name))
+    return videos
 
 
 def _sampler(
