@@ -44,10 +44,10 @@ class Conditions:
             return None
         return {"text_embeds": self.pooled, "time_ids": self.sizes}
 
-    def predict(self, model: Callable[..., Tensor], sample: Tensor, timestep: Tensor) -> Tensor:
-        """The prediction of a model for clips `n c f h w` under these conditions."""
-        extra = {} if self.added is None else {"added_cond_kwargs": self.added}
-        return model(sample, timestep, self.text, **extra)
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What a model is called with besides the text: `model(sample, timestep, text, **extra)`."""
+        return {} if self.added is None else {"added_cond_kwargs": self.added}
 
     def __len__(self) -> int:
         return len(self.text)

@@ -54,9 +54,7 @@ def following(unet: Any, way: Way, share: float) -> Iterator[None]:
         clips += len(sample)
         followed = way.latents[-calls].to(sample).unsqueeze(0)
         both = way.conditions.to(text).followed_by(Conditions.of(text, kwargs.get("added_cond_kwargs")))
-        if both.added is not None:
-            kwargs = {**kwargs, "added_cond_kwargs": both.added}
-        return (torch.cat([followed, sample]), timestep, both.text), kwargs
+        return (torch.cat([followed, sample]), timestep, both.text), {**kwargs, **both.extra}
 
     def lead(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         if clips == 1:

@@ -64,8 +64,8 @@ def with_guidance(
     def predict(sample: Tensor, timestep: Tensor, known: KnownFrames) -> Tensor:
         rows = _needed(conditions, clips=len(sample), guidance=guidance)
         if not guidance:
-            return known.others(rows.predict(model, sample, timestep))
-        both = known.others(rows.predict(model, sample.repeat(2, 1, 1, 1, 1), timestep))
+            return known.others(model(sample, timestep, rows.text, **rows.extra))
+        both = known.others(model(sample.repeat(2, 1, 1, 1, 1), timestep, rows.text, **rows.extra))
         return guided(both, scale, rescale)
 
     return predict

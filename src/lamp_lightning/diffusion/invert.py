@@ -61,7 +61,7 @@ def invert(
     known = KnownFrames.of(latents, [0] if keep_first else [])
     moving, noise_of = known.others(latents), prediction_of(prediction_type).noise
     for index, timestep in enumerate(timesteps):
-        output = known.others(conditions.predict(unet, known.whole(moving), timestep))
+        output = known.others(unet(known.whole(moving), timestep, conditions.text, **conditions.extra))
         signal, sigma = signal_and_sigma(scheduler, moving, timestep)
         noise = noise_of(output, moving, signal, sigma)
         signal_here, sigma_here = signal_and_sigma(scheduler, moving, timestep - stride)

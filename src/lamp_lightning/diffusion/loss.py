@@ -51,7 +51,8 @@ def known_frames_loss(
     if len(known) >= latents.shape[2]:
         raise ValueError(f"The loss needs clips of at least {len(known) + 1} frames, not {latents.shape[2]}.")
     noisy = frames.others(add_noise(scheduler, latents, noise, timesteps))
-    prediction = Conditions.of(conditions).predict(unet, frames.whole(noisy), timesteps)
+    told = Conditions.of(conditions)
+    prediction = unet(frames.whole(noisy), timesteps, told.text, **told.extra)
     wanted = target(scheduler, latents, noise, timesteps)
     return F.mse_loss(frames.others(prediction).float(), frames.others(wanted).float())
 
