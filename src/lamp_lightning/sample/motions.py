@@ -254,7 +254,6 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
 
     from lamp_lightning.models.adapter import header_of
     from lamp_lightning.models.base.load import load_base_model
-    from lamp_lightning.models.families import inflated
     from lamp_lightning.sample.pipeline import LAMPPipeline
 
     base = load_base_model(
@@ -263,10 +262,8 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
         variant=adapter.base_variant,
         torch_dtype=getattr(torch, dtype),
     )
-    unet = inflated(base.unet, cast("Norm", adapter.norm), header_of(adapter.file).variant)
-    for parameter in unet.tuned_parameters():
-        parameter.data = parameter.data.float()
-    pipeline = LAMPPipeline.from_base(base, unet)
+    variant = header_of(adapter.file).variant
+    pipeline = LAMPPipeline.for_variant(base, cast("Norm", adapter.norm), variant)
     pipeline.set_motions({each.file: each.weight for each in adapter.all})
     pipeline.set_progress_bar_config(disable=True)
     spare_memory(pipeline, adapter.memory)

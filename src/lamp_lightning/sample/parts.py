@@ -20,7 +20,7 @@ from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.folder import pipeline_class
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.families import MotionUNet, inflated
+from lamp_lightning.models.families import MotionUNet, Variant, inflated
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.runtime.errors import UserError
 
@@ -160,12 +160,17 @@ class MotionPipeline(DiffusionPipeline):
         if base is None:
             raise UserError(f"{file} does not say which base model it belongs to: name it with base=<model>.")
         model = load_base_model(base, config=config, variant=variant, torch_dtype=torch_dtype)
-        unet = inflated(model.unet, header.norm, header.variant)
-        for parameter in unet.tuned_parameters():
-            parameter.data = parameter.data.float()
-        pipeline = cls.from_base(model, unet)
+        pipeline = cls.for_variant(model, header.norm, header.variant)
         pipeline.load_motion(file, **kwargs)
         return pipeline
+
+    @classmethod
+    def for_variant(cls, base: BaseModel, norm: Norm, variant: Variant | None) -> Self:
+        """A pipeline of a base model, its UNet inflated for motions of a kind; tuned weights are float32."""
+        unet = inflated(base.unet, norm, variant)
+        for parameter in unet.tuned_parameters():
+            parameter.data = parameter.data.float()
+        return cls.from_base(base, unet)
 
     @property
     def base(self) -> BaseModel:
