@@ -163,7 +163,7 @@ def test_commas_sweep_over_motions_where_a_sweep_is_asked_for():
         ("run=fly.safetensors:nan", "must be a number"),
         ("run=fly.safetensors:1,./fly.safetensors:2", "named twice"),
         ("run=fly.safetensors,,fall.safetensors", "lacks a motion"),
-        ("run=null", "run=null lacks a motion"),
+        ("run=null", "run must be a run folder"),
         ("run=[]", "run must be a run folder"),
         ("run=[fly.safetensors,[fall.safetensors]]", "run must be a run folder"),
         ("run=fly.safetensors,frames.safetensors", "tuned with different norms (joint and per_frame)"),

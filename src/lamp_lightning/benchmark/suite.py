@@ -134,8 +134,6 @@ def find_methods(cfg: DictConfig) -> list[Contender]:
     Raises:
         UserError: an unknown motion or entry, or words that the train command does not take.
     """
-    if not OmegaConf.is_list(cfg.seeds) or None in cfg.seeds:
-        raise UserError("The benchmark needs a list of seeds, like seeds=[0,1,2].")
     if cfg.out is None:
         raise UserError("The benchmark needs a folder to write to: give out=<folder>.")
     for name in ("motions", "seeds", "entries"):

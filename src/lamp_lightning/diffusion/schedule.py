@@ -61,8 +61,8 @@ def signal_and_sigma(scheduler: Any, latents: Tensor, timesteps: Tensor) -> tupl
     """
     timesteps = timesteps.to(latents.device)
     alphas = scheduler.alphas_cumprod.to(latents.device)[timesteps.clamp(min=0)]
-    if (timesteps < 0).any():
-        alphas = torch.where(timesteps < 0, scheduler.final_alpha_cumprod.to(alphas), alphas)
+    if (end := getattr(scheduler, "final_alpha_cumprod", None)) is not None:
+        alphas = torch.where(timesteps < 0, end.to(alphas), alphas)  # without asking the device for values
     shape = (-1, *(1,) * (latents.ndim - 1))
     return tuple(x.to(latents.dtype).reshape(shape) for x in (alphas.sqrt(), (1 - alphas).sqrt()))
 

@@ -204,13 +204,13 @@ class Evaluate(Settings):
     fid: Text | None = setting(
         None, "What extracts features of frames: clip, a TorchScript file, or module:callable"
     )
-    fid_arguments: Options | None = setting(
+    fid_arguments: Annotated[Options, Means("arguments like {return_features: true}")] | None = setting(
         None, "Its arguments, such as {return_features: true} for the Inception of StyleGAN's authors"
     )
     fvd: Text | None = setting(
         None, "What extracts features of videos: a TorchScript file or module:callable"
     )
-    fvd_arguments: Options | None = setting(
+    fvd_arguments: Annotated[Options, Means("arguments like {rescale: true}")] | None = setting(
         None, "Its arguments, such as {rescale: true, resize: true, return_features: true} for the usual I3D"
     )
     num_frames: Annotated[int, Field(ge=2, le=MOST_FRAMES)] | None = setting(
@@ -232,8 +232,8 @@ class Benchmark(Settings):
     motions: Annotated[list[Text], Field(min_length=1), Means("a list of motions, like [waterfall,rain]")] = (
         setting([], "Motions, of the config group motion", config="${suite.motions}")
     )
-    seeds: Annotated[OneOrSeveral[Seed], Means("a list of whole numbers, like [1,5,9]")] = setting(
-        [0], "Seeds of tuning; each also samples with noise of its own", config="${suite.seeds}"
+    seeds: Annotated[list[Seed], Field(min_length=1), Means("a list of whole numbers, like [1,5,9]")] = (
+        setting([0], "Seeds of tuning; each also samples with noise of its own", config="${suite.seeds}")
     )
     scenes: Annotated[int, Field(ge=1, le=10_000)] = setting(
         8,

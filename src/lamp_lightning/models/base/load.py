@@ -8,7 +8,6 @@ import torch
 
 from lamp_lightning.models.base.folder import SINGLE_FILES, load_folder
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.base.single_file import load_single_file
 from lamp_lightning.models.tensors import check_finite
 from lamp_lightning.runtime.errors import UserError
 
@@ -43,6 +42,9 @@ def load_base_model(
     """
     name = str(path_or_id)
     if (file := Path(name).expanduser()).is_file():
+        # diffusers' pipelines, which read single files, take seconds to import.
+        from lamp_lightning.models.base.single_file import load_single_file
+
         base = load_single_file(file, config, torch_dtype)
     elif config is not None and file.suffix not in SINGLE_FILES:
         raise UserError(f"config={config} is for single-file checkpoints, and {name} is none.")
