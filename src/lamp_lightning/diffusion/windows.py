@@ -112,6 +112,18 @@ def denoise_in_windows(
 
     Returns:
         Latents, `b c f h w`.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler
+        >>> from lamp_lightning.diffusion import KnownFrames, with_guidance
+        >>> from lamp_lightning.diffusion.sampler import Sampler
+        >>> unet = lambda sample, timestep, text: torch.zeros_like(sample)
+        >>> predict = with_guidance(unet, torch.zeros(1, 77, 16), scale=1.0)
+        >>> sampler = Sampler().changed({"window": 4, "overlap": 1, "num_inference_steps": 2})
+        >>> first = KnownFrames.first(torch.ones(1, 4, 1, 8, 8))
+        >>> denoise_in_windows(predict, DDIMScheduler(), torch.randn(1, 4, 9, 8, 8), first, sampler).shape
+        torch.Size([1, 4, 9, 8, 8])
     """
     frames, window, overlap = noise.shape[2], sampler.window, sampler.overlap
     windows, new = count_windows(frames, window, overlap), window - 1 - overlap

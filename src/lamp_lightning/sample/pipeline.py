@@ -51,11 +51,14 @@ class LAMPOutput(BaseOutput):
 class LAMPPipeline(MotionPipeline):
     """Animate first frames with a tuned motion (LAMP, Wu et al. 2024).
 
-        pipe = LAMPPipeline.from_pretrained("tiny")
-        pipe.load_motion("adapter.safetensors")
-        video = pipe("a red waterfall in the forest", seed=0).frames[0]
+    `MotionPipeline` has what loads it and its motions: `load_motion("adapter.safetensors")` brings one.
 
-    `MotionPipeline` has what loads it and its motions.
+    Example:
+        >>> pipe = LAMPPipeline.from_pretrained("tiny")
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> few = {"num_frames": 3, "num_inference_steps": 2, "paint_steps": 2}
+        >>> pipe("a red waterfall in the forest", seed=0, **few).frames[0].shape
+        (3, 64, 64, 3)
     """
 
     @torch.no_grad()
