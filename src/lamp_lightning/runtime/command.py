@@ -60,40 +60,24 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     old_argv, sys.argv = sys.argv, [sys.argv[0], *shell_overrides(argv)]
     hydra_full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the words for the user are ours
-    StopRequest.interrupted = False
-    try:
+
+    def compose_and_run() -> None:
         check_unicode(argv)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+
+    try:
+        status = run_plainly(compose_and_run)
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
-    except Stopped as stop:
-        return stop.status
-    except KeyboardInterrupt:
-        say_stopped()
-        return 130
     except _JobFailed as failure:
         return failure.status
-    except (HydraException, OmegaConfBaseException, OSError, UserError) as error:
-        if is_interrupt(error):
-            say_stopped()
-            return 130
-        message = readable(error)
-        if message is None or _full_errors():
-            raise
-        print(f"Error: {message}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if is_interrupt(error):
-            say_stopped()
-            return 130
-        raise
     finally:
         release_kept()
         sys.argv = old_argv
         os.environ.pop("HYDRA_FULL_ERROR")
         if hydra_full is not None:
             os.environ["HYDRA_FULL_ERROR"] = hydra_full
-    return 1 if failed else 0
+    return status or int(bool(failed))
 
 
 def check_unicode(argv: Sequence[str]) -> None:
