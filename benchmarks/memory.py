@@ -27,7 +27,7 @@ from pages import fill, parser
 from peak import CARDS, FRAMES, GIB, Memory, fits, painting, training
 from stable_diffusion import MODELS, autoencoder, text_encoders, unet
 
-from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.models.registry import MotionUNet
 from lamp_lightning.runtime.config import composed
 
 # -- against a real process ----------------------------------------------------------------------------------

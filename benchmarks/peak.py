@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.loss import first_frame_loss
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.models.registry import MotionUNet
 from lamp_lightning.sample.frames import DECODED_AT_ONCE
 from lamp_lightning.train.tuner import MotionTuner
 

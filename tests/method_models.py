@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.models.registry import MotionUNet
 from random_models import TOKENS, WIDTH, random_unet
 
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 from lamp_lightning.runtime import schema as declared
-from lamp_lightning.runtime.commands import COMMANDS
+from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.config import composed, conf_dir
 
 HIDDEN = "_target_"  # a class, of the configs alone

@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 # Name -> module, imported at first use: `import lamp_lightning` stays instant.
 _EXPORTS = {
     "LAMPPipeline": "lamp_lightning.sample.pipeline",
-    "MotionUNet": "lamp_lightning.models.families",
+    "MotionUNet": "lamp_lightning.models.registry",
     "MotionTuner": "lamp_lightning.train.tuner",
     "MotionSetDataModule": "lamp_lightning.data.datamodule",
     "ClipDataModule": "lamp_lightning.data.datamodule",
@@ -39,7 +39,7 @@ __all__ = ["LAMPPipeline", "MotionSetDataModule", "MotionTuner", "MotionUNet", "
 
 if TYPE_CHECKING:
     from lamp_lightning.data.datamodule import MotionSetDataModule
-    from lamp_lightning.models.families import MotionUNet
+    from lamp_lightning.models.registry import MotionUNet
     from lamp_lightning.runtime.errors import UserError
     from lamp_lightning.sample.pipeline import LAMPPipeline
     from lamp_lightning.train.tuner import MotionTuner

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.runtime.command import run_command
-from lamp_lightning.runtime.commands import Collect
+from lamp_lightning.runtime.command_settings import Collect
 from lamp_lightning.runtime.console import quiet, short
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.locks import only_writer

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from lamp_lightning.runtime.command import run_command
-from lamp_lightning.runtime.commands import Convert
+from lamp_lightning.runtime.command_settings import Convert
 from lamp_lightning.runtime.console import quiet, quiet_libraries, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
@@ -30,7 +30,7 @@ from lamp_lightning.runtime.schema import check_settings
 if TYPE_CHECKING:
     import torch
 
-    from lamp_lightning.models.families import MotionUNet
+    from lamp_lightning.models.registry import MotionUNet
 
 LICENCE = "CC BY-NC 4.0, as the authors publish their checkpoints: for non-commercial use only"
 
@@ -102,8 +102,8 @@ def adapter_of(source: Path) -> Path | None:
 def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
     """Write the tuned tensors of an official checkpoint folder as a motion adapter."""
     from lamp_lightning.diffusion.sampler import Sampler
-    from lamp_lightning.models.families import MotionUNet
     from lamp_lightning.models.official import check_frozen, check_new_norms, official_config, warn_of_half
+    from lamp_lightning.models.registry import MotionUNet
 
     unet = MotionUNet.from_official(source)
     check_new_norms(unet, source)
@@ -229,7 +229,7 @@ def base_unet(
     import torch
 
     from lamp_lightning.models.base.load import load_base_model
-    from lamp_lightning.models.families import MotionUNet
+    from lamp_lightning.models.registry import MotionUNet
 
     model = load_base_model(base, config=config, variant=variant, torch_dtype=dtype or torch.float32)
     return MotionUNet.from_unet(model.unet)

@@ -14,9 +14,9 @@ from lamp_lightning.diffusion import KnownFrames, with_guidance
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.diffusion.warp import denoise_warped, levels, translated
 from lamp_lightning.models.base.load import load_base_model
-from lamp_lightning.models.families import Variant, inflated
+from lamp_lightning.models.registry import Variant, inflated
 from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
-from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.config import composed, conf_dir, options
 from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.train.run import variant_from

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from lamp_lightning.benchmark.methods import load_method
 from lamp_lightning.data.video import read_video
 from lamp_lightning.models.adapter import header_of, inverted_clip, read_metadata
-from lamp_lightning.models.families import Variant
+from lamp_lightning.models.registry import Variant
 from lamp_lightning.sample.__main__ import main as sample
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
 from lamp_lightning.train.__main__ import main as train

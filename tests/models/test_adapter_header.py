@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lamp_lightning import UserError
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.adapter import FORMAT, header_of, inverted_clip, read_metadata
-from lamp_lightning.models.families import Variant
+from lamp_lightning.models.registry import Variant
 from lamp_lightning.sample.motions import find_adapter
 from method_models import motion_unet
 

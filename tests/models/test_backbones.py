@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from lamp_lightning.data import decode_clip
 from lamp_lightning.models import load_base_model
-from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.models.registry import MotionUNet
 from lamp_lightning.sample.__main__ import main as sample
 from lamp_lightning.train.__main__ import main as train
 from random_models import KINDS, save_random_model, save_single_file

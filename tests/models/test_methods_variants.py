@@ -19,7 +19,7 @@ from lamp_lightning.diffusion import (
 )
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.base.load import load_base_model
-from lamp_lightning.models.families import Variant
+from lamp_lightning.models.registry import Variant
 from lamp_lightning.models.unet.attention import ClipAttention
 from lamp_lightning.models.unet.layers import ClipShape, MotionConv
 from lamp_lightning.train.tuner import MotionTuner

@@ -22,7 +22,7 @@ from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.images import read_image
 from lamp_lightning.evaluate.videos import list_videos, listed_prompts, read_prompts
 from lamp_lightning.metrics import load_clip
-from lamp_lightning.metrics.results import read_judged, read_metrics
+from lamp_lightning.metrics.metrics_json import read_judged, read_metrics
 from lamp_lightning.models.base.folder import make_scheduler
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.tensors import read_pickle

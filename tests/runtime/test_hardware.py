@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.connectors.accelerator_connector import _Accelera
 
 from lamp_lightning.runtime import hardware as machine
 from lamp_lightning.runtime import precision as precisions
-from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.config import composed, options
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import KINDS, Hardware, hardware, measure_products

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from lamp_lightning.data.clips import decode_clip
 from lamp_lightning.models.base.load import load_base_model
-from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.models.registry import MotionUNet
 from lamp_lightning.runtime import precision as precisions
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.precision import check_precision, fast_float32, sampling_dtype

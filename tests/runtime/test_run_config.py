@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from conftest import full_config
 from lamp_lightning.edit import __main__ as edit
-from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import literal, read_yaml
@@ -38,7 +38,7 @@ CODE = {
         "pretrained_model_name_or_path": ".",
         "trust_remote_code": True,
     },
-    "lamp_lightning.data.decoder_process.ClipDecoder": {"command": ["touch", "ran"]},
+    "lamp_lightning.data.decoder.ClipDecoder": {"command": ["touch", "ran"]},
     "shutil.rmtree": {"path": "kept"},
 }
 

@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.models.registry import MotionUNet
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.train.callbacks import TrainingProgress
 from lamp_lightning.train.checkpoints import CheckpointFile, check_checkpoint, read_checkpoint

@@ -78,7 +78,7 @@ def test_a_run_leaves_everything_in_its_folder(small, tmp_path, capsys):
 
 
 def test_the_adapter_holds_the_tuned_parameters_and_says_what_it_is(plain, tmp_path, random_base):
-    from lamp_lightning.models.families import MotionUNet, Variant
+    from lamp_lightning.models.registry import MotionUNet, Variant
 
     assert main(["motion=waterfall", "hydra.run.dir=run", *plain]) == 0
     unet = MotionUNet.from_pretrained(random_base)

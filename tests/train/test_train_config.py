@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lamp_lightning.runtime.command import shell_overrides
-from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.config import conf_dir, folder_name, options
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.schema import check_settings

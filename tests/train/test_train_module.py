@@ -7,7 +7,7 @@ import torch
 
 from lamp_lightning.diffusion import first_frame_loss
 from lamp_lightning.models.base.load import load_base_model
-from lamp_lightning.models.families import MotionUNet
+from lamp_lightning.models.registry import MotionUNet
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.train.tuner import MotionTuner, item_generator
 

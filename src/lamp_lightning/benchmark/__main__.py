@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from lamp_lightning.runtime.command import run_command
-from lamp_lightning.runtime.commands import Benchmark
+from lamp_lightning.runtime.command_settings import Benchmark
 from lamp_lightning.runtime.console import quiet
 from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.runtime.stopping import Stopped

@@ -34,8 +34,8 @@ from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.adapter import read_metadata
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import evaluation, mixed_precision
-from lamp_lightning.models.families import inflated
-from lamp_lightning.runtime.commands import Train
+from lamp_lightning.models.registry import inflated
+from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.config import composed, options
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import hardware

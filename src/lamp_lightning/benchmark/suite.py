@@ -28,7 +28,7 @@ from lamp_lightning.report import Claim, Comparison, Entry, Result, write_report
 from lamp_lightning.report.comparison import TRUTH
 from lamp_lightning.report.write import report_to
 from lamp_lightning.runtime.attached import attached
-from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.config import composed, options
 from lamp_lightning.runtime.console import quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError

@@ -24,7 +24,7 @@ from lamp_lightning.data.clips import load_motion_set
 from lamp_lightning.data.motions import is_toy_motion, sample_prompts
 from lamp_lightning.metrics import evaluate_videos, load_clip, motion_signatures
 from lamp_lightning.metrics.clip import ClipJudge
-from lamp_lightning.metrics.results import read_judged, read_metrics
+from lamp_lightning.metrics.metrics_json import read_judged, read_metrics
 from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.report import HeldOutScene, Result, SceneVideo, VideoFile
 from lamp_lightning.runtime.errors import UserError

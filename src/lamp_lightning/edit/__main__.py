@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from lamp_lightning.runtime.command import FREE_TEXT, run_command, run_plainly
-from lamp_lightning.runtime.commands import Edit
+from lamp_lightning.runtime.command_settings import Edit
 from lamp_lightning.runtime.console import quiet
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.run_config import check_targets

@@ -40,6 +40,7 @@ from lamp_lightning.edit.inversion import (
     without_noise_tricks,
 )
 from lamp_lightning.metrics import flow_correlation
+from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.models.adapter import read_metadata
 from lamp_lightning.models.devices import evaluation, mixed_precision, on_device
 from lamp_lightning.runtime.console import is_first_process, short
@@ -315,7 +316,7 @@ def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logge
             title=f"{Path(str(cfg.video)).name}, {cfg.trainer.max_steps} steps, {cfg.model.name}",
         )
         values = measured(edited, prompt, source_prompt, cfg.model.clip)
-        write_json(part / "metrics.json", {**settings_of(cfg), **values})
+        write_metrics(part / "metrics.json", {**settings_of(cfg), **values})
         if folder.exists():
             former = folder.rename(part_of(folder))
             part.rename(folder)

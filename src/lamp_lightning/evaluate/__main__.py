@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.runtime.command import run_command
-from lamp_lightning.runtime.commands import Evaluate
+from lamp_lightning.runtime.command_settings import Evaluate
 from lamp_lightning.runtime.console import quiet
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.schema import check_settings

@@ -33,7 +33,7 @@ from lamp_lightning.metrics import evaluate_videos, load_clip, load_extractor
 from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.metrics.fidelity import MIN_FRAMES, MotionSignature, motion_signatures
 from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
-from lamp_lightning.metrics.results import read_metrics
+from lamp_lightning.metrics.metrics_json import read_metrics
 from lamp_lightning.runtime.console import quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside

@@ -12,10 +12,11 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.metrics.registry import markdown_table, present
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.loggers import close, summarise, where_to_look
-from lamp_lightning.runtime.runs import RunFolder, write_json, write_text
+from lamp_lightning.runtime.runs import RunFolder, write_text
 
 
 @dataclass
@@ -37,7 +38,7 @@ def publish(results: Sequence[Evaluated], left_out: list[dict[str, str]], out: P
     """Write metrics.json and table.md, report, print; returns whether nothing was left out."""
     faults = [*left_out, *(each for result in results for each in result.left_out)]
     single = results[0] if len(results) == 1 and not left_out else None
-    write_json(
+    write_metrics(
         out / "metrics.json",
         single.as_dict()
         if single

@@ -13,11 +13,11 @@ import numpy as np
 
 from lamp_lightning.data.captions import prompt_of
 from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, natural_order, read_clip
-from lamp_lightning.data.decoder_process import ClipDecoder
+from lamp_lightning.data.decoder import ClipDecoder
 from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame, reduced
 from lamp_lightning.data.images import PICTURES, as_seen, read_image
 from lamp_lightning.data.pictures import frames_of, opened_picture
-from lamp_lightning.metrics.results import read_metrics
+from lamp_lightning.metrics.metrics_json import read_metrics
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import check_text, parse_json, read_text
 from lamp_lightning.sample.record import read_record

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lamp_lightning.data.video import as_frames
-from lamp_lightning.models.parts import (
+from lamp_lightning.models.checks import (
     ClipConfig,
     check_folder,
     check_processor,

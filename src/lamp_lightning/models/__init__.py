@@ -6,7 +6,7 @@ from lamp_lightning.models.adapter import read_metadata
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.families import MotionUNet, Variant, inflated
+from lamp_lightning.models.registry import MotionUNet, Variant, inflated
 
 __all__ = [
     "BaseModel",

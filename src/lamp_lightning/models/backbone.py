@@ -32,7 +32,7 @@ class VideoBackbone(ABC, nn.Module):
     - `queries_and_keys` where attention injection is possible, and `mix` where several motions at once are.
 
     Its kind and the names of what can be tuned stand in `models.variant` (`Kind`, `SETS`), and its class in
-    the registry `models.families.BACKBONES`.
+    the registry `models.registry.BACKBONES`.
 
     Example:
         >>> from lamp_lightning import MotionUNet

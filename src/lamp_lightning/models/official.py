@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.parts import Count, UNetConfig, check_config, library_reason
+from lamp_lightning.models.checks import Count, UNetConfig, check_config, library_reason
 from lamp_lightning.models.tensors import check_finite, check_shapes, read_tensors
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
+from lamp_lightning.metrics.metrics_json import RunMetrics, read_judged, read_metrics
 from lamp_lightning.metrics.registry import measures
-from lamp_lightning.metrics.results import RunMetrics, read_judged, read_metrics
 from lamp_lightning.report.comparison import (
     COSTS,
     Comparison,

@@ -14,7 +14,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lamp_lightning.runtime.commands import COMMANDS
+from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.config import conf_dir, options
 from lamp_lightning.runtime.errors import UserError, is_out_of_memory
 from lamp_lightning.runtime.files import is_full, no_space

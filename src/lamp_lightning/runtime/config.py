@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.runtime import hardware
-from lamp_lightning.runtime.commands import COMMANDS
+from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.schema import defaults
 from lamp_lightning.runtime.settings import GROUPS, SamplerSettings

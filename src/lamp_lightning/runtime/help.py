@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from lamp_lightning.runtime.commands import COMMANDS
+from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.config import composed, conf_dir, options
 from lamp_lightning.runtime.schema import fields_of, meaning
 

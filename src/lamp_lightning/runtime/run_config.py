@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lamp_lightning.runtime.commands import Edit, Train
+from lamp_lightning.runtime.command_settings import Edit, Train
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import read_yaml
 from lamp_lightning.runtime.schema import Settings, completed, describe, fields_of, is_plain

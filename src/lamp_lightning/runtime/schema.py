@@ -1,7 +1,7 @@
 """How settings are declared: a typed field with its default, its range and the sentence that explains it.
 
-`runtime.settings` and `runtime.commands` declare all of them. From a declaration come the defaults of a
-config, the lines of `--help`, the check of a command line and the check of a file.
+`runtime.settings` and `runtime.command_settings` declare all of them. From a declaration come the defaults of
+a config, the lines of `--help`, the check of a command line and the check of a file.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pydantic import Field
 
-from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.console import is_first_process
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import Busy, hold, in_folder, keep

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.runtime.command import run_command
-from lamp_lightning.runtime.commands import Sample
+from lamp_lightning.runtime.command_settings import Sample
 from lamp_lightning.runtime.console import quiet, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside

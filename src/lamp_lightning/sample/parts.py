@@ -20,7 +20,7 @@ from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.folder import pipeline_class
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.families import MotionUNet, Variant, inflated
+from lamp_lightning.models.registry import MotionUNet, Variant, inflated
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.runtime.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lamp_lightning.runtime.command import run_command, run_plainly
-from lamp_lightning.runtime.commands import Train
+from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.console import is_first_process, quiet, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.run_config import check_targets

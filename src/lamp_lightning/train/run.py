@@ -16,15 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import on_device
-from lamp_lightning.models.families import Variant, inflated
+from lamp_lightning.models.registry import Variant, inflated
 from lamp_lightning.runtime.console import is_first_process, quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.runtime.loggers import close, log_adapter, summarise, where_to_look
 from lamp_lightning.runtime.precision import check_precision
-from lamp_lightning.runtime.runs import RunFolder, write_json
+from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.motions import spare_memory
 from lamp_lightning.sample.pipeline import LAMPPipeline
@@ -234,7 +235,7 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
         studio.stop.check()
         values, single = studio.publish(videos, step, final=True)
         lines += [("videos", run.videos), ("contact sheet", run.contact_sheet)]
-    write_json(run.metrics, {**facts, **values, "videos": single})
+    write_metrics(run.metrics, {**facts, **values, "videos": single})
     lines.append(("metrics", run.metrics))
     summarise(studio.logger, {f"metrics/{name}": value for name, value in values.items()})
     log_adapter(studio.logger, run, {"motion": str(cfg.motion.name), "steps": step})

@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.parts import (
+from lamp_lightning.models.checks import (
     CONFIGS,
     FETCH,
     SchedulerConfig,

@@ -15,7 +15,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from lamp_lightning.diffusion.conditions import Conditions
-from lamp_lightning.models.base.conditions import encode_with_one, encode_with_two
+from lamp_lightning.models.base.prompts import encode_with_one, encode_with_two
 
 
 @dataclass

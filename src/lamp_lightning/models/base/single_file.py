@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from lamp_lightning.models.base.folder import SINGLE_FILES, check_local_config, make_scheduler
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.parts import check_tokenizer, library_reason, quiet_loading
+from lamp_lightning.models.checks import check_tokenizer, library_reason, quiet_loading
 from lamp_lightning.models.tensors import tensor_names
 from lamp_lightning.runtime.errors import UserError
 

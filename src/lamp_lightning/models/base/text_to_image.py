@@ -15,7 +15,7 @@ from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_sin
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
 from lamp_lightning.models.base.folder import check_loaded, not_from_hub, read_index
-from lamp_lightning.models.parts import (
+from lamp_lightning.models.checks import (
     check_folder,
     check_size,
     check_vocabulary,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from lamp_lightning.metrics.registry import MEASURES
+from lamp_lightning.runtime.files import write_json
 from lamp_lightning.runtime.reading import checked, read_json
 
 LARGEST = 1e12  # no measure comes near
@@ -96,6 +97,11 @@ class Judged(BaseModel):
     def video_numbers(self) -> list[dict[str, float]]:
         """The same of each video."""
         return [_numbers(each) for each in self.videos]
+
+
+def write_metrics(file: Path, values: Mapping[str, Any]) -> None:
+    """Write the metrics.json of a run, an evaluation or an edit; a whole file or none."""
+    write_json(file, values)
 
 
 def read_metrics(file: Path) -> RunMetrics:

@@ -1,0 +1,154 @@
+"""The program of the child process that decodes clips. It may hang, leak or crash; its parent must not.
+
+It reads one JSON request a line from standard input, writes the frames as raw bytes into the file that the
+request names, and answers with one JSON line. It imports neither torch nor anything else of this package but
+`fit`. Its parent is `decoder.ClipDecoder`.
+
+PyAV decodes, and not decord: it has wheels for every system, reads AV1 and GIF, keeps the order of MPEG-2's
+frames, and gives the same bits as decord for whole files of 8 bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from lamp_lightning.data.fit import fit_frame
+
+MAX_OUTPUT_BYTES = 4 << 30
+MAX_MEMORY_BYTES = 8 << 30
+
+
+class _CannotWrite(Exception):
+    """The frames cannot be written: the disk's fault, not the clip's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.errno = error.errno
+
+
+def main() -> None:
+    """Serve requests until standard input closes."""
+    # Libraries print to standard output: keep the real one for answers, send everything else to stderr.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops this process
+    _limit_memory()
+    _answer(answers, {"ready": True})
+    requests: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    while True:
+        request = json.loads(requests.get())
+        _stop_after(request["limit_s"])
+        try:
+            reply = _write(_frames(request["path"]), request["out"], request["size"])
+        except MemoryError:  # what leaked stays lost: the parent starts another process
+            reply = {"fatal": f"decoding needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"}
+        except _CannotWrite as error:
+            reply = {"disk": [error.errno, str(error)]}
+        except Exception as error:
+            reply = {"error": f"{error}".strip() or type(error).__name__}
+        _stop_after(None)
+        _answer(answers, reply)
+
+
+def _listen(requests: queue.Queue[str]) -> None:
+    """Pass requests on; end this process, whatever it decodes, when its parent is no more or is done."""
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)
+
+
+def _answer(answers: Any, reply: dict) -> None:
+    answers.write(json.dumps(reply) + "\n")
+    answers.flush()
+
+
+def _stop_after(limit_s: float | None) -> None:
+    """Have the system end this process a little after its limit, even if the parent is no more."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(0 if limit_s is None else int(limit_s) + 5)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = MAX_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MAX_MEMORY_BYTES, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ImportError, OSError, ValueError):  # not on this system: the time limit still holds
+        pass
+
+
+def _write(frames: Iterator[tuple[np.ndarray, float]], out: str, size: list[int] | None) -> dict:
+    digest, count, written = hashlib.sha256(), 0, 0
+    source: tuple[int, ...] | None = None
+    shape: tuple[int, ...] = (0, 0, 3)
+    fps = 0.0
+    with open(out, "wb", buffering=0) as file:
+        for frame, fps in frames:  # noqa: B007 the last rate is as good as any
+            source = source or frame.shape
+            if size is None and frame.shape != source:
+                raise RuntimeError(
+                    f"the picture size changes from {source[:2]} to {frame.shape[:2]} in mid-clip"
+                )
+            fitted = fit_frame(frame, (size[0], size[1])) if size else frame
+            data = np.ascontiguousarray(fitted).tobytes()
+            written += len(data)
+            if written > MAX_OUTPUT_BYTES:
+                raise RuntimeError(
+                    f"the clip is too long: over {count} frames ({MAX_OUTPUT_BYTES >> 30} GiB decoded)"
+                )
+            _put(file, data)
+            digest.update(data)
+            count, shape = count + 1, fitted.shape
+    if source is None:
+        raise RuntimeError("no frame could be decoded")
+    return {
+        "shape": [count, *shape],
+        "source_size": list(source[:2]),
+        "fps": fps,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _put(file: BinaryIO, data: bytes) -> None:
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        raise _CannotWrite(error) from error
+
+
+def _frames(path: str) -> Iterator[tuple[np.ndarray, float]]:
+    """Each frame of a file, uint8 RGB `(h, w, 3)` and upright, with the rate in frames per second."""
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    with av.open(path) as container:
+        if not container.streams.video:
+            raise RuntimeError("the file holds no video stream")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        rate = stream.average_rate or stream.guessed_rate
+        fps = float(rate) if rate else 0.0
+        reformatter = VideoReformatter()  # one for all frames saves a fifth of the time
+        for frame in container.decode(stream):
+            # Phones store a portrait clip lying down, with a mark (in degrees, anticlockwise) to turn it.
+            pixels = reformatter.reformat(frame, format="rgb24").to_ndarray()
+            yield np.rot90(pixels, round(frame.rotation / 90)), fps
+
+
+if __name__ == "__main__":
+    main()
