@@ -131,6 +131,7 @@ def test_any_text_keeps_its_backslashes_and_dollars():
         ("tuner.learning_rate", float("nan"), ["tuner.learning_rate", "nan"]),
         ("tuner.learning_rate", float("inf"), ["tuner.learning_rate", "inf"]),
         ("data.size", [64], ["data.size", "[height,width]"]),
+        ("model.path", "a\0b", ["model.path", "a text"]),
         ("model", None, ["model", "None"]),
         ("data", "a folder", ["data", "'a folder'"]),
         ("sampler.shine", 1, ["sampler.shine", "not known"]),

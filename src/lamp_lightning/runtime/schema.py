@@ -57,8 +57,8 @@ def _as_text(value: Any) -> Any:
 
 
 def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("it is empty")
+    if not text.strip() or "\0" in text:  # no path or prompt has a zero byte
+        raise ValueError("it is no text")
     return text
 
 
