@@ -94,7 +94,10 @@ def test_levels_are_the_papers_in_proportion():
     assert levels(50) == (44, 47)
     for steps in range(3, 60):
         low, high = levels(steps)
-        assert 1 <= low < high < steps
+        assert low in range(1, high)
+        assert high in range(low + 1, steps)
+        if steps >= 17:  # enough for all three to differ
+            assert (low, high) == (round(44 / 50 * steps), round(47 / 50 * steps))
     with pytest.raises(ValueError, match="at least 3"):
         levels(2)
 

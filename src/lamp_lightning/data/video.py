@@ -111,17 +111,7 @@ def write_gif(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0
     size = (frames.shape[2] * factor, frames.shape[1] * factor)
     images = [i.resize(size, Image.Resampling.NEAREST) for i in images]
     duration = max(20, round(1000 / float(_rate(fps)) / 10) * 10)
-    with _atomic(path) as part:
-        images[0].save(
-            part,
-            format="GIF",
-            save_all=True,
-            append_images=images[1:],
-            duration=duration,
-            loop=0,
-            optimize=False,
-        )
-    return Path(path)
+    return _write_animation(path, images, "GIF", duration, optimize=False)
 
 
 def write_webp(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0, quality: int = 92) -> Path:
@@ -131,15 +121,14 @@ def write_webp(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 
     """
     images = [Image.fromarray(frame) for frame in _enlarge(as_frames(video), min_size)]
     duration = max(1, round(1000 / float(_rate(fps))))
+    return _write_animation(path, images, "WEBP", duration, quality=quality)
+
+
+def _write_animation(path: str | Path, images: list[Any], kind: str, duration: int, **options: Any) -> Path:
+    """Write pictures as an animation that loops for ever; `duration` of each in milliseconds."""
     with _atomic(path) as part:
         images[0].save(
-            part,
-            format="WEBP",
-            save_all=True,
-            append_images=images[1:],
-            duration=duration,
-            loop=0,
-            quality=quality,
+            part, format=kind, save_all=True, append_images=images[1:], duration=duration, loop=0, **options
         )
     return Path(path)
 

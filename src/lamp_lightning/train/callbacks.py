@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from lamp_lightning.train.checkpoints import CheckpointFile
 HOPELESS = 10  # steps in a row whose loss is no number
 
 
-class AfterStep(Callback):
+class AfterStep(Callback, ABC):
     """Calls `after_step` after each optimiser step, not for batches whose gradients are still accumulated."""
 
     def on_train_batch_end(
@@ -29,9 +30,9 @@ class AfterStep(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.after_step(trainer, float(outputs["loss"]) * trainer.accumulate_grad_batches)
 
+    @abstractmethod
     def after_step(self, trainer: Trainer, loss: float) -> None:
-        """Optimiser step ``trainer.global_step`` is done; ``loss`` is that of its last batch."""
-        raise NotImplementedError
+        """Optimiser step `trainer.global_step` is done; `loss` is that of its last batch."""
 
 
 class TrainingProgress(AfterStep):
