@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -91,7 +92,7 @@ def test_a_run_named_by_the_time_takes_the_next_name_and_one_named_by_the_user_e
     assert "taken is being written by process" in capsys.readouterr().err
     by_time = "hydra.run.dir=taken"  # as Hydra's default would name it
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "is_named", lambda job: False)
+        patch.setattr(train, "is_named", lambda job, setting: False)
         assert train.main([*words, by_time]) == 0
         assert train.main([*words, by_time]) == 0
     assert [folder.name for folder in tuned] == ["taken_2", "taken_3"]
@@ -120,7 +121,9 @@ def test_sweeps_begun_in_the_same_second_have_folders_of_their_own(
     assert train.main([*words, "hydra.sweep.dir=sweep"]) == 1
     assert "The sweep's folder sweep is being written by process" in capsys.readouterr().err
     tuned.clear()
-    monkeypatch.setattr(sweeps, "is_named", lambda job: False)  # as if Hydra had named it by the time
+    monkeypatch.setattr(
+        sweeps, "is_named", lambda job, setting: False
+    )  # as if Hydra had named it by the time
     assert train.main([*words, "hydra.sweep.dir=sweep"]) == 0
     assert tuned == [tmp_path / "sweep_2" / job for job in jobs]
     assert sorted(path.name for path in (tmp_path / "sweep_2").iterdir()) == [*jobs, "multirun.yaml"]
@@ -156,7 +159,13 @@ def test_a_stop_that_comes_too_late_for_a_run_still_ends_what_comes_after_it(
     cfg, tmp_path, monkeypatch, capsys
 ):
     run = RunFolder.create(tmp_path / "run", cfg)
-    monkeypatch.setattr(tuning, "prepare", lambda *_: None)
+    parts = SimpleNamespace(studio=SimpleNamespace(logger=None, run=run, cfg=cfg, stop=None))
+
+    def prepare(run, cfg, stop):
+        parts.studio.stop = stop
+        return parts
+
+    monkeypatch.setattr(tuning, "prepare", prepare)
     monkeypatch.setattr(tuning, "fit", lambda *_: None)
     monkeypatch.setattr(tuning, "finish", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Stopped):

@@ -139,5 +139,5 @@ def test_rates(tuner):
 
 
 def test_an_unknown_schedule_is_refused(base):
-    with pytest.raises(UserError, match=r"tuner\.schedule must be constant or cosine, but is 'step'"):
+    with pytest.raises(UserError, match=r"tuner\.schedule must be one of constant, cosine, but is 'step'"):
         MotionTuner(MotionUNet.from_unet(base.unet), base.scheduler, schedule="step")

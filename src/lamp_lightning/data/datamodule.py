@@ -16,6 +16,8 @@ from lamp_lightning.data.clips import Clip, MotionSet, load_clip, load_motion_se
 from lamp_lightning.data.dataset import MotionDataset, SampleStream
 from lamp_lightning.data.latents import LatentClips, encode_motion_set
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.schema import usable
+from lamp_lightning.runtime.settings import DataSettings
 
 
 class MotionSetDataModule(LightningDataModule):
@@ -68,14 +70,16 @@ class MotionSetDataModule(LightningDataModule):
         decode_timeout: float = 60.0,
     ) -> None:
         super().__init__()
-        _whole("num_frames", num_frames, 2)  # the first frame is given, the others are learned
-        _whole("frame_stride", frame_stride, 1)
-        _whole("batch_size", batch_size, 1)
-        _whole("num_workers", num_workers, 0)
-        if max_clips is not None:
-            _whole("max_clips", max_clips, 1)
-        if decode_timeout <= 0:
-            raise UserError(f"decode_timeout must be more than 0 seconds, found {decode_timeout}.")
+        settings = {
+            "_target_": "lamp_lightning.MotionSetDataModule",
+            "num_frames": num_frames,
+            "frame_stride": frame_stride,
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "max_clips": max_clips,
+            "decode_timeout": decode_timeout,
+        }
+        usable(DataSettings, "data", settings)
         self.folder = Path(folder)
         self.motion = motion
         self.num_frames = num_frames
@@ -191,11 +195,6 @@ class _ResumingLoader(DataLoader):
     def __iter__(self) -> Any:
         self.dataset.first = self._first_index()  # type: ignore[attr-defined]
         return super().__iter__()
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or value < least:
-        raise UserError(f"{name} must be a whole number of {least} or more, found {value!r}.")
 
 
 def _pair(size: int | Sequence[int] | None, factor: int = 1) -> tuple[int, int] | None:

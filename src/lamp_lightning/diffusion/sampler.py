@@ -7,11 +7,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import Schema
-from lamp_lightning.runtime.schema import setting, unusable
+from lamp_lightning.runtime.schema import setting, usable
 from lamp_lightning.runtime.settings import Frames, SamplerSettings, Size
 
 
@@ -62,10 +60,7 @@ class Sampler(SamplerSettings):
         given = {key: _plain(value) for key, value in values.items() if key in known and value is not None}
         if given.get("scheduler", self.scheduler) != self.scheduler:
             given.setdefault("scheduler_options", {})
-        try:
-            return type(self).model_validate({**dict(self), **given})
-        except ValidationError as error:
-            raise unusable(type(self), error, "sampler") from error
+        return usable(type(self), "sampler", {**dict(self), **given})
 
     def make_scheduler(self, config: Any) -> Any:
         """The diffusers scheduler of that name with the noise levels of ``config``.

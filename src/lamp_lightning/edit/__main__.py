@@ -1,4 +1,4 @@
-"""``python -m lamp_lightning.edit video=clip.mp4 prompt="a red car"``: the same motion in another look."""
+"""`python -m lamp_lightning.edit video=clip.mp4 prompt="a red car"`: the same motion in another look."""
 
 from __future__ import annotations
 
@@ -29,25 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def begin(cfg: DictConfig) -> None:
-    """The first edit of a video, in the folder that Hydra chose."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    job = HydraConfig.get()
-    group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+    """Edit a video for the first time, in the folder that Hydra chose."""
     check_settings(Edit, cfg)
     settle(cfg)
     from lamp_lightning.edit.run import check_first_frame, count_frames, edit
 
     check_first_frame(cfg)
     cfg.data.num_frames = count_frames(cfg)
-    folder = Path(job.runtime.output_dir)
-    with new_run(folder, cfg, group) as run:
+    with new_run(cfg) as run:
         edit(run, cfg)
 
 
-def edit_again(folder: str, words: Sequence[str]) -> int:
-    """Another edit with the tuned state in ``folder``, or the rest of an interrupted one; the exit status."""
+def edit_again(folder: str, overrides: Sequence[str]) -> int:
+    """Edit again with the tuned state in `folder`, or finish an interrupted edit; returns the exit status."""
 
     def go_on() -> None:
         run, cfg = RunFolder.open(folder)
@@ -56,9 +50,9 @@ def edit_again(folder: str, words: Sequence[str]) -> int:
                 f"{run.path} holds the run of a motion, not an edit. Begin one with video=<file> prompt=...; "
                 "python -m lamp_lightning.sample paints with a motion."
             )
-        check_targets(cfg, file=run.config_file, given=words)
-        check_places(cfg, run, words)
-        cfg = changed(cfg, words)
+        check_targets(cfg, file=run.config_file, given=overrides)
+        check_places(cfg, run, overrides)
+        cfg = changed(cfg, overrides)
         check_settings(Edit, cfg)
         settle(cfg)
         from lamp_lightning.edit.run import check_first_frame, edit
@@ -69,16 +63,16 @@ def edit_again(folder: str, words: Sequence[str]) -> int:
     return run_plainly(go_on)
 
 
-def changed(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
-    """``cfg`` with the values of ``words``; a new prompt has its own place and first frame."""
-    pairs = {key: value for key, eq, value in (word.partition("=") for word in words) if eq}
+def changed(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The config with the values of overrides; a new prompt has its own place and first frame."""
+    pairs = {key: value for key, eq, value in (word.partition("=") for word in overrides) if eq}
     if "video" in pairs:
         raise UserError("video= and run= do not go together: begin a new edit, or leave video out.")
     if "prompt" in pairs:
         cfg.out = cfg.first_frame = None
     cfg.overwrite = False
     texts = {key: value for key, value in pairs.items() if key in FREE_TEXT and key in cfg}
-    cfg = with_values(cfg, [word for word in words if word.partition("=")[0] not in texts])
+    cfg = with_values(cfg, [word for word in overrides if word.partition("=")[0] not in texts])
     for key, text in texts.items():
         cfg[key] = None if text in ("", "null") else text
     cfg.motion.prompt = cfg.source_prompt

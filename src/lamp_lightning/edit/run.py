@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -42,19 +39,17 @@ from lamp_lightning.edit.inversion import (
 from lamp_lightning.metrics import flow_correlation
 from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.models.adapter import read_metadata
-from lamp_lightning.models.devices import evaluation, mixed_precision, on_device
-from lamp_lightning.runtime.console import is_first_process, short
+from lamp_lightning.runtime.console import is_first_process, print_results, short
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import file_sha256, part_of, remove_dead
+from lamp_lightning.runtime.files import file_sha256, part_of, remove, remove_dead
 from lamp_lightning.runtime.locks import beside, hold, remove_free
-from lamp_lightning.runtime.loggers import close, log_adapter, log_media, where_to_look
+from lamp_lightning.runtime.loggers import log_adapter, log_media, where_to_look
 from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.runtime.runs import RunFolder, write_json
-from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.videos import Video
 from lamp_lightning.sample.write import measure
-from lamp_lightning.train.run import Parts, fit, make, prepare
+from lamp_lightning.train.run import Parts, fit, prepared, start_logger
+from lamp_lightning.train.samples import Studio
 
 
 def count_frames(cfg: DictConfig) -> int:
@@ -98,36 +93,17 @@ def edit(run: RunFolder, cfg: DictConfig) -> None:
 
 
 def _edit(run: RunFolder, cfg: DictConfig, folder: Path) -> None:
-    with StopRequest() as stop:
-        logger, finished = None, False
-        try:
-            parts = prepare(run, cfg, stop)
-            check_scheduler(parts.studio.sampler)
-            check_video(run, parts.data.clip)
-            if is_first_process():
-                run.save_config(cfg)
-                logger = make("logger", cfg.logger, run)
-            if logger is not None:
-                logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-                parts.trainer.loggers = [logger]
-                parts.studio.logger = logger
-            tune(run, parts, stop)
-            if parts.trainer.is_global_zero:
-                publish(make_edit(run, cfg, parts, stop), folder, run, cfg, logger)
-            finished = True
-        except (Stopped, KeyboardInterrupt) as stopped:
-            if is_first_process():
-                where = f" out={shlex.quote(short(Path(cfg.out)))}" if cfg.out else ""
-                print(
-                    f"\nStopped. Go on with:\n  python -m lamp_lightning.edit run={short(run.path)}{where}",
-                    flush=True,
-                )
-            if isinstance(stopped, Stopped):
-                raise
-            raise Stopped(stop.signum or 2) from None
-        finally:
-            close(logger, failed=not finished)
-        stop.check()  # too late for this edit, but not for the next one of a sweep
+    where = f" out={shlex.quote(short(Path(cfg.out)))}" if cfg.out else ""
+    advice = f"Stopped. Go on with:\n  python -m lamp_lightning.edit run={short(run.path)}{where}"
+    with prepared(run, cfg, lambda: advice) as parts:
+        check_scheduler(parts.studio.sampler)
+        check_video(run, parts.data.clip)
+        if is_first_process():
+            run.save_config(cfg)
+        start_logger(parts)
+        tune(parts)
+        if parts.trainer.is_global_zero:
+            publish(make_edit(parts), folder, parts.studio)
 
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
@@ -146,7 +122,7 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 
 
 def is_finished(folder: Path, cfg: DictConfig) -> bool:
-    """Whether the edit that ``cfg`` asks for lies in the folder, whole."""
+    """Whether the edit that `cfg` asks for lies in the folder, whole."""
     try:
         facts = read_json(folder / "metrics.json", what="the measures of an edit")
     except UserError:
@@ -193,13 +169,14 @@ def check_video(run: RunFolder, clip: Clip) -> None:
         )
 
 
-def tune(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
+def tune(parts: Parts) -> None:
     """Tune the motion layers on the video, or load them where that is done. Raises Stopped."""
+    run = parts.studio.run
     if run.adapter.is_file() and int(read_metadata(run.adapter).get("steps", 0)) >= parts.trainer.max_steps:
         parts.tuner.unet.load_motion(run.adapter)
         print(f"Tuned already: {short(run.adapter)}", flush=True)
         return
-    fit(run, parts, stop)
+    fit(parts)
     if parts.trainer.is_global_zero:
         parts.studio.save_adapter(parts.trainer.global_step)
         log_adapter(parts.studio.logger, run, {"motion": parts.studio.cfg.motion.name})
@@ -207,7 +184,7 @@ def tune(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
 
 @dataclass
 class Edited:
-    """What an edit gave. Videos are uint8 ``(f, h, w, 3)``."""
+    """What an edit gave. Videos are uint8 `(f, h, w, 3)`."""
 
     source: Clip
     reconstruction: np.ndarray
@@ -215,28 +192,23 @@ class Edited:
     frames: np.ndarray
 
 
-def make_edit(run: RunFolder, cfg: DictConfig, parts: Parts, stop: StopRequest) -> Edited:
-    """Invert the tuned video, or read its inversion; then paint the edited one. Raises Stopped."""
-    pipeline, clip = parts.studio.pipeline, parts.data.clip
-    sampler = without_noise_tricks(parts.studio.sampler, len(clip.frames))
-    device = parts.trainer.strategy.root_device
-    pipeline.unet.to(device)
-    on_step: OnStep = lambda *_: stop.check()  # noqa: E731
-    with (
-        on_device(pipeline.base.encoders, device),
-        evaluation(pipeline.unet),
-        mixed_precision(device, cfg.trainer.precision),
-    ):
-        way, reconstruction = inversion(run, cfg, pipeline, sampler, parts.data, on_step)
+def make_edit(parts: Parts) -> Edited:
+    """Invert the tuned video, or read its inversion; then generate the edited one. Raises Stopped."""
+    studio, clip = parts.studio, parts.data.clip
+    cfg, pipeline, prompt = studio.cfg, studio.pipeline, motion_prompt(studio.cfg)
+    sampler = without_noise_tricks(studio.sampler, len(clip.frames))
+    pipeline.unet.to(parts.trainer.strategy.root_device)
+    on_step: OnStep = lambda *_: studio.stop.check()  # noqa: E731
+    with studio.sampling():
+        way, reconstruction = inversion(studio, sampler, parts.data, on_step)
         if cfg.first_frame is None:
-            print("Painting the first frame ...", flush=True)
-            source_prompt = motion_prompt(cfg) if cfg.paint_from == "inversion" else None
+            print("Generating the first frame ...", flush=True)
             first = paint_over(
                 pipeline,
                 clip.frames[0],
                 str(cfg.prompt),
                 sampler,
-                source_prompt=source_prompt,
+                source_prompt=prompt if cfg.paint_from == "inversion" else None,
                 strength=cfg.strength,
                 follow=cfg.paint_follow,
                 seed=cfg.seed,
@@ -244,15 +216,15 @@ def make_edit(run: RunFolder, cfg: DictConfig, parts: Parts, stop: StopRequest) 
             )
         else:
             first = pixels_from_image(cfg.first_frame, clip.frames.shape[1:3]) / 2 + 0.5
-        print(f"Painting {len(clip.frames)} frames ...", flush=True)
-        with weakened(pipeline, run.adapter, cfg.motion_strength):
+        print(f"Generating {len(clip.frames)} frames ...", flush=True)
+        with weakened(pipeline, studio.run.adapter, cfg.motion_strength):
             frames = from_noise(
                 pipeline,
                 way,
                 first,
                 str(cfg.prompt),
                 sampler,
-                source_prompt=motion_prompt(cfg),
+                source_prompt=prompt,
                 follow=cfg.follow,
                 on_step=on_step,
             )
@@ -261,26 +233,26 @@ def make_edit(run: RunFolder, cfg: DictConfig, parts: Parts, stop: StopRequest) 
 
 
 def inversion(
-    run: RunFolder,
-    cfg: DictConfig,
-    pipeline: LAMPPipeline,
-    sampler: Sampler,
-    data: ClipDataModule,
-    on_step: OnStep,
+    studio: Studio, sampler: Sampler, data: ClipDataModule, on_step: OnStep
 ) -> tuple[Tensor, np.ndarray]:
     """The video's latents on the way to noise, `steps c f h w`, and the video that they lead back to.
 
     Both are kept in the run folder, in a file named by all that they depend on.
     """
-    cache, clip, prompt = Cache(run.path), data.clip, motion_prompt(cfg)
+    cache, clip, pipeline, prompt = (
+        Cache(studio.run.path),
+        data.clip,
+        studio.pipeline,
+        motion_prompt(studio.cfg),
+    )
     scheduler = sampler.make_scheduler(pipeline.scheduler.config)
     depends_on = {
         "frames": clip.digest,
-        "adapter": file_sha256(run.adapter),
+        "adapter": file_sha256(studio.run.adapter),
         "prompt": prompt,
         "steps": sampler.num_inference_steps,
         "scheduler": {k: str(v) for k, v in scheduler.config.items() if not k.startswith("_")},
-        "precision": str(cfg.trainer.precision),
+        "precision": str(studio.cfg.trainer.precision),
     }
     file = cache.path("inversion", depends_on, ".safetensors")
     found = cache.load_tensors(file)
@@ -298,8 +270,9 @@ def inversion(
     return found["way"], found["reconstruction"].numpy()
 
 
-def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logger: Logger | None) -> None:
+def publish(edited: Edited, folder: Path, studio: Studio) -> None:
     """Write what there is to see, measure it and say where everything is."""
+    run, cfg, logger = studio.run, studio.cfg, studio.logger
     prompt, source_prompt, fps = str(cfg.prompt), motion_prompt(cfg), edited.source.fps
     part = writable_folder(part_of(folder))
     try:
@@ -317,39 +290,25 @@ def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logge
         )
         values = measured(edited, prompt, source_prompt, cfg.model.clip)
         write_metrics(part / "metrics.json", {**settings_of(cfg), **values})
-        if folder.exists():
-            former = folder.rename(part_of(folder))
-            part.rename(folder)
-            shutil.rmtree(former, ignore_errors=True)
-        else:
-            part.rename(folder)
+        former = folder.rename(part_of(folder)) if folder.exists() else None
+        part.rename(folder)
+        if former is not None:
+            remove(former)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-    caption = f"{source_prompt} -> {prompt} (seed {cfg.seed})"
-    log_media(
-        logger,
-        {folder / "edit.mp4": caption},
-        folder / "contact_sheet.png",
-        name=f"edit/{folder.name}",
-        step=cfg.trainer.max_steps,
-    )
+        remove(part)
+    video, sheet, steps = folder / "edit.mp4", folder / "contact_sheet.png", cfg.trainer.max_steps
+    captions = {video: f"{source_prompt} -> {prompt} (seed {cfg.seed})"}
+    log_media(logger, captions, sheet, name=f"edit/{folder.name}", step=steps)
     if logger is not None:
-        logger.log_metrics(
-            {f"edit/{name}": value for name, value in values["edit"].items()}, cfg.trainer.max_steps
-        )
-    print(f"\nEdited: {source_prompt!r} -> {prompt!r}")
-    for name, value in values["edit"].items():
-        print(f"  {name.replace('_', ' '):<32}{value:.4f}")
-    lines: list[tuple[str, str]] = [
-        ("video", f"{short(folder / 'edit.mp4')} (and .gif)"),
-        ("contact sheet", short(folder / "contact_sheet.png")),
-        ("metrics", short(folder / "metrics.json")),
+        logger.log_metrics({f"edit/{name}": value for name, value in values["edit"].items()}, steps)
+    places: list[tuple[str, str | Path]] = [
+        ("video", f"{short(video)} (and .gif)"),
+        ("contact sheet", sheet),
+        ("metrics", folder / "metrics.json"),
         *where_to_look(logger),
         ("more prompts", f'python -m lamp_lightning.edit run={short(run.path)} prompt="..."'),
     ]
-    for name, place in lines:
-        print(f"  {name:<14}{place}")
-    sys.stdout.flush()
+    print_results(f"Edited: {source_prompt!r} -> {prompt!r}", values["edit"], places)
 
 
 def measured(
@@ -357,7 +316,7 @@ def measured(
 ) -> dict[str, dict[str, float]]:
     """The numbers of the edited video, beside those of the source and of its reconstruction.
 
-    ``clip_score`` is to the new prompt, ``clip_score_source_prompt`` to that of the source.
+    `clip_score` is to the new prompt, `clip_score_source_prompt` to that of the source.
     """
     source = edited.source.frames
     videos = {"edit": edited.frames, "source": source, "reconstruction": edited.reconstruction}

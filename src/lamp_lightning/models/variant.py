@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.schema import unusable
+from lamp_lightning.runtime.schema import usable
 from lamp_lightning.runtime.settings import Kind, LayerSettings
 
 LAMP_SETS = ("conv1d", "conv_gate", "attn1.to_q", "attn_temp")  # what LAMP tunes (paper, section 3.3)
@@ -116,10 +116,7 @@ class Variant(LayerSettings):
             )
         if "tuned" in given:
             given["tuned"] = tuple(given["tuned"])
-        try:
-            return cls(**given)
-        except ValidationError as error:
-            raise unusable(cls, error, "model.layers") from error
+        return usable(cls, "model.layers", given)
 
     def differences(self, other: Variant) -> str:
         """How they differ, in words; empty where they do not."""

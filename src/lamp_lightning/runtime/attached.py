@@ -21,7 +21,7 @@ PATIENCE = 60.0  # seconds to save in, for a child that is asked to stop
 
 @contextlib.contextmanager
 def attached(module: str, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """``python -m <module> <words>`` as a child, in a session of its own: a Ctrl-C reaches its parent only.
+    """`python -m <module> <words>` as a child, in a session of its own: a Ctrl-C reaches its parent only.
 
     A child that still runs when the block ends is asked to stop, and killed where it does not.
     """

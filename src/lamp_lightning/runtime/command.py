@@ -36,10 +36,10 @@ _QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$
 
 
 def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Sequence[str]) -> int:
-    """Compose ``config_name`` with the overrides in ``argv``, run ``task`` on it, return the exit status.
+    """Compose `config_name` with the overrides in `argv`, run `task` on it, return the exit status.
 
     What a user can mend ends in one message on stderr and status 1; Ctrl-C or SIGTERM in 130 or 143. In a
-    sweep (``-m``) a job that cannot run is reported and the others go on.
+    sweep (`-m`) a job that cannot run is reported and the others go on.
     """
     if "--help" in argv or "-h" in argv:
         given = [word for word in shell_overrides(argv) if not word.startswith("-")]
@@ -99,9 +99,9 @@ class _JobFailed(Exception):
 
 
 def run_plainly(task: Callable[[], Any]) -> int:
-    """Run ``task`` and return the exit status; what a user can mend becomes one message on stderr.
+    """Run `task` and return the exit status; what a user can mend becomes one message on stderr.
 
-    ``LAMP_FULL_ERROR=1`` shows the traceback of such errors, too.
+    `LAMP_FULL_ERROR=1` shows the traceback of such errors, too.
     """
     StopRequest.interrupted = False
     try:
@@ -130,9 +130,9 @@ def _full_errors() -> bool:
 def shell_overrides(argv: Sequence[str]) -> list[str]:
     """Overrides as people type them, in Hydra's grammar.
 
-    The shell has eaten the quotes of ``prompt="a dog, running"``: texts and paths are quoted again, except in
-    sweeps, where commas separate values. A motion that has no config but comes with ``data.folder=`` is the
-    config ``custom`` under that name.
+    The shell has eaten the quotes of `prompt="a dog, running"`: texts and paths are quoted again, except in
+    sweeps, where commas separate values. A motion that has no config but comes with `data.folder=` is the
+    config `custom` under that name.
     """
     argv = list(argv)
     sweep = any(word in ("-m", "--multirun") for word in argv)

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from lamp_lightning.runtime.schema import Means, OneOrSeveral, Options, Settings, Text, setting
 from lamp_lightning.runtime.settings import (
-    MOST_FRAMES,
     Count,
     DataSettings,
     Fit,
@@ -17,6 +16,7 @@ from lamp_lightning.runtime.settings import (
     MethodSettings,
     ModelSettings,
     MotionSettings,
+    Positive,
     Precision,
     SamplerSettings,
     SampleSettings,
@@ -27,11 +27,13 @@ from lamp_lightning.runtime.settings import (
     Threads,
     TrainerSettings,
     TunerSettings,
+    VideoFrames,
 )
 
 SEED = "Seed of all random numbers"
 THREADS = "CPU threads; null: all cores"
 OVERWRITE = "Replace what is there"
+Runs = Annotated[OneOrSeveral[Text], Means("a run folder, a folder or pattern of runs, or a list of these")]
 
 
 class RunSettings(Settings):
@@ -39,7 +41,7 @@ class RunSettings(Settings):
 
     seed: Seed = setting(0, SEED)
     threads: Threads | None = setting(None, THREADS)
-    save_every: Count = setting(50, "Steps between checkpoints", config="${model.recipe.save_every}")
+    save_every: Count = setting(50, "Steps between checkpoints", recipe="save_every")
     tuner: TunerSettings
     samples: SampleSettings = SampleSettings()
     motion: MotionSettings
@@ -52,15 +54,13 @@ class RunSettings(Settings):
 
 
 class Train(RunSettings):
-    """``python -m lamp_lightning.train``: tune a motion."""
+    """`python -m lamp_lightning.train`: tune a motion."""
 
-    resume: Text | None = setting(
-        None, "A run folder: goes on exactly where that run stopped, with its config"
-    )
+    resume: Text | None = setting(None, "A run folder: goes on exactly where it stopped, with its config")
 
 
 class Edit(RunSettings):
-    """``python -m lamp_lightning.edit``: edit a video."""
+    """`python -m lamp_lightning.edit`: edit a video."""
 
     video: Text = setting(..., "The video to edit")
     prompt: Annotated[Text, Means("one text")] = setting(..., "What it is to show")
@@ -74,34 +74,32 @@ class Edit(RunSettings):
     paint_from: Literal["inversion", "noise"] = setting(
         "noise",
         "inversion: the first frame is edited from its own noise, which keeps its layout",
-        config="${model.recipe.edit.paint_from}",
+        recipe="edit.paint_from",
     )
     strength: Share = setting(
         0.6,
         "How far back to noise the first frame goes: 0 leaves it, 1 leaves little of it",
-        config="${model.recipe.edit.strength}",
+        recipe="edit.strength",
     )
     paint_follow: Share = setting(
         0.0,
         "Share of its steps in which the attention of the original frame is injected",
-        config="${model.recipe.edit.paint_follow}",
+        recipe="edit.paint_follow",
     )
     follow: Share = setting(
         0.0,
         "Share of the video's steps in which the attention of the original video is injected",
-        config="${model.recipe.edit.follow}",
+        recipe="edit.follow",
     )
     motion_strength: Annotated[float, Field(ge=0, le=2)] = setting(
-        1.0,
-        "Weight of the tuned layers: less brings less of the old look",
-        config="${model.recipe.edit.motion_strength}",
+        1.0, "Weight of the tuned layers: less brings less of the old look", recipe="edit.motion_strength"
     )
     out: Text | None = setting(None, "A folder; null: <edit folder>/videos/<prompt>")
     overwrite: bool = setting(False, OVERWRITE)
 
 
 class Sample(Settings):
-    """``python -m lamp_lightning.sample``: generate videos with tuned motions."""
+    """`python -m lamp_lightning.sample`: generate videos with tuned motions."""
 
     run: Annotated[
         OneOrSeveral[Text], Means("a run folder, an adapter file, or several like [waterfall:0.7,rain:0.5]")
@@ -147,14 +145,10 @@ class Sample(Settings):
     base: Text | None = setting(
         None, "The model below an adapter: a folder, hub id or single file; null: the one it was tuned on"
     )
-    base_config: Text | None = setting(
-        None, "Diffusers folder or hub id with the configuration of a single file"
-    )
+    base_config: Text | None = setting(None, "Folder or hub id with the configuration of a single file")
     painter: Text | None = setting(None, "Another text-to-image model that makes the first frames")
     painter_config: Text | None = setting(None, "The same as base_config, for the painter")
-    num_frames: Annotated[int, Field(ge=2, le=MOST_FRAMES)] | None = setting(
-        None, "Frames of a video; null: as many as the motion was tuned with"
-    )
+    num_frames: VideoFrames | None = setting(None, "Frames of a video; null: as many as were tuned")
     size: SizeOrAuto | None = setting(
         None, "[height,width], or auto: the shape of each picture at the motion's area"
     )
@@ -162,23 +156,18 @@ class Sample(Settings):
     vae_slicing: bool | None = setting(None, "true: decode frame by frame")
     vae_tiling: bool | None = setting(None, "true: encode and decode large frames in tiles")
     device: Text = setting("auto", "auto, cpu, cuda, cuda:1, mps")
-    precision: Precision | None = setting(
-        None, "What layers compute in; null: mixed where the device is fast at it"
-    )
+    precision: Precision | None = setting(None, "What layers compute in; null: mixed where that is fast")
     threads: Threads | None = setting(None, THREADS)
     sampler: SamplerSettings
 
 
 class Evaluate(Settings):
-    """``python -m lamp_lightning.evaluate``: measure videos."""
+    """`python -m lamp_lightning.evaluate`: measure videos."""
 
     run: Annotated[OneOrSeveral[Text], Means("a run folder, or several like [a,b]")] | None = setting(
         None, "A run folder, or several [a,b] for a table that compares them"
     )
-    runs: (
-        Annotated[OneOrSeveral[Text], Means("a run folder, a folder or pattern of runs, or a list of these")]
-        | None
-    ) = setting(
+    runs: Runs | None = setting(
         None, "A folder or pattern of runs, such as a sweep's folder or runs/rain/*, or a list of these"
     )
     folder: Text | None = setting(
@@ -202,21 +191,17 @@ class Evaluate(Settings):
         "null: none",
     )
     fid: Text | None = setting(
-        None, "What extracts features of frames: clip, a TorchScript file, or module:callable"
+        None, "What extracts frame features: clip, a TorchScript file or module:callable"
     )
     fid_arguments: Annotated[Options, Means("arguments like {return_features: true}")] | None = setting(
         None, "Its arguments, such as {return_features: true} for the Inception of StyleGAN's authors"
     )
-    fvd: Text | None = setting(
-        None, "What extracts features of videos: a TorchScript file or module:callable"
-    )
+    fvd: Text | None = setting(None, "What extracts video features: a TorchScript file or module:callable")
     fvd_arguments: Annotated[Options, Means("arguments like {rescale: true}")] | None = setting(
         None, "Its arguments, such as {rescale: true, resize: true, return_features: true} for the usual I3D"
     )
-    num_frames: Annotated[int, Field(ge=2, le=MOST_FRAMES)] | None = setting(
-        None, "Measure only the first so many frames"
-    )
-    decode_timeout: Annotated[float, Field(gt=0)] = setting(60, "Seconds that decoding a video may take")
+    num_frames: VideoFrames | None = setting(None, "Measure only the first so many frames")
+    decode_timeout: Positive = setting(60, "Seconds that decoding a video may take")
     out: Text | None = setting(
         None,
         "A folder for metrics.json and table.md; null: evaluation in the run or the folder, "
@@ -227,7 +212,7 @@ class Evaluate(Settings):
 
 
 class Benchmark(Settings):
-    """``python -m lamp_lightning.benchmark``: tune and measure the methods of a suite on held-out scenes."""
+    """`python -m lamp_lightning.benchmark`: tune and measure the methods of a suite on held-out scenes."""
 
     motions: Annotated[list[Text], Field(min_length=1), Means("a list of motions, like [waterfall,rain]")] = (
         setting([], "Motions, of the config group motion", config="${suite.motions}")
@@ -257,8 +242,7 @@ class Benchmark(Settings):
         None, "Hydra launcher of the runs: joblib, submitit_slurm, ...; null: one after the other"
     )
     quick: bool = setting(
-        False,
-        "A smoke test in minutes: one motion and seed, two scenes, three steps; its figures mean nothing",
+        False, "A smoke test in minutes: one motion, two scenes, three steps; its figures mean nothing"
     )
     out: Text | None = setting(
         None,
@@ -270,17 +254,13 @@ class Benchmark(Settings):
 
 
 class Collect(Settings):
-    """``python -m lamp_lightning.collect``: tables, plots and a page of runs that are there."""
+    """`python -m lamp_lightning.collect`: tables, plots and a page of runs that are there."""
 
-    runs: Annotated[
-        OneOrSeveral[Text], Means("a run folder, a folder or pattern of runs, or a list of these")
-    ] = setting(
+    runs: Runs = setting(
         ..., "Run folders, folders with runs anywhere below, or patterns with *; one, or a list [a,b]"
     )
     out: Text | None = setting(
-        None,
-        "Where tables, plots and the page go; null: collected/ in the folder of runs, with several "
-        "./collected",
+        None, "Where results go; null: collected/ in the folder of runs, with several ./collected"
     )
     title: Text | None = setting(None, "Title of the page; null: what was collected")
     videos: Annotated[int, Field(ge=0, le=1_000_000)] = setting(8, "Videos of each run in the page")
@@ -290,13 +270,11 @@ class Collect(Settings):
 class OfficialMotion(Settings):
     """What an adapter is to say of an official checkpoint, which does not say it."""
 
-    name: Text | None = setting(
-        None, "Name of the motion; null: the name of its folder. motion=<name> for short"
-    )
+    name: Text | None = setting(None, "Name of the motion; null: its folder's name. motion=<name> for short")
 
 
 class Convert(Settings):
-    """``python -m lamp_lightning.convert``: the authors' checkpoints to adapters and back."""
+    """`python -m lamp_lightning.convert`: the authors' checkpoints to adapters and back."""
 
     source: Text = Field(
         alias="from",
@@ -304,19 +282,13 @@ class Convert(Settings):
     )
     out: Text = setting(..., "The adapter to write (.safetensors); or the folder to write unet/ into")
     base: Text | None = setting(
-        None,
-        "The model below: a folder, hub id or single file; null: as tuned or, if that is not known, not "
-        "compared",
+        None, "The model below: a folder, hub id or single file; null: as tuned, or not compared"
     )
-    base_config: Text | None = setting(
-        None, "Diffusers folder or hub id with the configuration of a single file"
-    )
+    base_config: Text | None = setting(None, "Folder or hub id with the configuration of a single file")
     overwrite: bool = setting(False, "Replace an adapter or a UNet that is there")
     motion: OfficialMotion
     prompt: Text | None = setting(None, "What the adapter says its prompt is; null: the motion's name")
-    num_frames: Annotated[int, Field(ge=2, le=MOST_FRAMES)] = setting(
-        16, "What the adapter says of its frames"
-    )
+    num_frames: VideoFrames = setting(16, "What the adapter says of its frames")
     size: Size = setting((320, 512), "What the adapter says of its height and width")
 
 

@@ -40,7 +40,7 @@ def options(group: str) -> list[str]:
 
 
 def composed(name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config ``name`` with overrides, as a command would see it; also inside of a command."""
+    """The config `name` with overrides, as a command would see it; also inside of a command."""
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -51,7 +51,7 @@ def composed(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def folder_name(text: Any, max_length: int = 60) -> str:
-    """Any text as the name of a folder: letters, digits and ``_.=+-``; never empty, hidden or endless."""
+    """Any text as the name of a folder: letters, digits and `_.=+-`; never empty, hidden or endless."""
     name = re.sub(r"[^\w.=+-]+", "_", str(text)).strip("._-")
     return name[:max_length].rstrip("._-") or "untitled"
 
@@ -63,7 +63,7 @@ OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 
 
 def _register_settings() -> None:
-    """Make the declared settings configs of Hydra's, for the files in ``conf/`` to begin with."""
+    """Make the declared settings configs of Hydra's, for the files in `conf/` to begin with."""
     store = ConfigStore.instance()
     for name, schema in COMMANDS.items():
         store.store(group="settings", name=name, node=defaults(schema, without=GROUPS), package="_global_")

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,16 @@ def short(path: Path) -> str:
     """Relative to where the user is, if that is shorter."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)
+
+
+def print_results(title: str, values: Mapping[str, float], places: Iterable[tuple[str, str | Path]]) -> None:
+    """The end of a command's report: what was done, its figures, and where everything is."""
+    print(f"\n{title}")
+    for name, value in values.items():
+        print(f"  {name.replace('_', ' '):<32}{value:.4f}")
+    for name, place in places:
+        print(f"  {name:<14}{short(place) if isinstance(place, Path) else place}")
+    sys.stdout.flush()
 
 
 def is_first_process() -> bool:

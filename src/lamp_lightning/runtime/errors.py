@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class UserError(RuntimeError):
     """Something the user gave cannot be used.
@@ -16,6 +18,15 @@ class UserError(RuntimeError):
         ...
         lamp_lightning.runtime.errors.UserError: ...
     """
+
+
+def with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that led to it, the latest first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

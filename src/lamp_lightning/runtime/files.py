@@ -1,7 +1,7 @@
 """Files that are written: whole or not at all, under temporary names that tell who wrote them.
 
-While a file is written it lies in a folder beside its place, ``.<name>.<machine>-<process>-<number>.part``.
-What a killed process left under such a name is removed by the next command that writes there.
+A temporary name is `.<name>.<machine>-<process>-<number>.part`, beside the place. What a killed process left
+there is removed by the next command that writes there.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import platform
@@ -20,11 +21,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.errors import UserError, with_causes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,14 +50,13 @@ _numbers = count()
 
 @contextlib.contextmanager
 def replacing(path: Path, advice: str = PERMISSIONS) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` when the block ends well.
+    """A temporary file that takes the place of `path`, whole and on the disk, when the block ends well.
 
-    It has the same name, in a temporary folder beside ``path``: the block may write it by any library, also
-    one that makes temporary files of its own. It gets the permissions of any new file, and is on the disk
-    before it takes its place.
+    It has the same name, in a temporary folder beside `path`: the block may write it by any library, also
+    one that makes temporary files of its own. It gets the permissions of any new file.
 
     Args:
-        path: the file; it is replaced whole or left as it was.
+        path: the file.
         advice: what the user can do where the file cannot be written, a whole sentence.
 
     Raises:
@@ -81,18 +81,18 @@ def replacing(path: Path, advice: str = PERMISSIONS) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file, and move it to ``path``; raises UserError as `replacing`."""
+    """Let `write` fill a temporary file, and move it to `path`; raises UserError as `replacing`."""
     with replacing(path) as part:
         write(part)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically."""
+    """Write a text as UTF-8, atomically."""
     write_atomic(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON that people can read, atomically."""
+    """Write a value as JSON that people can read, atomically."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -111,39 +111,29 @@ def array_sha256(array: np.ndarray) -> str:
 
 
 def save_tensors(value: Any, file: Path) -> None:
-    """``torch.save`` that tells why it cannot write: of a full disk PyTorch says "unexpected pos" only."""
+    """`torch.save` that tells why it cannot write: of a full disk PyTorch says "unexpected pos" only."""
     import torch
 
-    with open(file, "wb") as opened:
-        watched = _Watched(opened)
+    with _Watched(io.FileIO(file, "wb")) as watched:
         try:
-            torch.save(value, watched)  # type: ignore[arg-type]
-        except RuntimeError:
-            watched.check()
+            torch.save(value, watched)
+        except RuntimeError as error:
+            if watched.error is not None:
+                raise watched.error from error
             raise
 
 
-class _Watched:
-    """A file that remembers the first error of a write."""
+class _Watched(io.BufferedWriter):
+    """A file that remembers the last error of a write."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._error: OSError | None = None
+    error: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
-            return self._file.write(data)
+            return super().write(data)
         except OSError as error:
-            self._error = error
+            self.error = error
             raise
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def check(self) -> None:
-        """Raise the first error of a write."""
-        if self._error is not None:
-            raise self._error
 
 
 # -- errors in words -----------------------------------------------------------------------------------------
@@ -151,7 +141,7 @@ class _Watched:
 
 @contextlib.contextmanager
 def explained(path: Path, advice: str = PERMISSIONS) -> Iterator[None]:
-    """Turn what goes wrong with writing ``path`` into a UserError that names it."""
+    """Turn what goes wrong with writing `path` into a UserError that names it."""
     try:
         yield
     except UserError:
@@ -166,16 +156,11 @@ def explained(path: Path, advice: str = PERMISSIONS) -> Iterator[None]:
 
 def is_full(error: BaseException) -> bool:
     """Whether an error, or one that led to it, says that the disk or a quota is full."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        if isinstance(found, OSError) and found.errno in _FULL:
-            return True
-        if any(words in str(found).lower() for words in _FULL_WORDS):
-            return True
-        found = found.__cause__ or found.__context__
-    return False
+    return any(
+        (isinstance(each, OSError) and each.errno in _FULL)
+        or any(words in str(each).lower() for words in _FULL_WORDS)
+        for each in with_causes(error)
+    )
 
 
 def no_space(path: Path | str) -> UserError:
@@ -189,7 +174,7 @@ def no_space(path: Path | str) -> UserError:
 
 
 def part_of(path: Path) -> Path:
-    """A temporary name for ``path``: hidden, beside it, with this machine and process in it."""
+    """A temporary name for `path`: hidden, beside it, with this machine and process in it."""
     name = path.name
     if len(name.encode(errors="surrogateescape")) > LONGEST:
         name = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:16]
@@ -212,7 +197,7 @@ def machine() -> str:
 
 
 def is_alive(process: int, since: float) -> bool:
-    """Whether the process that wrote something at the time ``since`` still runs on this machine."""
+    """Whether the process that wrote something at the time `since` still runs on this machine."""
     try:
         return psutil.Process(process).create_time() <= since + _SKEW  # else another process got the number
     except psutil.NoSuchProcess:
@@ -221,12 +206,15 @@ def is_alive(process: int, since: float) -> bool:
         return True
 
 
-def inside(folder: Path, home: Path) -> Path:
-    """``folder``, a place of ours in the folder ``home``, after a look that no link leads out of that.
+def numbered(path: Path) -> Iterator[Path]:
+    """Names to choose a free one of: the path itself, then `<path>_2` and so on."""
+    yield path
+    for number in count(2):
+        yield path.with_name(f"{path.name}_{number}")
 
-    Raises:
-        UserError: a link does: what is written must not end up elsewhere.
-    """
+
+def inside(folder: Path, home: Path) -> Path:
+    """A place of ours in the folder `home`. UserError where a link leads out of that."""
     place = folder.resolve()
     if not place.is_relative_to(home.resolve()):
         raise UserError(
@@ -248,7 +236,7 @@ def remove_dead(folder: Path, inside: Sequence[str] = (), *, owned: bool = False
 
     Args:
         folder: where to look.
-        inside: patterns of folders in it where to look, too, such as ``samples/*``.
+        inside: patterns of folders in it where to look, too, such as `samples/*`.
         owned: nobody else writes there now, so that those of other machines go as well.
     """
     for place in (folder, *(found for pattern in inside for found in folder.glob(pattern))):
@@ -293,11 +281,7 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for intermediate files where the system keeps such, removed with all that is in it.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """A folder for intermediate files, removed with all that is in it. UserError where it cannot be made."""
     root = Path(tempfile.gettempdir())
     for old in root.glob(f".{SCRATCH}.*.part"):
         if _is_dead(old, owned=False):

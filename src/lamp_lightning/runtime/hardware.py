@@ -1,8 +1,6 @@
-"""What this machine has, and what follows from it: the one place that decides on precision and the like.
+"""What this machine has, and the defaults that follow from it: precision, dtype, device, batch.
 
-There are five kinds of machines. On each, every setting that depends on the hardware has a default from
-here, which the user can say otherwise (``trainer.precision``, ``model.dtype``, ``device``, ``batch``).
-``LAMP_LIGHTNING_HARDWARE=<kind>`` overrides what is found out.
+`LAMP_LIGHTNING_HARDWARE=<kind>` overrides what is found out.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,9 +32,9 @@ PLAIN_ATTENTION_SCORES = 1 << 25  # 128 MiB of float32 in each attention layer
 class Hardware:
     """One device and what suits it.
 
-    kind: ``cpu_bf16`` is a processor that multiplies bfloat16 faster than float32 (AMX, avx512_bf16, ARM's
-        bf16), ``cpu`` one that does not; likewise ``cuda_bf16`` (from Ampere on) and ``cuda`` (V100, T4);
-        ``mps`` is Apple's GPU.
+    kind: `cpu_bf16` is a processor that multiplies bfloat16 faster than float32 (AMX, avx512_bf16, ARM's
+        bf16), `cpu` one that does not; likewise `cuda_bf16` (from Ampere on) and `cuda` (V100, T4); `mps` is
+        Apple's GPU.
     name: what the processor or the card is called.
     """
 
@@ -50,19 +48,18 @@ class Hardware:
 
     @property
     def precision(self) -> str:
-        """``trainer.precision`` that is fastest without harm."""
-        return {"cpu_bf16": "bf16-mixed", "cuda_bf16": "bf16-mixed", "cuda": "16-mixed"}.get(
-            self.kind, "32-true"
-        )
+        """`trainer.precision` that is fastest without harm."""
+        mixed = {"cpu_bf16": "bf16-mixed", "cuda_bf16": "bf16-mixed", "cuda": "16-mixed"}
+        return mixed.get(self.kind, "32-true")
 
     @property
     def dtype(self) -> str:
-        """``model.dtype`` of large models: half precision, where layers compute in it."""
+        """`model.dtype` of large models: half precision, where layers compute in it."""
         return HALF.get(self.precision, "float32")
 
     @property
     def videos_at_once(self) -> int:
-        """How many videos are painted at once at most: more bring no speed on a processor."""
+        """How many videos are generated at once at most: more bring no speed on a processor."""
         return 4 if self.device == "cpu" else 16
 
     def __str__(self) -> str:
@@ -73,20 +70,20 @@ def hardware(device: str = "auto") -> Hardware:
     """The device that a command computes on.
 
     Args:
-        device: ``auto``: a GPU where there is one; a type of torch's with or without a number (``cuda:1``);
-            or what Lightning calls an accelerator (``gpu``).
+        device: `auto`: a GPU where there is one; a type of torch's with or without a number (`cuda:1`); or
+            what Lightning calls an accelerator (`gpu`).
 
     Raises:
-        UserError: ``LAMP_LIGHTNING_HARDWARE`` is no kind of hardware.
+        UserError: `LAMP_LIGHTNING_HARDWARE` is no kind of hardware.
     """
     wanted = str(device).partition(":")[0]
     said = os.environ.get(VARIABLE) or None
     if said is not None and said not in KINDS:
         raise UserError(f"{VARIABLE} must be one of {', '.join(KINDS)}, but is {said!r}.")
-    if said is not None and (
-        wanted in ("auto", said.removesuffix("_bf16")) or (wanted, said) == ("gpu", "mps")
-    ):
-        return Hardware(said, processor()[0] if said.startswith("cpu") else "")
+    if said is not None:
+        own = said.removesuffix("_bf16")
+        if wanted in ("auto", own) or (wanted, own) == ("gpu", "mps"):
+            return Hardware(said, processor()[0] if own == "cpu" else "")
     if wanted == "cpu":
         return _processor_kind()
     return _found(wanted, said)
@@ -106,12 +103,7 @@ def _found(wanted: str, said: str | None) -> Hardware:
 
 
 def default_precision(found: Hardware, dtype: str | None) -> str:
-    """``trainer.precision`` where the user says none.
-
-    Args:
-        found: the hardware.
-        dtype: ``model.dtype`` where the user says one: it decides, as far as the hardware can.
-    """
+    """`trainer.precision` where the user says none; a `model.dtype` they say decides, where it can."""
     for precision, half in HALF.items():
         if dtype == half and not (found.device == "cpu" and half == "float16"):
             return precision
@@ -119,19 +111,15 @@ def default_precision(found: Hardware, dtype: str | None) -> str:
 
 
 def default_dtype(found: Hardware, precision: str | None) -> str:
-    """``model.dtype`` of a large model where the user says none; a ``trainer.precision`` they say decides."""
+    """`model.dtype` of a large model where the user says none; a `trainer.precision` they say decides."""
     return found.dtype if precision is None else HALF.get(precision, "float32")
 
 
 def plain_attention(device: str, scores: int) -> bool:
     """Whether a training step is faster with plain products than with torch's fused attention.
 
-    On a processor the fused kernel's backward pass takes several times as long, in float32 and bfloat16; that
-    is worth the memory of the scores while they are few.
-
-    Args:
-        device: torch's type of device.
-        scores: batch times heads times queries times keys.
+    On a processor the fused kernel's backward pass takes several times as long. That is worth the memory of
+    the scores (batch times heads times queries times keys) while they are few.
     """
     return device == "cpu" and scores <= PLAIN_ATTENTION_SCORES
 
@@ -158,14 +146,12 @@ def processor() -> tuple[str, str]:
     import torch
 
     facts: dict[str, str] = {}
-    try:
+    with suppress(OSError):  # not Linux
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "processor" and facts.get("processor"):
                 break  # the second core
             facts[key.strip()] = value.strip()
-    except OSError:  # not Linux
-        pass
     changing = ("processor", "cpu MHz", "bogomips", "BogoMIPS", "apicid", "initial apicid", "core id")
     lasting = sorted((key, value) for key, value in facts.items() if key not in changing)
     name = facts.get("model name") or platform.processor() or platform.machine()
@@ -175,11 +161,7 @@ def processor() -> tuple[str, str]:
 
 @cache
 def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32.
-
-    Measured once, in some tenths of a second, and remembered in the cache folder: instructions have many
-    names, and some libraries use them while others do not.
-    """
+    """Whether this processor multiplies bfloat16 faster than float32: measured once, and remembered."""
     from lamp_lightning.runtime.files import default_cache_dir
 
     file = default_cache_dir() / "processor.json"
@@ -191,10 +173,8 @@ def fast_bfloat16() -> bool:
 
 
 def _remembered(file: Path) -> _Measured | None:
-    if not file.is_file():
-        return None
+    what = "the measurement of a processor"
     try:
-        what = "the measurement of a processor"
         found = checked(_Measured, read_json(file, what=what), file=file, what=what, advice="Remove it.")
     except UserError:  # nothing is lost: it is measured again
         return None
@@ -204,10 +184,8 @@ def _remembered(file: Path) -> _Measured | None:
 def _remember(file: Path, found: _Measured) -> None:
     from lamp_lightning.runtime.files import write_text
 
-    try:
+    with suppress(OSError, UserError):  # where a cache cannot be written, every command measures anew
         write_text(file, found.model_dump_json() + "\n")
-    except (OSError, UserError):  # a cache that cannot be written: every command measures anew
-        return
 
 
 def measure_products(size: int = 512, repetitions: int = 7) -> dict[str, float]:
@@ -232,10 +210,9 @@ def measure_products(size: int = 512, repetitions: int = 7) -> dict[str, float]:
 
 
 def resolver(what: str, *, _root_: Any) -> str:
-    """The value of ``${hardware:precision}`` and ``${hardware:dtype}`` in a config.
+    """The value of `${hardware:precision}` and `${hardware:dtype}` in a config.
 
-    What the user says of one of ``trainer.precision`` and ``model.dtype`` decides the other, so that no
-    default contradicts them.
+    What the user says of one of them decides the other, so that no default contradicts them.
     """
     from omegaconf import OmegaConf
 
@@ -246,8 +223,6 @@ def resolver(what: str, *, _root_: Any) -> str:
         return str(node[name])
 
     found = hardware(said("trainer", "accelerator") or "auto")
-    defaults: dict[str, Callable[[], str]] = {
-        "precision": lambda: default_precision(found, said("model", "dtype")),
-        "dtype": lambda: default_dtype(found, said("trainer", "precision")),
-    }
-    return defaults[what]()
+    if what == "precision":
+        return default_precision(found, said("model", "dtype"))
+    return default_dtype(found, said("trainer", "precision"))

@@ -1,8 +1,7 @@
 """One writer at a time: a lock for a folder or a file, which ends with its process however that ends.
 
-The lock is the operating system's, on a small hidden file: ``.lock`` in a folder, ``.<name>.lock`` beside a
-file. The file says who holds it, and goes with the lock; a killed process leaves it behind, free for the
-next. Reading needs no lock.
+The lock is the operating system's, on a small hidden file that says who holds it and goes with the lock. A
+killed process leaves it behind, free for the next. Reading needs no lock.
 """
 
 from __future__ import annotations
@@ -85,9 +84,7 @@ def hold(
     wait: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """Hold a lock; within one process it may be held several times at once.
-
-    Where the file system has no locks, nothing is locked.
+    """Hold a lock, if the file system has locks; within one process it may be held several times at once.
 
     Args:
         lock_file: `in_folder` or `beside` of what is to be written.
@@ -162,7 +159,7 @@ def only_writer(
     Args:
         folder: made if need be, and removed again if nothing was written.
         setting: how the user chooses another one.
-        inside: folders in it that are written, too, as for `files.remove_dead`.
+        inside: as for `files.remove_dead`.
         wait: as for `hold`.
     """
     advice = f"Wait until it ends, or choose another folder with {setting}."

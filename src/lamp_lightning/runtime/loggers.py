@@ -1,7 +1,7 @@
 """Where a run is reported: Weights & Biases, a CSV table, TensorBoard, or only the run folder.
 
-Each of the config group ``logger`` is a function of the run that returns a Lightning logger or None. Pictures
-and videos go through ``log_media``; a logger that cannot show them gets none, since all are files anyway.
+Each of the config group `logger` is a function of the run that returns a Lightning logger or None. A logger
+that cannot show pictures and videos gets none: all are files anyway.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
+from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
 
@@ -29,8 +30,8 @@ def wandb_logger(
 ) -> WandbLogger:
     """A W&B run of its own for this training run, grouped with the jobs of its sweep.
 
-    ``mode``: ``online``, ``offline``, or ``auto``: online where a login is found (``wandb login`` or
-    ``WANDB_API_KEY``), else offline. Never asks for a login.
+    `mode` is `online`, `offline`, or `auto`: online where a login is found (`wandb login` or
+    `WANDB_API_KEY`), else offline. Never asks for a login.
     """
     import wandb
 
@@ -49,9 +50,8 @@ def wandb_logger(
         "tags": list(tags),
         "job_type": run.info.get("job_type", "train"),
     }
-    experiment = None
-    if _wanted_mode(mode) == "online":
-        experiment = _online(settings, required=mode == "online")
+    online = _wanted_mode(mode) == "online"
+    experiment = _online(settings, required=mode == "online") if online else None
     if experiment is None:
         # Offline there is nothing to resume from: the id alone ties the parts of a resumed run together.
         settings.pop("resume")
@@ -60,12 +60,12 @@ def wandb_logger(
 
 
 def csv_logger(run: RunFolder) -> CSVLogger:
-    """``csv/metrics.csv`` in the run folder."""
+    """`csv/metrics.csv` in the run folder."""
     return CSVLogger(save_dir=run.path, name="", version="csv", flush_logs_every_n_steps=10)
 
 
 def tensorboard_logger(run: RunFolder) -> TensorBoardLogger:
-    """Event files in ``tensorboard/`` of the run folder."""
+    """Event files in `tensorboard/` of the run folder."""
     try:
         return TensorBoardLogger(save_dir=run.path, name="", version="tensorboard")
     except ModuleNotFoundError as error:
@@ -83,7 +83,7 @@ def no_logger(run: RunFolder) -> None:
 def log_media(
     logger: Logger | None, captions: Mapping[Path, str], sheet: Path, *, name: str, step: int
 ) -> None:
-    """Show videos (mp4 or gif files) with captions, and their contact sheet (PNG), under ``name``."""
+    """Show videos (mp4 or gif files) with captions, and their contact sheet (PNG), under `name`."""
     if isinstance(logger, WandbLogger):
         import wandb
 
@@ -138,30 +138,22 @@ def where_to_look(logger: Logger | None) -> list[tuple[str, str]]:
             return [("W&B", str(experiment.url))]
         parts = sorted(folder.parent.glob(f"offline-run-*-{experiment.id}")) or [folder]  # several if resumed
         return [
-            ("W&B, look", f"wandb leet {_short(folder)}"),
-            ("W&B, upload", f"wandb sync {' '.join(map(_short, parts))}"),
+            ("W&B, look", f"wandb leet {short(folder)}"),
+            ("W&B, upload", f"wandb sync {' '.join(map(short, parts))}"),
         ]
     if isinstance(logger, CSVLogger):
-        return [("numbers", _short(Path(logger.log_dir) / "metrics.csv"))]
+        return [("numbers", short(Path(logger.log_dir) / "metrics.csv"))]
     if isinstance(logger, TensorBoardLogger):
-        return [("TensorBoard", f"tensorboard --logdir {_short(Path(logger.log_dir))}")]
+        return [("TensorBoard", f"tensorboard --logdir {short(Path(logger.log_dir))}")]
     return []
-
-
-def _short(path: Path) -> str:
-    """Relative to where the user is, if that is shorter."""
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(path)) else str(path)
 
 
 def _wanted_mode(mode: str) -> str:
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "auto")
-    if mode in ("offline", "online"):
-        return mode
-    if mode in ("disabled", "dryrun"):
+    if mode in ("offline", "disabled", "dryrun"):
         return "offline"
-    return "online" if _logged_in() else "offline"
+    return "online" if mode == "online" or _logged_in() else "offline"
 
 
 def _logged_in() -> bool:

@@ -1,9 +1,7 @@
 """Precisions: which of the trainer and the weights go together, and what a GPU multiplies float32 in.
 
-What suits a machine stands in `runtime.hardware`.
-
-The tuned weights are always float32, as steps of 3e-5 vanish in half precision. ``trainer.precision`` is what
-layers compute in, ``model.dtype`` what the frozen weights are kept in.
+The tuned weights are always float32, as steps of 3e-5 vanish in half precision. `trainer.precision` is what
+layers compute in, `model.dtype` what the frozen weights are kept in.
 """
 
 from __future__ import annotations
@@ -16,11 +14,6 @@ PRECISIONS = ("32-true", *HALF)
 
 def check_precision(precision: str, dtype: str, accelerator: str) -> None:
     """Refuse settings with which a run could not train, or not as they say.
-
-    Args:
-        precision: ``trainer.precision``.
-        dtype: ``model.dtype``, such as ``bfloat16``.
-        accelerator: ``trainer.accelerator``, or the type of a device.
 
     Raises:
         UserError: says what to choose instead.
@@ -46,17 +39,17 @@ def check_precision(precision: str, dtype: str, accelerator: str) -> None:
 
 
 def is_cpu(accelerator: str) -> bool:
-    """Whether a trainer with ``trainer.accelerator``, or a device of this type, computes on the CPU."""
+    """Whether a trainer with `trainer.accelerator`, or a device of this type, computes on the CPU."""
     return accelerator == "cpu" or (accelerator == "auto" and hardware().device == "cpu")
 
 
 def sampling_dtype(dtype: str, precision: str) -> str:
-    """What to load a model of ``model.dtype`` in, to paint with it in any of the precisions."""
+    """What to load a model of `model.dtype` in, to generate with it in any of the precisions."""
     return "float32" if dtype == "float32" else HALF.get(precision, "float32")
 
 
 def fast_float32(device: str) -> None:
-    """Let a CUDA ``device`` multiply float32 matrices in TF32, as it does in convolutions anyway."""
+    """Let a CUDA device multiply float32 matrices in TF32, as it does in convolutions anyway."""
     if device == "cuda":
         import torch
 

@@ -34,7 +34,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def read_bytes(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> bytes:
-    """The bytes of a regular file of at most ``limit`` bytes.
+    """The bytes of a regular file of at most `limit` bytes.
 
     Args:
         file: the path.
@@ -42,7 +42,7 @@ def read_bytes(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> bytes:
         limit: in bytes.
 
     Raises:
-        UserError: it is missing, no regular file (a pipe would never end), too large, or cannot be read.
+        UserError: it is missing, no regular file, too large, or cannot be read.
     """
     try:
         with open_file(file, what=what, limit=limit) as opened:
@@ -52,7 +52,7 @@ def read_bytes(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> bytes:
 
 
 def open_file(file: Path, *, what: str, limit: int) -> BinaryIO:
-    """A regular file of at most ``limit`` bytes, opened for reading; arguments and errors as `read_bytes`."""
+    """A regular file of at most `limit` bytes, opened for reading; arguments and errors as `read_bytes`."""
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -85,13 +85,7 @@ def read_text(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> str:
 
 
 def parse_json(text: str, *, file: Path, what: str, deepest: int = DEEPEST) -> Any:
-    """A text as JSON of at most ``deepest`` levels.
-
-    Args:
-        text: the JSON.
-        file: where it stands, for the message.
-        what: which part of the file it is, for the message.
-        deepest: levels of lists and objects.
+    """A text, `what` of a file, as JSON of at most `deepest` levels of lists and objects.
 
     Raises:
         UserError: it is no JSON, or nested too deeply.
@@ -111,28 +105,20 @@ def read_json(file: Path, *, what: str, limit: int = LARGEST_TEXT, deepest: int 
     return parse_json(read_text(file, what=what, limit=limit), file=file, what=what, deepest=deepest)
 
 
-def check_text(text: str, *, file: Path, what: str, longest: int = LONGEST_PROMPT) -> str:
-    """A prompt or caption, in one line without spaces around it.
-
-    Args:
-        text: what was read.
-        file: where it stands, for the message.
-        what: which part of the file it is, for the message: "a caption".
-        longest: in characters.
+def check_text(text: str, *, file: Path, what: str) -> str:
+    """A prompt or caption, `what` of a file, in one line without spaces around it.
 
     Raises:
         UserError: it is too long, or has characters that no text has: control characters, which a terminal
             would obey, or halves of surrogate pairs.
     """
-    line = " ".join(text.split())
-    if len(line) > longest:
-        raise UserError(f"{file}: {what} has {len(line):,} characters, and {longest:,} are the most. Cut it.")
+    line, most = " ".join(text.split()), LONGEST_PROMPT
+    if len(line) > most:
+        raise UserError(f"{file}: {what} has {len(line):,} characters, and {most:,} are the most. Cut it.")
     for character in line:
         if unicodedata.category(character) in ("Cc", "Cs"):
-            code = f"U+{ord(character):04X}"
-            raise UserError(
-                f"{file}: {what} has the character {code}, which is no part of a text. Remove it."
-            )
+            found = f"the character U+{ord(character):04X}"
+            raise UserError(f"{file}: {what} has {found}, which is no part of a text. Remove it.")
     return line
 
 
@@ -146,12 +132,12 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value]
-        for k, key in enumerate(keys):
-            if key in keys[:k]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"it has {key!r} twice", node.value[k][0].start_mark
-                )
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if key.value in keys:
+                fault = f"it has {key.value!r} twice"
+                raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -170,15 +156,10 @@ _PlainLoader.add_implicit_resolver(
 
 
 def read_yaml(file: Path, *, what: str) -> Any:
-    """A YAML file as plain data.
-
-    Args:
-        file: the path.
-        what: what the file is to be, for the message.
+    """A YAML file, which is to be `what`, as plain data.
 
     Raises:
-        UserError: it cannot be read, is too large or too deep, is no YAML, or has a tag, an alias or a key
-            twice.
+        UserError: it cannot be read, is too large or too deep, or has a tag, an alias or a key twice.
     """
     text = read_text(file, what=what, limit=LARGEST_CONFIG)
     try:
@@ -195,7 +176,7 @@ def read_yaml(file: Path, *, what: str) -> Any:
 
 
 def literal(value: Any) -> Any:
-    """Data whose texts OmegaConf takes as they are, whatever ``${...}`` is in them."""
+    """Data whose texts OmegaConf takes as they are, whatever `${...}` is in them."""
     if isinstance(value, dict):
         return {key: literal(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -206,7 +187,7 @@ def literal(value: Any) -> Any:
 
 
 def check_depth(value: Any, *, file: Path, what: str, deepest: int = DEEPEST) -> None:
-    """Raise UserError where lists and mappings are nested more than ``deepest`` levels."""
+    """Raise UserError where lists and mappings are nested more than `deepest` levels."""
     level, values = 0, [value]
     while values:
         if level > deepest:
@@ -221,13 +202,13 @@ def check_depth(value: Any, *, file: Path, what: str, deepest: int = DEEPEST) ->
 
 
 def checked(schema: type[S], value: Any, *, file: Path, what: str, advice: str) -> S:
-    """``value`` as the ``schema`` says.
+    """What was read from a file, as the schema says.
 
     Args:
-        schema: the type, ranges and keys that are allowed.
+        schema: the types, ranges and keys that are allowed.
         value: what was read.
-        file: where it stands, for the message.
-        what: what the file is, for the message: "the record of a video".
+        file: where it stands.
+        what: what the file is: "the record of a video".
         advice: what the user can do about it, a whole sentence.
 
     Raises:
@@ -249,10 +230,15 @@ def describe(error: ValidationError) -> str:
         return f"it lacks {part!r}"
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"it has {part!r}, which is not known"
-    found = repr(first["input"])
-    found = found if len(found) <= 60 else f"{found[:57]}..."
+    found = shortened(first["input"])
     message = first["msg"].removeprefix("Value error, ")
     return f"{part!r} is {found}: {message[0].lower()}{message[1:]}" if part else f"it is {found}: {message}"
+
+
+def shortened(value: Any) -> str:
+    """A value as Python shows it, in at most 60 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _unreadable(file: Path, what: str, error: Exception) -> UserError:

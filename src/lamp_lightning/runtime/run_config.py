@@ -84,7 +84,7 @@ def check_targets(values: Mapping[str, Any], *, file: Path, given: Collection[st
     Args:
         values: the config.
         file: where it was read.
-        given: overrides of the command line: what the user names there, like ``data._target_=mine.Clips``,
+        given: overrides of the command line: what the user names there, like `data._target_=mine.Clips`,
             may be anything.
 
     Raises:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import (
     check_links,
     explained,
+    numbered,
     remove_dead,
     write_atomic,
     write_json,
@@ -54,53 +54,31 @@ class _Info(Schema):
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """One run's folder.
+class _Place:
+    """A file or folder of a run, as an attribute of its `RunFolder`."""
 
-    ``config.yaml`` (composed, paths absolute), ``run.json`` (identity, group, versions),
-    ``adapter.safetensors``, ``checkpoints/last.ckpt``, ``samples/`` (while training), ``videos/``,
-    ``contact_sheet.png``, ``metrics.json``, which comes last. AnimateDiff's modules are also in
-    ``motion_adapter/``, which diffusers loads. As long as a command writes there, ``.lock`` says which.
-    """
+    name: str
+
+    def __get__(self, run: RunFolder, kind: type[RunFolder]) -> Path:
+        return run.path / self.name
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder. As long as a command writes there, `.lock` in it says which."""
 
     path: Path
     info: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def info_file(self) -> Path:
-        return self.path / "run.json"
-
-    @property
-    def adapter(self) -> Path:
-        return self.path / "adapter.safetensors"
-
-    @property
-    def motion_adapter(self) -> Path:
-        return self.path / "motion_adapter"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples"
-
-    @property
-    def videos(self) -> Path:
-        return self.path / "videos"
-
-    @property
-    def contact_sheet(self) -> Path:
-        return self.path / "contact_sheet.png"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.json"
+    config_file = _Place("config.yaml")  # composed, with absolute paths
+    info_file = _Place("run.json")  # identity, group, versions
+    adapter = _Place("adapter.safetensors")
+    motion_adapter = _Place("motion_adapter")  # AnimateDiff's modules, as diffusers loads them
+    checkpoint = _Place("checkpoints/last.ckpt")
+    samples = _Place("samples")  # while training
+    videos = _Place("videos")
+    contact_sheet = _Place("contact_sheet.png")
+    metrics = _Place("metrics.json")  # which comes last
 
     @property
     def name(self) -> str:
@@ -109,7 +87,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, cfg: DictConfig, group: str | None = None) -> RunFolder:
-        """Begin a run in ``path``. UserError where nothing can be written or another run lives already."""
+        """Begin a run in `path`. UserError where nothing can be written or another run lives already."""
         with cls(path.absolute()).locked():
             return cls._begin(path.absolute(), cfg, group)
 
@@ -124,14 +102,14 @@ class RunFolder:
             path: the folder.
             cfg: the run's config.
             group: the name of the sweep that it belongs to.
-            or_next: where another run has the folder, take the next free one, ``<path>_2`` and so on.
+            or_next: where another run has the folder, take the next free one of `files.numbered`.
 
         Raises:
             UserError: as `create` and `locked`.
         """
         with contextlib.ExitStack() as lock:
-            for number in count(1):
-                run = cls((path if number == 1 else path.with_name(f"{path.name}_{number}")).absolute())
+            for place in numbered(path.absolute()):
+                run = cls(place)
                 try:
                     if not (or_next and run.config_file.exists()):
                         lock.enter_context(run.locked())
@@ -164,7 +142,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> tuple[RunFolder, DictConfig]:
-        """An existing run and its config. Takes the folder or a file in it (``last.ckpt``, the adapter).
+        """An existing run and its config. Takes the folder or a file in it (`last.ckpt`, the adapter).
 
         The config is data: checked, with nothing to interpolate. Before code that it names is called,
         `run_config.check_targets` has to look at it.
@@ -179,13 +157,8 @@ class RunFolder:
             run = cls(folder)
             if run.config_file.is_file():
                 cfg = OmegaConf.create(literal(read_config(run.config_file)))
-                info = checked(
-                    _Info,
-                    read_json(run.info_file, what=INFO),
-                    file=run.info_file,
-                    what=INFO,
-                    advice="Begin a new run.",
-                )
+                facts, advice = read_json(run.info_file, what=INFO), "Begin a new run."
+                info = checked(_Info, facts, file=run.info_file, what=INFO, advice=advice)
                 return cls(folder, info.model_dump(exclude_unset=True)), cfg
         raise UserError(f"{given} is no run folder: it has no config.yaml. Runs are at runs/<motion>/<time>.")
 
@@ -193,11 +166,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Be the only process that writes there, after what killed ones left half written is removed.
 
-        Of the processes of a run on several GPUs the first locks for all.
-
-        Raises:
-            Busy: another process writes there; says which.
-            UserError: nothing can be written there.
+        Of the processes of a run on several GPUs the first locks for all. Raises as `locks.hold`.
         """
         if not is_first_process():
             yield
@@ -218,7 +187,7 @@ class RunFolder:
                 pass
 
     def is_finished(self, cfg: DictConfig) -> bool:
-        """Whether all that ``cfg`` asks for is there, so that going on has nothing to do."""
+        """Whether all that a config asks for is there, so that going on has nothing to do."""
         try:
             facts = read_json(self.metrics, what="the metrics of a run")
             steps, videos = int(facts["steps"]), [self.videos / str(each["file"]) for each in facts["videos"]]
@@ -232,7 +201,7 @@ class RunFolder:
         )
 
     def save_config(self, cfg: DictConfig) -> None:
-        """Write ``cfg``, resolved, to config.yaml."""
+        """Write a config, resolved, to config.yaml."""
         write_text(self.config_file, OmegaConf.to_yaml(cfg, resolve=True))
 
 

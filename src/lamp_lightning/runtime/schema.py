@@ -1,7 +1,7 @@
 """How settings are declared: a typed field with its default, its range and the sentence that explains it.
 
-`runtime.settings` and `runtime.command_settings` declare all of them. From a declaration come the defaults of
-a config, the lines of `--help`, the check of a command line and the check of a file.
+From a declaration come the defaults of a config, the lines of `--help`, and the checks of command lines and
+files.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.reading import Schema
+from lamp_lightning.runtime.reading import Schema, shortened
 from lamp_lightning.runtime.reading import describe as describe_fault
 
-MANY = 10**12  # more than any count; not worth telling
+MANY = 10**12  # more than any count
 REQUIRED = "???"  # OmegaConf's mark of a setting that the user must give
 
 
@@ -36,15 +36,20 @@ class Settings(Schema):
     """A group of settings. Its fields are declared with `setting`, or are groups themselves."""
 
 
-def setting(default: Any, sentence: str, *, config: Any = PydanticUndefined, **limits: Any) -> Any:
+def setting(
+    default: Any, sentence: str, *, config: Any = PydanticUndefined, recipe: str | None = None, **limits: Any
+) -> Any:
     """The declaration of a setting.
 
     Args:
-        default: its value where nothing else is said; ``...`` for a setting that must be given.
-        sentence: what it is for, one sentence without a period.
-        config: what stands in configs in place of the default, like ``${model.recipe.size}``.
-        limits: those of pydantic's `Field`: ge, gt, le, lt, min_length, max_length, pattern.
+        default: `...` for a setting that must be given.
+        sentence: what it is for, without a period.
+        config: what stands in configs in place of the default.
+        recipe: or which value of `model.recipe` stands there.
+        limits: those of pydantic's `Field`.
     """
+    if recipe is not None:
+        config = f"${{model.recipe.{recipe}}}"
     extra = {} if config is PydanticUndefined else {"config": config}
     return Field(default, description=sentence, json_schema_extra=extra, **limits)
 
@@ -93,6 +98,7 @@ Plain = bool | int | float | str | None
 
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Schema)
 OneOrSeveral: TypeAlias = T | Annotated[list[T], Field(min_length=1)]
 
 
@@ -120,12 +126,9 @@ def group_of(field: FieldInfo) -> type[Settings] | None:
 def defaults(
     schema: type[Schema], *, null: bool = False, without: Mapping[str, type[Schema]] = MappingProxyType({})
 ) -> dict[str, Any]:
-    """The node of a config with all settings of a group.
+    """The node of a config with all settings of a group but the inner groups `without`.
 
-    Args:
-        schema: the group.
-        null: None for every setting, where None means "as it was before".
-        without: inner groups to leave out, by name.
+    With `null` every setting is None, which means "as it was before".
     """
     node: dict[str, Any] = {}
     for key, field in schema.model_fields.items():
@@ -241,11 +244,11 @@ def setting_at(schema: type[Schema], place: Sequence[Any]) -> tuple[str, FieldIn
 
 
 def check_settings(schema: type[Settings], cfg: DictConfig, may_be_null: tuple[str, ...] = ()) -> None:
-    """Check the settings of a command.
+    """Check the composed settings of a command; those that its schema does not know are the user's own.
 
     Args:
         schema: of the command.
-        cfg: as it is composed. Settings that the schema does not know are the user's own.
+        cfg: its config.
         may_be_null: beginnings of names of settings that may also have no value.
 
     Raises:
@@ -255,10 +258,15 @@ def check_settings(schema: type[Settings], cfg: DictConfig, may_be_null: tuple[s
     if missing:
         raise UserError(no_value(missing[0]))
     values = OmegaConf.to_container(cfg, resolve=True)
-    for error in _errors(schema, values):
-        name, field = setting_at(schema, error["loc"])
+    try:
+        schema.model_validate(values)
+        return
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+    for fault in errors:
+        name, field = setting_at(schema, fault["loc"])
         found = value_at(values, name)
-        if error["type"] in ("missing", "extra_forbidden") or (
+        if fault["type"] in ("missing", "extra_forbidden") or (
             found is None and name.startswith(may_be_null)
         ):
             continue
@@ -267,20 +275,15 @@ def check_settings(schema: type[Settings], cfg: DictConfig, may_be_null: tuple[s
         raise UserError(f"{name} must be {words}, but is {shown}. Give it as {name}=<value>.")
 
 
-def _errors(schema: type[Schema], values: Any) -> list[Any]:
+def usable(schema: type[S], group: str, values: Mapping[str, Any]) -> S:
+    """The settings of a group that a program gives. Raises UserError with the first value that is wrong."""
     try:
-        schema.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
-        return error.errors(include_url=False)
-    return []
-
-
-def unusable(schema: type[Schema], error: ValidationError, group: str) -> UserError:
-    """The error of a wrong value that a program gave to a group of settings."""
-    first = error.errors(include_url=False)[0]
-    name, field = setting_at(schema, first["loc"])
-    may_be = first["msg"].lower() if field is None else f"must be {meaning(field)}"
-    return UserError(f"{group}.{name} {may_be}, but is {first['input']!r}.")
+        first = error.errors(include_url=False)[0]
+        name, field = setting_at(schema, first["loc"])
+        may_be = first["msg"].lower() if field is None else f"must be {meaning(field)}"
+        raise UserError(f"{group}.{name} {may_be}, but is {first['input']!r}.") from error
 
 
 def describe(schema: type[Schema], error: ValidationError) -> str:
@@ -289,9 +292,7 @@ def describe(schema: type[Schema], error: ValidationError) -> str:
     name, field = setting_at(schema, first["loc"])
     if field is None or _is_absent(first, name):
         return describe_fault(error)
-    found = repr(first["input"])
-    found = found if len(found) <= 60 else f"{found[:57]}..."
-    return f"{name!r} is {found}: it must be {meaning(field)}"
+    return f"{name!r} is {shortened(first['input'])}: it must be {meaning(field)}"
 
 
 def _is_absent(error: Any, name: str) -> bool:

@@ -12,16 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lamp_lightning.runtime.schema import (
-    MANY,
-    AnyText,
-    Means,
-    Options,
-    Settings,
-    Text,
-    Texts,
-    setting,
-)
+from lamp_lightning.runtime.schema import MANY, AnyText, Means, Options, Settings, Text, Texts, setting
 
 LARGEST_SEED = 2**63 - 1
 MOST_FRAMES = 10_000  # of one video: twenty minutes at 8 frames per second
@@ -31,10 +22,14 @@ LONGEST_SIDE = 16_384  # pixels
 
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Count = Annotated[int, Field(ge=1, le=MANY)]
+CountOrZero = Annotated[int, Field(ge=0, le=MANY)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=1, le=1000)]  # as many as the models have noise levels
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
+VideoFrames = Annotated[int, Field(ge=2, le=MOST_FRAMES)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 Side = Annotated[int, Field(ge=8, le=LONGEST_SIDE)]
 Size = Annotated[
@@ -90,12 +85,10 @@ class MotionSettings(Settings):
     name: Text = setting(..., "Name of the motion")
     folder: Text | None = setting(None, "Folder of its clips below data.root", config="${motion.name}")
     prompt: Text | None = setting(
-        None, "Prompt of its clips; null: the name with spaces, or captions beside the clips"
+        None, "Prompt of its clips; null: the name in words, or captions beside them"
     )
     flip: bool = setting(True, "Whether a mirrored clip shows the same motion")
-    prompts: Texts | None = setting(
-        None, "Prompts of the samples; null: held-out scenes of the toy world, else held_out"
-    )
+    prompts: Texts | None = setting(None, "Prompts of the samples; null: held-out toy scenes, else held_out")
     held_out: Texts | None = setting([], "Prompts of the samples for models other than tiny")
 
 
@@ -105,9 +98,7 @@ class LayerSettings(Settings):
     kind: Kind = setting("lamp", "LAMP's motion layers, or AnimateDiff's motion modules in their place")
     gate: bool = setting(True, "A gate weighs the temporal convolution; false adds it as it is")
     temporal_conv: bool = setting(True, "Each 2D convolution is followed by a temporal convolution")
-    causal: bool = setting(
-        True, "It looks at past frames only; false: at the frame before and the frame after"
-    )
+    causal: bool = setting(True, "It looks at past frames only; false: at the frame before and the one after")
     self_attention: SelfAttention = setting(
         "first_frame",
         "Which frames give keys and values; own: as in the image model, first_and_former: as in Tune-A-Video",
@@ -121,7 +112,7 @@ class ModelSettings(Settings):
     name: Text = setting(..., "Name of this config")
     path: Text = setting(..., "A diffusers folder, a hub id, a single-file checkpoint, or tiny")
     config: Text | None = setting(
-        None, "Diffusers folder or hub id with the configuration of a single file; null: the hub's"
+        None, "Folder or hub id with a single file's configuration; null: the hub's"
     )
     variant: Text | None = setting(None, "Variant of the weight files, like fp16; null: the plain ones")
     painter: Text | None = setting(
@@ -139,9 +130,7 @@ class ModelSettings(Settings):
     )
     vae_slicing: bool = setting(False, "Decode frame by frame: less memory")
     vae_tiling: bool = setting(False, "Encode and decode large frames in tiles: less memory")
-    recipe: Options | None = setting(
-        {}, "What suits the model; the other groups take their defaults from here"
-    )
+    recipe: Options | None = setting({}, "What suits the model; other groups take their defaults from here")
 
 
 class DataSettings(Settings):
@@ -150,15 +139,11 @@ class DataSettings(Settings):
     target: Target = Field(alias="_target_", description="The data module")
     root: Text | None = setting("data", "The folder below which motions have their folders")
     folder: Text | None = setting(None, "The folder of the clips", config="${data.root}/${motion.folder}")
-    num_frames: Annotated[int, Field(ge=2, le=MOST_FRAMES)] = setting(16, "Frames of a training clip")
-    frame_stride: Annotated[int, Field(ge=1, le=10_000)] = setting(
-        1, "Every so many frames of the video make the clip"
-    )
-    size: Size = setting((64, 64), "Height and width in pixels", config="${model.recipe.size}")
+    num_frames: VideoFrames = setting(16, "Frames of a training clip")
+    frame_stride: Annotated[int, Field(ge=1, le=10_000)] = setting(1, "Every so many frames make the clip")
+    size: Size = setting((64, 64), "Height and width in pixels", recipe="size")
     flip: bool = setting(True, "Mirror half of the clips at random", config="${motion.flip}")
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = setting(
-        1, "Clips of a step", config="${model.recipe.batch_size}"
-    )
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = setting(1, "Clips of a step", recipe="batch_size")
     cache_dir: Text | None = setting(
         None, "Folder for decoded clips, latents and text embeddings; null: the user's cache folder"
     )
@@ -168,7 +153,7 @@ class DataSettings(Settings):
     )
     use_captions: bool = setting(True, "false: the prompt of all clips is the motion's name, as in the paper")
     max_clips: Count | None = setting(None, "Only the first so many clips; null: all")
-    decode_timeout: Annotated[float, Field(gt=0)] = setting(60, "Seconds that decoding a clip may take")
+    decode_timeout: Positive = setting(60, "Seconds that decoding a clip may take")
 
 
 class TunerSettings(Settings):
@@ -178,16 +163,12 @@ class TunerSettings(Settings):
     optimizer: Literal["adamw", "adamw8bit"] = setting(
         "adamw", "adamw8bit takes a quarter of its memory (pip install lamp-lightning[8bit])"
     )
-    learning_rate: Annotated[float, Field(gt=0)] = setting(
-        3e-5, "Step size of the optimizer", config="${model.recipe.learning_rate}"
-    )
-    weight_decay: Annotated[float, Field(ge=0)] = setting(1e-2, "Decoupled weight decay")
+    learning_rate: Positive = setting(3e-5, "Step size of the optimizer", recipe="learning_rate")
+    weight_decay: NotNegative = setting(1e-2, "Decoupled weight decay")
     schedule: Literal["constant", "cosine"] = setting(
-        "constant", "Course of the learning rate", config="${model.recipe.schedule}"
+        "constant", "Course of the learning rate", recipe="schedule"
     )
-    warmup_steps: Annotated[int, Field(ge=0, le=MANY)] = setting(
-        0, "Steps in which the rate rises from zero", config="${model.recipe.warmup_steps}"
-    )
+    warmup_steps: CountOrZero = setting(0, "Steps in which the rate rises from zero", recipe="warmup_steps")
     first_frame: bool = setting(True, "Frame 0 is given; false: it is noised and learned as the others are")
     tuned: Texts | None = setting(
         None,
@@ -204,28 +185,20 @@ class SamplerSettings(Settings):
     scheduler_options: SchedulerOptions = setting(
         {}, "Options of its class, like {timestep_spacing: trailing}", config=None
     )
-    num_inference_steps: Steps = setting(50, "Denoising steps", config="${model.recipe.num_inference_steps}")
+    num_inference_steps: Steps = setting(50, "Denoising steps", recipe="num_inference_steps")
     guidance_scale: Guidance = setting(
-        12.5,
-        "Strength of classifier-free guidance; 1: none, in half the time",
-        config="${model.recipe.guidance_scale}",
+        12.5, "Strength of classifier-free guidance; 1: none, in half the time", recipe="guidance_scale"
     )
     guidance_rescale: Share = setting(
         0.0, "Share in which guided predictions keep the standard deviation of unguided ones"
     )
     paint_guidance_scale: Guidance | None = setting(
-        None,
-        "Guidance of a generated first frame; null: guidance_scale",
-        config="${model.recipe.paint_guidance_scale}",
+        None, "Guidance of a generated first frame; null: guidance_scale", recipe="paint_guidance_scale"
     )
     paint_steps: Steps | None = setting(
-        None,
-        "Denoising steps of a generated first frame; null: num_inference_steps",
-        config="${model.recipe.paint_steps}",
+        None, "Denoising steps of a generated first frame; null: num_inference_steps", recipe="paint_steps"
     )
-    shared_noise: Share = setting(
-        0.2, "Share of the first frame's noise in that of the other frames (paper: 0.2)"
-    )
+    shared_noise: Share = setting(0.2, "Share of the first frame's noise in that of the others (paper: 0.2)")
     noise_sharing: NoiseSharing = setting(
         "authors", "The authors' formula, which shrinks the noise, or one that keeps its variance"
     )
@@ -236,20 +209,14 @@ class SamplerSettings(Settings):
     warp_strength: Annotated[float, Field(ge=0, le=10_000)] = setting(
         12.0, "Of start=warp: pixels of a picture of 512 that each frame moves"
     )
-    adain: bool = setting(
-        True,
-        "In late steps latents take the first frame's mean and deviation",
-        config="${model.recipe.adain}",
-    )
+    adain: bool = setting(True, "In late steps latents take the first frame's statistics", recipe="adain")
     histogram_matching: bool = setting(
-        True, "Decoded frames take the first frame's colours", config="${model.recipe.histogram_matching}"
+        True, "Decoded frames take the first frame's colours", recipe="histogram_matching"
     )
     negative_prompt: Annotated[AnyText, Field(max_length=100_000)] | None = setting(
         None, "What guidance leads away from"
     )
-    window: Frames = setting(
-        128, "Frames that are sampled at once; longer videos go on in windows of so many"
-    )
+    window: Frames = setting(128, "Frames sampled at once; longer videos go on in windows of so many")
     overlap: Frames = setting(8, "Frames that a window has in common with the one before")
     fps: Annotated[float, Field(gt=0, le=1000)] = setting(8, "Frames per second of the files")
 
@@ -258,9 +225,7 @@ class TrainerSettings(Settings):
     """Lightning's trainer. Its other settings can be added with +trainer.<name>=<value>."""
 
     target: Target = Field("lightning.Trainer", alias="_target_", description="The trainer")
-    max_steps: Annotated[int, Field(ge=0, le=MANY)] = setting(
-        1, "Optimizer steps", config="${model.recipe.max_steps}"
-    )
+    max_steps: CountOrZero = setting(1, "Optimizer steps", recipe="max_steps")
     accelerator: Annotated[
         str, Field(pattern="^[a-z]+$"), Means("auto, cpu, gpu or another of Lightning's accelerators")
     ] = setting("auto", "The kind of device")
@@ -272,9 +237,7 @@ class TrainerSettings(Settings):
         "32-true", "What layers compute in; the default suits the device", config="${hardware:precision}"
     )
     accumulate_grad_batches: Count = setting(1, "Batches of an optimizer step")
-    gradient_clip_val: Annotated[float, Field(ge=0)] | None = setting(
-        1.0, "Largest norm of the gradient; null: any"
-    )
+    gradient_clip_val: NotNegative | None = setting(1.0, "Largest norm of the gradient; null: any")
     log_every_n_steps: Count = setting(1, "Steps between logged values")
     benchmark: bool | None = setting(
         None, "true: cuDNN tries which convolutions are fastest; no two runs are then quite the same"
@@ -294,9 +257,7 @@ class LoggerSettings(Settings):
 class SampleSettings(Settings):
     """The videos that a training run generates."""
 
-    every: Count | None = setting(
-        None, "Steps between samples; null: only at the end", config="${model.recipe.sample_every}"
-    )
+    every: Count | None = setting(None, "Steps between samples; null: at the end", recipe="sample_every")
     while_training: Annotated[int, Field(ge=0, le=10_000)] = setting(2, "How many prompts each time")
     final: Annotated[int, Field(ge=0, le=10_000)] = setting(4, "How many prompts at the end")
     seed: Seed = setting(0, "Seed of their noise")

@@ -10,6 +10,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
 
+from lamp_lightning.runtime.errors import with_causes
+
 
 class Stopped(Exception):
     """The user or the system asked the command to stop, and everything is saved."""
@@ -20,14 +22,13 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Within ``with StopRequest() as stop:`` the first Ctrl-C or SIGTERM sets ``stop.signum`` and returns.
+    """Within `with StopRequest() as stop:` the first Ctrl-C or SIGTERM sets `stop.signum` and returns.
 
-    A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread, where Python allows no signal
-    handlers, nothing is caught.
+    A second one raises KeyboardInterrupt. Outside the main thread, where Python has no signals, none is caught.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
-    active: ClassVar[list[StopRequest]] = []  # those within their ``with`` block, the innermost last
+    active: ClassVar[list[StopRequest]] = []  # those within their `with` block, the innermost last
     interrupted: ClassVar[bool] = False  # whether one has raised KeyboardInterrupt since the command began
 
     def __init__(self) -> None:
@@ -103,15 +104,8 @@ def is_interrupt(error: BaseException | None) -> bool:
 
     Libraries trip over it in their own clean-up, and some raise an error that has lost the cause.
     """
-    if StopRequest.interrupted:
-        return True
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    interrupts = (isinstance(each, KeyboardInterrupt) for each in with_causes(error))
+    return StopRequest.interrupted or any(interrupts)
 
 
 def say_stopped() -> None:

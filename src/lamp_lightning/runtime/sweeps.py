@@ -6,7 +6,6 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,7 @@ from pydantic import Field
 from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.console import is_first_process
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.files import numbered
 from lamp_lightning.runtime.locks import Busy, hold, in_folder, keep
 from lamp_lightning.runtime.reading import Schema, checked, read_yaml
 from lamp_lightning.runtime.run_config import TARGETS, check_targets
@@ -92,7 +92,7 @@ def differing(a: Any, b: Any, name: str = "") -> list[str]:
 class SweepFolder(Callback):
     """Hydra's callback by which a sweep has its folder for itself.
 
-    Where another sweep has a folder that is named by the time, it takes the next free one, ``<time>_2`` say.
+    Where another sweep has a folder that is named by the time, it takes the next free one, `<time>_2` say.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -100,7 +100,7 @@ class SweepFolder(Callback):
             return
         folder = Path(str(config.hydra.sweep.dir))
         try:
-            mine = _claimed(folder, or_next=not is_named(config.hydra))
+            mine = _claimed(folder, or_next=not is_named(config.hydra, "hydra.sweep.dir"))
         except UserError as error:  # Hydra would warn of it, and go on
             print(f"Error: {error}", file=sys.stderr)
             raise SystemExit(1) from error
@@ -110,20 +110,20 @@ class SweepFolder(Callback):
                 config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{mine}'")  # for the jobs
 
 
-def is_named(job: Any) -> bool:
-    """Whether the user named the folder of a sweep with these settings of Hydra's."""
-    return any(word.startswith("hydra.sweep.dir=") for word in job.overrides.hydra)
+def is_named(job: Any, setting: str) -> bool:
+    """Whether the user gave a folder, the `setting`, to a job or sweep with these settings of Hydra's."""
+    return any(word.startswith(f"{setting}=") for word in job.overrides.hydra)
 
 
 def _claimed(folder: Path, *, or_next: bool) -> Path:
-    """Lock a sweep's folder until the command ends; with ``or_next`` one in which no sweep has begun."""
+    """Lock a sweep's folder until the command ends; with `or_next` one in which no sweep has begun."""
     advice = "Wait until it ends, or choose another folder with hydra.sweep.dir=<folder>."
-    for number in count(1):
-        place = folder if number == 1 else folder.with_name(f"{folder.name}_{number}")
+    for place in numbered(folder):
+        if or_next and is_sweep(place):
+            continue
         try:
-            if not (or_next and is_sweep(place)):
-                keep(hold(in_folder(place), what=f"The sweep's folder {place}", advice=advice))
-                return place
+            keep(hold(in_folder(place), what=f"The sweep's folder {place}", advice=advice))
+            return place
         except Busy:
             if not or_next:
                 raise

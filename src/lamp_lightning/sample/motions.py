@@ -273,16 +273,16 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
         raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def load_painter(adapter: Adapter, device: str | torch.device, dtype: str) -> Painter | None:
-    """The other model that paints first frames, if there is one; it is loaded when it first paints."""
-    if adapter.painter is None:
+def load_painter(model: Adapter | DictConfig, device: str | torch.device, dtype: str) -> Painter | None:
+    """The other model that generates first frames, if there is one; it is loaded when it is first used."""
+    if model.painter is None:
         return None
     from lamp_lightning.sample.first_frames import Painter
 
     return Painter(
-        adapter.painter,
-        config=adapter.painter_config,
-        variant=adapter.painter_variant,
+        model.painter,
+        config=model.painter_config,
+        variant=model.painter_variant,
         device=device,
         dtype=dtype,
     )

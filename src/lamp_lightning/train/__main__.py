@@ -1,4 +1,4 @@
-"""``python -m lamp_lightning.train motion=waterfall``: tune a motion, watch it, measure it."""
+"""`python -m lamp_lightning.train motion=waterfall`: tune a motion, watch it, measure it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lamp_lightning.runtime.command import run_command, run_plainly
@@ -18,7 +20,14 @@ from lamp_lightning.runtime.run_config import check_targets
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.runtime.stopping import Stopped
-from lamp_lightning.runtime.sweeps import SWEEP_FILE, changed_settings, earlier_run, is_sweep, words_of
+from lamp_lightning.runtime.sweeps import (
+    SWEEP_FILE,
+    changed_settings,
+    earlier_run,
+    is_named,
+    is_sweep,
+    words_of,
+)
 
 PATHS = ("data.root", "data.folder", "data.cache_dir", "data.captions")  # the data's, in a config
 
@@ -35,20 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def begin(cfg: DictConfig) -> None:
-    """A run with a composed config, in the folder that Hydra chose; a sweep's may have begun before."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    job = HydraConfig.get()
-    group = Path(job.sweep.dir).name if job.mode == RunMode.MULTIRUN else None
+    """Begin a run in the folder that Hydra chose; a job of a sweep may have begun before."""
     check_settings(Train, cfg)
     settle_paths(cfg)
     from lamp_lightning.train.run import train  # torch and all: seconds, so not before the config is right
 
-    folder = Path(job.runtime.output_dir)
-    if group is not None and not folder.resolve().is_relative_to(Path(job.sweep.dir).resolve()):
-        raise UserError(f"The job's folder {folder} lies outside of the sweep's, {job.sweep.dir}.")
-    earlier = earlier_run(folder, cfg) if group is not None else None
+    sweep, folder = sweep_folder(), Path(HydraConfig.get().runtime.output_dir)
+    if sweep is not None and not folder.resolve().is_relative_to(sweep.resolve()):
+        raise UserError(f"The job's folder {folder} lies outside of the sweep's, {sweep}.")
+    earlier = None if sweep is None else earlier_run(folder, cfg)
     if earlier is not None and earlier[0].is_finished(earlier[1]):
         say_finished(earlier[0])
         return
@@ -57,32 +61,29 @@ def begin(cfg: DictConfig) -> None:
             with earlier[0].locked():
                 train(*earlier)
         else:
-            with new_run(folder, cfg, group) as run:
+            with new_run(cfg) as run:
                 train(run, cfg)
     except Stopped:
-        if group is not None and is_first_process():
-            print(f"The whole sweep:\n  python -m lamp_lightning.train resume={short(Path(job.sweep.dir))}")
+        if sweep is not None and is_first_process():
+            print(f"The whole sweep:\n  python -m lamp_lightning.train resume={short(sweep)}")
         raise
 
 
 def begin_again(cfg: DictConfig) -> None:
-    """A job of a sweep whose overrides were read from its file."""
-    from hydra.core.hydra_config import HydraConfig
-
+    """Begin a job of a sweep whose overrides were read from its file."""
     check_clips(cfg, Path(HydraConfig.get().sweep.dir) / SWEEP_FILE)
     begin(cfg)
 
 
 def resume_command(folder: str, overrides: Sequence[str]) -> int:
-    """Go on with the run in ``folder``, with values changed by ``overrides``; returns the exit status."""
+    """Go on with the run in `folder`, with values changed by `overrides`; returns the exit status."""
 
     def go_on() -> None:
         run, before = RunFolder.open(folder)
         check_targets(before, file=run.config_file, given=overrides)
         check_places(before, run, overrides)
-        cfg = with_values(before, overrides) if overrides else before
-        if overrides:
-            check_settings(Train, cfg)
+        cfg = with_values(before, overrides)
+        check_settings(Train, cfg)
         changed = [name for name in changed_settings(before, cfg) if name != "data.cache_dir"]
         if not changed and run.is_finished(cfg):
             say_finished(run)
@@ -100,18 +101,18 @@ def resume_command(folder: str, overrides: Sequence[str]) -> int:
 
 
 @contextmanager
-def new_run(folder: Path, cfg: DictConfig, group: str | None = None) -> Iterator[RunFolder]:
-    """A run that begins in the folder that Hydra chose, locked; the next free one, where it has that by time.
+def new_run(cfg: DictConfig) -> Iterator[RunFolder]:
+    """A new run, locked, in the folder that Hydra chose; the next free one where time alone named that.
 
     In a run on several GPUs the first process begins it, and the others find it.
     """
-    from hydra.core.hydra_config import HydraConfig
-
+    job: Any = HydraConfig.get()
+    folder, sweep = Path(job.runtime.output_dir), sweep_folder()
     if not is_first_process():
         yield RunFolder.open(folder)[0]
         return
-    job: Any = HydraConfig.get()
-    with RunFolder.begun(folder, cfg, group, or_next=group is None and not is_named(job)) as run:
+    group, or_next = (None, not is_named(job, "hydra.run.dir")) if sweep is None else (sweep.name, False)
+    with RunFolder.begun(folder, cfg, group, or_next=or_next) as run:
         if run.path != folder.absolute():
             print(f"{short(folder)} belongs to another run: this one is in {short(run.path)}.", flush=True)
             with read_write(job), open_dict(job):  # from there the other processes are told
@@ -119,9 +120,10 @@ def new_run(folder: Path, cfg: DictConfig, group: str | None = None) -> Iterator
         yield run
 
 
-def is_named(job: Any) -> bool:
-    """Whether the user named the folder of a run, of a job with these settings of Hydra's."""
-    return any(word.startswith("hydra.run.dir=") for word in job.overrides.hydra)
+def sweep_folder() -> Path | None:
+    """The folder of the sweep that this job of Hydra's belongs to."""
+    job = HydraConfig.get()
+    return Path(job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
 
 
 def say_finished(run: RunFolder) -> None:
@@ -131,10 +133,10 @@ def say_finished(run: RunFolder) -> None:
 
 
 def resume_sweep(folder: str, overrides: Sequence[str]) -> int:
-    """Call the sweep in ``folder`` again: what is finished is skipped; returns the exit status."""
+    """Call the sweep in `folder` again: what is finished is skipped; returns the exit status."""
     words: list[str] = []
 
-    def find_words() -> None:
+    def find_overrides() -> None:
         if overrides:
             raise UserError(
                 f"{' '.join(overrides)} cannot be changed in a sweep that goes on ({folder}): begin a new "
@@ -142,11 +144,11 @@ def resume_sweep(folder: str, overrides: Sequence[str]) -> int:
             )
         words.extend(words_of(Path(folder).expanduser()))
 
-    return run_plainly(find_words) or run_command(begin_again, "train", words)
+    return run_plainly(find_overrides) or run_command(begin_again, "train", words)
 
 
 def with_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """``cfg`` with values such as ``trainer.max_steps=600`` set; a resumed run keeps its groups."""
+    """The config of a run with values such as `trainer.max_steps=600` changed; its groups stay."""
     changed = cfg.copy()
     for word in overrides:
         key, eq, _ = word.partition("=")
@@ -163,12 +165,9 @@ def with_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def check_places(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> None:
-    """Take back what the config of a run says of places to write to: a file does not decide that.
+    """Take back places to write to (`data.cache_dir`, `out`) that only the config of a run names.
 
-    ``data.cache_dir`` and ``out`` count where the ``overrides`` name them again, or below the run's folder.
-
-    Raises:
-        UserError: clips would have to be drawn outside of the folder that the command is called in.
+    Those below the run's folder stay. Raises UserError as `check_clips`.
     """
     given = {word.partition("=")[0] for word in overrides}
     for key in ("data.cache_dir", "out"):
@@ -186,11 +185,7 @@ def check_places(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> N
 
 
 def check_clips(cfg: DictConfig, file: Path) -> None:
-    """Refuse to draw clips outside of the folder that the command is called in because ``file`` says so.
-
-    Raises:
-        UserError: the clips are not there.
-    """
+    """Raise UserError where clips would be drawn outside of the current folder because `file` says so."""
     folder = Path(str(cfg.data.folder)).expanduser().absolute()
     if not folder.exists() and not folder.resolve().is_relative_to(Path.cwd().resolve()):
         raise UserError(
@@ -204,16 +199,15 @@ def settle_paths(cfg: DictConfig) -> None:
     models = ("model.path", "model.config", "model.painter", "model.painter_config", "model.clip")
     for key in (*PATHS, *models):
         value = OmegaConf.select(cfg, key)
-        if value is None or (key.startswith("model.") and not Path(str(value)).expanduser().exists()):
-            continue  # a name ("tiny") or hub id
-        if (
-            key.startswith("model.")
-            and "/" not in str(value)
-            and Path(str(value)).is_dir()
-            and not (Path(str(value)) / "model_index.json").exists()
-        ):
-            continue  # some folder that happens to be called "tiny"
-        OmegaConf.update(cfg, key, str(Path(str(value)).expanduser().absolute()))
+        if value is not None and (key in PATHS or names_file(str(value))):
+            OmegaConf.update(cfg, key, str(Path(str(value)).expanduser().absolute()))
+
+
+def names_file(model: str) -> bool:
+    """Whether a model is named by a path, not by a name or hub id."""
+    path = Path(model).expanduser()
+    happens_to_exist = "/" not in model and path.is_dir() and not (path / "model_index.json").exists()
+    return path.exists() and not happens_to_exist  # some folder may be called "tiny"
 
 
 if __name__ == "__main__":

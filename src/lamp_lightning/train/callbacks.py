@@ -108,7 +108,7 @@ class StepNumbers(Callback):
 
 
 class Samples(AfterStep):
-    """Calls ``paint(step)`` every ``every`` steps, but not after the last: the final videos come then."""
+    """Calls `paint(step)` every `every` steps, but not after the last: the final videos come then."""
 
     def __init__(self, paint: Callable[[int], None], every: int | None) -> None:
         self.paint = paint
@@ -124,7 +124,7 @@ class Samples(AfterStep):
 
 
 class SaveState(AfterStep):
-    """Saves ``last.ckpt`` every ``every`` steps, after the last and when a stop is asked for, which it obeys.
+    """Saves `last.ckpt` every `every` steps, after the last and when a stop is asked for, which it obeys.
 
     The file is replaced in one move, so whenever a run is killed there is a whole checkpoint of one step.
     """

@@ -244,7 +244,7 @@ def _check_tensor(
     shape: tuple[int, ...] | None,
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.uint8),
 ) -> None:
-    """A dense tensor of finite numbers; of that shape and one of those types, unless ``shape`` is None."""
+    """A dense tensor of finite numbers; of that shape and one of those types, unless `shape` is None."""
     if not isinstance(value, Tensor):
         raise _unusable(file, f"{name} is no tensor, but {type(value).__name__}")
     if value.layout != torch.strided or value.device.type != "cpu":
@@ -258,7 +258,7 @@ def _check_tensor(
 
 
 def _check_like(own: Any, found: Any, where: str, file: Path) -> None:
-    """``found`` has no other keys than ``own`` and the same types; counts are whole numbers, not negative."""
+    """`found` has no other keys than `own` and the same types; counts are whole numbers, not negative."""
     if not isinstance(own, Mapping):
         if type(found) is not type(own) or not 0 <= found <= MOST_STEPS:
             raise _unusable(file, f"{where} is {str(found)[:40]!r}")

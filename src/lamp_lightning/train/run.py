@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
@@ -20,50 +21,60 @@ from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import on_device
 from lamp_lightning.models.registry import Variant, inflated
-from lamp_lightning.runtime.console import is_first_process, quiet_libraries, short, threads
+from lamp_lightning.runtime.console import is_first_process, print_results, quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.runtime.loggers import close, log_adapter, summarise, where_to_look
 from lamp_lightning.runtime.precision import check_precision
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.motions import spare_memory
+from lamp_lightning.sample.motions import load_painter, spare_memory
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.train.callbacks import Samples, SaveState, StepNumbers, TrainingProgress
 from lamp_lightning.train.checkpoints import check_checkpoint
 from lamp_lightning.train.samples import Studio
 
-if TYPE_CHECKING:
-    from lamp_lightning.sample.first_frames import Painter
-
 
 def train(run: RunFolder, cfg: DictConfig) -> None:
-    """Tune, from the beginning or from ``last.ckpt``, then paint, measure and report.
+    """Tune, from the beginning or from `last.ckpt`, then generate videos, measure and report.
 
     Raises Stopped after a Ctrl-C or SIGTERM, when everything is saved and the user knows how to go on.
     """
+
+    def how_to_go_on() -> str:
+        what = "Saved." if run.checkpoint.exists() else "Stopped before the first checkpoint."
+        return f"{what} Go on with:\n  python -m lamp_lightning.train resume={short(run.path)}"
+
+    with prepared(run, cfg, how_to_go_on) as parts:
+        start_logger(parts)
+        fit(parts)
+        finish(parts)
+        if parts.studio.stop.requested and is_first_process():
+            print(f"Stopped after this run, which is finished: {short(run.path)}", flush=True)
+
+
+@contextmanager
+def prepared(run: RunFolder, cfg: DictConfig, how_to_go_on: Callable[[], str]) -> Iterator[Parts]:
+    """The pieces of a run, ready to fit. Afterwards its logger is closed.
+
+    Raises Stopped after a Ctrl-C or SIGTERM, when the user has read how to go on; where it came too late for
+    the block, too, since more may come after it.
+    """
     with StopRequest() as stop:
-        logger = None
-        finished = False
+        parts, finished = None, False
         try:
             parts = prepare(run, cfg, stop)
-            if is_first_process() and (logger := make("logger", cfg.logger, run)) is not None:
-                logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-                parts.trainer.loggers = [logger]
-                parts.studio.logger = logger
-            fit(run, parts, stop)
-            finish(run, cfg, parts)
+            yield parts
             finished = True
-        except Stopped:
-            print_how_to_resume(run)
-            raise
-        except KeyboardInterrupt:
-            print_how_to_resume(run)
+        except (Stopped, KeyboardInterrupt) as stopped:
+            if is_first_process():
+                print(f"\n{how_to_go_on()}", flush=True)
+            if isinstance(stopped, Stopped):
+                raise
             raise Stopped(stop.signum or 2) from None
         finally:
-            close(logger, failed=not finished)
-        if stop.requested and is_first_process():  # too late for this run, but not for what comes after it
-            print(f"Stopped after this run, which is finished: {short(run.path)}", flush=True)
+            if parts is not None:
+                close(parts.studio.logger, failed=not finished)
         stop.check()
 
 
@@ -126,7 +137,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    studio.painter = find_painter(cfg.model, trainer.strategy.root_device)
+    studio.painter = load_painter(cfg.model, trainer.strategy.root_device, cfg.model.dtype)
     with on_device(base.encoders, trainer.strategy.root_device):
         data.prepare(base)
     studio.clip = data.first_clip
@@ -148,28 +159,13 @@ def variant_from(cfg: DictConfig) -> Variant:
     if cfg.trainer.max_steps and not variant.sets:
         raise UserError(
             "There is nothing to tune: neither tuner.tuned nor model.layers leave a parameter. Give "
-            "trainer.max_steps=0 to paint with the untuned model."
+            "trainer.max_steps=0 to generate with the untuned model."
         )
     return variant
 
 
-def find_painter(model: DictConfig, device: torch.device) -> Painter | None:
-    """The other model that paints first frames, where the config names one; it is loaded when it paints."""
-    if model.get("painter") is None:
-        return None
-    from lamp_lightning.sample.first_frames import Painter
-
-    return Painter(
-        model.painter,
-        config=model.get("painter_config"),
-        variant=model.get("painter_variant"),
-        dtype=model.dtype,
-        device=device,
-    )
-
-
 def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call ``cfg._target_`` with its settings and more arguments, which stay the objects that they are."""
+    """Call `cfg._target_` with its settings and more arguments, which stay the objects that they are."""
     target = instantiate(cfg, _partial_=True, _recursive_=False, _convert_="all")
     try:
         return target(*args, **kwargs)
@@ -177,22 +173,30 @@ def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:
         raise UserError(f"The settings of {group} cannot be used: {error}") from error
 
 
-def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
-    """Train to the end, or to a stop: then raises Stopped. ``trainer.max_steps=0`` tunes nothing."""
+def start_logger(parts: Parts) -> None:
+    """Make the logger that the config names, in the first process."""
+    run, cfg = parts.studio.run, parts.studio.cfg
+    if is_first_process() and (logger := make("logger", cfg.logger, run)) is not None:
+        parts.studio.logger = logger
+        parts.trainer.loggers = [logger]
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+
+
+def fit(parts: Parts) -> None:
+    """Train to the end, or to a stop: then raises Stopped. `trainer.max_steps=0` tunes nothing."""
     if not parts.trainer.max_steps:
         return
+    run, cfg, stop = parts.studio.run, parts.studio.cfg, parts.studio.stop
     checkpoint = run.checkpoint if run.checkpoint.exists() else None
     if checkpoint is not None:
         check_checkpoint(checkpoint, parts.tuner, parts.trainer)
     tuned = sum(p.numel() for p in parts.tuner.unet.tuned_parameters())
     everything = sum(p.numel() for p in parts.tuner.unet.parameters())
-    cfg = parts.studio.cfg
     if is_first_process():
         count = len(parts.data.motion_set.clips)
         clips = f"{count} clip{'s' * (count != 1)}"
         height, width = cfg.data.size
-        where = hardware(cfg.trainer.accelerator)
-        print(f"Computing on the {where} in {cfg.trainer.precision}.")
+        print(f"Computing on the {hardware(cfg.trainer.accelerator)} in {cfg.trainer.precision}.")
         print(
             f"Tuning {str(cfg.motion.name)!r} on {clips} ({cfg.data.num_frames} frames of "
             f"{width}x{height}) with model {cfg.model.name}: {tuned:,} of {everything:,} parameters, "
@@ -211,16 +215,17 @@ def fit(run: RunFolder, parts: Parts, stop: StopRequest) -> None:
         stop.check()
 
 
-def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
-    """Save the adapter, paint the final videos, measure them and say where everything is."""
+def finish(parts: Parts) -> None:
+    """Save the adapter, generate the final videos, measure them and say where everything is."""
     if not parts.trainer.is_global_zero:
         return
     studio, step = parts.studio, parts.trainer.global_step
+    run, cfg = studio.run, studio.cfg
     parts.tuner.unet.to(parts.trainer.strategy.root_device)
     studio.invert_clip()
     studio.save_adapter(step)
     studio.stop.check()
-    lines: list[tuple[str, str | Path]] = [("run", run.path), ("adapter", run.adapter)]
+    places: list[tuple[str, str | Path]] = [("run", run.path), ("adapter", run.adapter)]
     facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}
     if studio.progress.loss is not None:
         facts["loss"] = studio.progress.loss
@@ -228,29 +233,20 @@ def finish(run: RunFolder, cfg: DictConfig, parts: Parts) -> None:
     values: dict[str, float] = {}
     single: list[dict[str, Any]] = []
     if cfg.samples.final:
-        print(f"Painting {cfg.samples.final} videos of held-out prompts ...", flush=True)
+        print(f"Generating {cfg.samples.final} videos of held-out prompts ...", flush=True)
         begun = time.monotonic()
-        videos = studio.paint(cfg.samples.final)
+        videos = studio.generate(cfg.samples.final)
         facts["seconds_per_video"] = (time.monotonic() - begun) / len(videos)
         studio.stop.check()
         values, single = studio.publish(videos, step, final=True)
-        lines += [("videos", run.videos), ("contact sheet", run.contact_sheet)]
+        places += [("videos", run.videos), ("contact sheet", run.contact_sheet)]
     write_metrics(run.metrics, {**facts, **values, "videos": single})
-    lines.append(("metrics", run.metrics))
     summarise(studio.logger, {f"metrics/{name}": value for name, value in values.items()})
     log_adapter(studio.logger, run, {"motion": str(cfg.motion.name), "steps": step})
-    lines += where_to_look(studio.logger)
-    lines.append(("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'))
-    print(f"\nThe motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}.")
-    for name, value in values.items():
-        print(f"  {name.replace('_', ' '):<32}{value:.4f}")
-    for name, place in lines:
-        print(f"  {name:<14}{short(place) if isinstance(place, Path) else place}")
-    sys.stdout.flush()
-
-
-def print_how_to_resume(run: RunFolder) -> None:
-    """Tell the user where things stand after a stop."""
-    if is_first_process():
-        what = "Saved." if run.checkpoint.exists() else "Stopped before the first checkpoint."
-        print(f"\n{what} Go on with:\n  python -m lamp_lightning.train resume={short(run.path)}", flush=True)
+    places += [
+        ("metrics", run.metrics),
+        *where_to_look(studio.logger),
+        ("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'),
+    ]
+    title = f"The motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}."
+    print_results(title, values, places)

@@ -1,8 +1,9 @@
-"""The studio of a run: paints videos with the model as it is now, writes and reports them."""
+"""The studio of a run: generates videos with the model as it is now, writes and reports them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Studio:
-    """What painting needs: the pipeline, how to sample, where to write and report."""
+    """What generating needs: the pipeline, how to sample, where to write and report."""
 
     run: RunFolder
     cfg: DictConfig
@@ -41,35 +42,40 @@ class Studio:
     painter: Painter | None = None
     clip: Tensor | None = None  # unscaled latents `f c h w` of the first clip
 
-    def first_frames(self, count: int) -> list[Any]:
-        """What the painter paints for the held-out prompts; None for each where there is no painter.
-
-        Painted once and remembered: they do not depend on what is tuned.
-        """
-        prompts = sample_prompts(self.cfg, count)
-        if self.painter is None or not count:
-            return [None] * count
-        frames = []
-        size = self.sampler.size or self.pipeline.default_size
-        with self.painter:
-            for i, prompt in enumerate(prompts):
-                self.stop.check()
-                frames.append(paint_with(self.painter, prompt, size, self.sampler, self.cfg.samples.seed + i))
-        return frames
-
-    def paint(self, count: int) -> list[Video]:
-        """``count`` videos of held-out prompts. Raises Stopped where a stop is asked for."""
-        videos = []
-        prompts = sample_prompts(self.cfg, count)
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """In this context all of the model is on one device, in evaluation mode, in the run's precision."""
         device = self.pipeline.unet.device
-        first = self.first_frames(count)
         with (
             on_device(self.pipeline.base.encoders, device),
             evaluation(self.pipeline.unet),
             mixed_precision(device, self.cfg.trainer.precision),
         ):
+            yield
+
+    def first_frames(self, count: int) -> list[Any]:
+        """The painter's first frames of the held-out prompts; None for each where there is no painter.
+
+        The painter remembers them: they do not depend on what is tuned.
+        """
+        if self.painter is None or not count:
+            return [None] * count
+        frames = []
+        size = self.sampler.size or self.pipeline.default_size
+        with self.painter:
+            for seed, prompt in enumerate(sample_prompts(self.cfg, count), self.cfg.samples.seed):
+                self.stop.check()
+                frames.append(paint_with(self.painter, prompt, size, self.sampler, seed))
+        return frames
+
+    def generate(self, count: int) -> list[Video]:
+        """Videos of `count` held-out prompts. Raises Stopped where a stop is asked for."""
+        videos = []
+        prompts = sample_prompts(self.cfg, count)
+        first = self.first_frames(count)
+        with self.sampling():
             for i, prompt in enumerate(prompts):
-                self.progress.say(f"painting {i + 1}/{count}")
+                self.progress.say(f"generating {i + 1}/{count}")
                 seed = self.cfg.samples.seed + i
                 on_step = lambda done, steps: self.stop.check()  # noqa: E731
                 frames = generate(
@@ -85,7 +91,7 @@ class Studio:
         self.save_adapter(step)
         if self.cfg.samples.while_training:
             try:
-                self.publish(self.paint(self.cfg.samples.while_training), step, final=False)
+                self.publish(self.generate(self.cfg.samples.while_training), step, final=False)
             except Stopped:
                 self.progress.say(None)  # training ends after this step, too, and saves
 
@@ -108,32 +114,20 @@ class Studio:
         ]
 
     def invert_clip(self) -> None:
-        """Where sampling begins at the tuned clip's noise, find it with the model as it is now.
-
-        As Tune-A-Video does it: without a prompt.
-        """
-        if self.sampler.start != "inversion" or self.clip is None:
-            return
-        pipeline, device = self.pipeline, self.pipeline.unet.device
-        with (
-            on_device(pipeline.base.encoders, device),
-            evaluation(pipeline.unet),
-            mixed_precision(device, self.cfg.trainer.precision),
-        ):
-            pipeline.invert_clip(self.clip, self.sampler)
+        """Where sampling begins at the tuned clip's noise, find it without a prompt, as Tune-A-Video does."""
+        if self.sampler.start == "inversion" and self.clip is not None:
+            with self.sampling():
+                self.pipeline.invert_clip(self.clip, self.sampler)
 
     def save_adapter(self, step: int) -> None:
-        """Write the tuned parameters, with what `sample` needs to paint from this file alone."""
+        """Write the tuned parameters, with what `sample` needs to generate with this file alone."""
+        model = self.cfg.model
         metadata = {
-            "base_model": str(self.cfg.model.path),
-            "base_config": self.cfg.model.get("config"),
-            "base_variant": self.cfg.model.get("variant"),
-            "base_dtype": str(self.cfg.model.dtype),
-            "painter": self.cfg.model.get("painter"),
-            "painter_config": self.cfg.model.get("painter_config"),
-            "painter_variant": self.cfg.model.get("painter_variant"),
-            "clip": self.cfg.model.clip or "",
-            "memory": {name: self.cfg.model.get(name) for name in MEMORY_SETTINGS},
+            "base_model": str(model.path),
+            **{f"base_{name}": model.get(name) for name in ("config", "variant", "dtype")},
+            **{name: model.get(name) for name in ("painter", "painter_config", "painter_variant")},
+            "clip": model.clip or "",
+            "memory": {name: model.get(name) for name in MEMORY_SETTINGS},
             "method": self.cfg.method.name if self.cfg.get("method") else None,
             "motion": str(self.cfg.motion.name),
             "prompt": motion_prompt(self.cfg),

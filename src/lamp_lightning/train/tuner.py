@@ -18,17 +18,18 @@ from lamp_lightning.diffusion.loss import all_frames_loss, first_frame_loss
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.precision import check_precision, fast_float32
+from lamp_lightning.runtime.schema import usable
+from lamp_lightning.runtime.settings import TunerSettings
 
 if TYPE_CHECKING:
     from lamp_lightning.models.backbone import VideoBackbone
 
-OPTIMIZERS = ("adamw", "adamw8bit")
 BITSANDBYTES = "0.50"  # the first that computes on CPUs, too
 NOISE_STREAM = 1  # sets the noise of item i apart from whatever else is drawn for (seed, i)
 
 
 def item_generator(seed: int, index: int) -> torch.Generator:
-    """The CPU generator of training item ``index``: its noise and timestep depend on nothing else.
+    """The CPU generator of training item `index`: its noise and timestep depend on nothing else.
 
     So a resumed run draws what an uninterrupted one would have drawn, on any device and number of GPUs.
     """
@@ -69,7 +70,7 @@ class MotionTuner(LightningModule):
         learning_rate: of AdamW; the authors use 3e-5.
         weight_decay: of AdamW; the authors use 1e-2.
         schedule: `constant` as the authors use, or `cosine`, which ends at zero at the trainer's `max_steps`.
-        warmup_steps: steps in which the rate rises linearly from zero; 0 starts at the full rate.
+        warmup_steps: steps in which the rate rises linearly from zero.
         first_frame: whether frame 0 is given clean, as in the paper, or noised and learned as the others are
             (`all_frames_loss`). None: as `unet.variant` says.
         tuned: which parameter sets are tuned (`Variant`). None: as `unet.variant` says.
@@ -81,7 +82,7 @@ class MotionTuner(LightningModule):
     tuned parameters, the optimiser and the loop, not the frozen weights.
 
     Raises:
-        UserError: a schedule or optimiser that is not known, or bitsandbytes is missing.
+        UserError: a value that cannot be used, or bitsandbytes is missing.
 
     Example:
         >>> import torch
@@ -119,10 +120,14 @@ class MotionTuner(LightningModule):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if schedule not in ("constant", "cosine"):
-            raise UserError(f"tuner.schedule must be constant or cosine, but is {schedule!r}.")
-        if optimizer not in OPTIMIZERS:
-            raise UserError(f"tuner.optimizer must be {' or '.join(OPTIMIZERS)}, but is {optimizer!r}.")
+        settings = {
+            "optimizer": optimizer,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "schedule": schedule,
+            "warmup_steps": warmup_steps,
+        }
+        usable(TunerSettings, "tuner", settings)
         if optimizer == "adamw8bit":
             adamw8bit()  # where it is missing is said now, not when all clips are encoded
         self.unet = unet
@@ -152,7 +157,7 @@ class MotionTuner(LightningModule):
         fast_float32(device)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The mean loss of a batch, a scalar; logged as ``train/loss``."""
+        """The mean loss of a batch, a scalar; logged as `train/loss`."""
         latents = batch["latents"]
         noise, timesteps = self.draw(latents, batch["index"])
         conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
@@ -162,7 +167,7 @@ class MotionTuner(LightningModule):
         return loss
 
     def draw(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise like ``latents`` (b, c, f, h, w) and timesteps (b,) of the items ``index`` (b,)."""
+        """Noise like `latents` (b, c, f, h, w) and timesteps (b,) of the items `index` (b,)."""
         noise, timesteps = [], []
         for item in index.tolist():
             generator = item_generator(self.seed, item)
@@ -193,7 +198,7 @@ class MotionTuner(LightningModule):
             parameter.grad = None
 
     def rate_share(self, step: int) -> float:
-        """The learning rate of optimiser step ``step`` (from 0) as a share of the full rate."""
+        """The learning rate of optimiser step `step` (from 0) as a share of the full rate."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.schedule == "constant":
