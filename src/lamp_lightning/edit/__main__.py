@@ -48,7 +48,7 @@ def edit_again(folder: str, overrides: Sequence[str]) -> int:
         if "video" not in cfg:
             raise UserError(
                 f"{run.path} holds the run of a motion, not an edit. Begin one with video=<file> prompt=...; "
-                "python -m lamp_lightning.sample paints with a motion."
+                "python -m lamp_lightning.sample generates videos with a motion."
             )
         check_targets(cfg, file=run.config_file, given=overrides)
         check_places(cfg, run, overrides)

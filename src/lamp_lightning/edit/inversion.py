@@ -1,4 +1,4 @@
-"""A video back to noise, and from there to another: what editing does with a tuned model."""
+"""From a video back to noise, and from there to another: what editing does with a tuned model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def from_noise(
 ) -> np.ndarray:
     """From the end of such a way to a video that begins with the first frame, uint8 `(f, h, w, 3)`.
 
-    For a share `follow` of the steps it attends as the video that was inverted, see `diffusion.follow`.
+    In a share `follow` of the steps the inverted video's attention is injected, see `diffusion.follow`.
     """
     conditions = pipeline.conditions([source_prompt], None, 1, _pixels(pipeline, way))
     with following(pipeline.unet, Way(way, conditions), follow):
@@ -83,8 +83,8 @@ def from_noise(
 def weakened(pipeline: LAMPPipeline, adapter: Path, strength: float) -> Iterator[None]:
     """In this context the motion that was tuned has this strength; 1 leaves it as it is.
 
-    Layers that were tuned on a single clip know its look, too: the weaker they are, the less of it they bring
-    into the edited video, and the motion comes from following the source.
+    Layers that were tuned on a single clip know its look, too: weaker ones bring less of it into the edited
+    video, and the motion comes from attention injection.
     """
     if strength == 1:
         yield
@@ -126,17 +126,14 @@ def paint_over(
     seed: int,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """A frame painted over by the untuned image model.
+    """A frame edited by the untuned image model, `3 h w` in 0..1.
 
     Args:
         frame: uint8 `(h, w, 3)`.
         source_prompt: what it shows, to begin with its own noise by inversion; None: with drawn noise.
         strength: see `diffusion.repaint`.
-        follow: the share of the steps for which it attends as the frame that was inverted, so that what it
-            shows stays in its place, see `diffusion.follow`; drawn noise has nothing to follow.
-
-    Returns:
-        `3 h w` in 0..1.
+        follow: the share of the steps with attention injection from the inverted frame, see
+            `diffusion.follow`; there is none with drawn noise.
     """
     size, scheduler = frame.shape[:2], pipeline.scheduler
     scale = sampler.guidance_scale if sampler.paint_guidance_scale is None else sampler.paint_guidance_scale

@@ -321,8 +321,8 @@ def measured(
     source = edited.source.frames
     videos = {"edit": edited.frames, "source": source, "reconstruction": edited.reconstruction}
     prompts = {"clip_score": prompt, "clip_score_source_prompt": source_prompt}
-    painted = [Video(text, frames=frames) for frames in videos.values() for text in prompts.values()]
-    _, single = measure(painted, clip_name)
+    shown = [Video(text, frames=frames) for frames in videos.values() for text in prompts.values()]
+    _, single = measure(shown, clip_name)
     found: dict[str, dict[str, float]] = {}
     for number, (name, frames) in enumerate(videos.items()):
         values, by_source = single[2 * number : 2 * number + 2]

@@ -1,7 +1,7 @@
 """Commands as child processes that end with their parent, however that ends.
 
-The child's standard input is a pipe that only its parent holds. It closes when the parent ends, by a kill as
-well, and then the child stops itself as by SIGTERM: it saves and goes.
+The child has a pipe for standard input that only its parent holds. When it closes, the child stops itself as by
+SIGTERM: it saves and goes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ PATIENCE = 60.0  # seconds to save in, for a child that is asked to stop
 
 
 @contextlib.contextmanager
-def attached(module: str, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """`python -m <module> <words>` as a child, in a session of its own: a Ctrl-C reaches its parent only.
+def attached(module: str, overrides: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """`python -m <module> <overrides>` as a child, in a session of its own: a Ctrl-C reaches its parent only.
 
     A child that still runs when the block ends is asked to stop, and killed where it does not.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "lamp_lightning.runtime.attached", module, *words],
+        [sys.executable, "-m", "lamp_lightning.runtime.attached", module, *overrides],
         stdin=subprocess.PIPE,
         start_new_session=True,
     )

@@ -1,4 +1,4 @@
-"""Commands: they compose their config, print their help, and end in clear words."""
+"""Commands: they compose their config, print their help, and end in clear messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.config import conf_dir, options
-from lamp_lightning.runtime.errors import UserError, is_out_of_memory
+from lamp_lightning.runtime.errors import UserError, is_out_of_memory, with_causes
 from lamp_lightning.runtime.files import is_full, no_space
 from lamp_lightning.runtime.help import help_of
 from lamp_lightning.runtime.locks import release_kept
@@ -29,17 +29,15 @@ from lamp_lightning.runtime.stopping import Stopped, StopRequest, is_interrupt, 
 _FIELDS = [pair for schema in COMMANDS.values() for pair in fields_of(schema)]
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
 FREE_TEXT = {name for name, field in _FIELDS if is_text(field)} | {"hydra.run.dir", "hydra.sweep.dir"}
-_LISTS = {
-    name for name, field in _FIELDS if is_list_of_texts(field)
-}  # of these, what is in brackets is a list
+# Of these, what is in brackets is a list.
+_LISTS = {name for name, field in _FIELDS if is_list_of_texts(field)}
 _QUOTED = re.compile(r"""^(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\$\{.*\}|null)$""", re.DOTALL)
 
 
 def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Sequence[str]) -> int:
     """Compose `config_name` with the overrides in `argv`, run `task` on it, return the exit status.
 
-    What a user can mend ends in one message on stderr and status 1; Ctrl-C or SIGTERM in 130 or 143. In a
-    sweep (`-m`) a job that cannot run is reported and the others go on.
+    It is that of `run_plainly`. In a sweep (`-m`) a job that cannot run is reported and the others go on.
     """
     if "--help" in argv or "-h" in argv:
         given = [word for word in shell_overrides(argv) if not word.startswith("-")]
@@ -59,7 +57,7 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     job.__module__, job.__qualname__ = task.__module__, task.__qualname__
     old_argv, sys.argv = sys.argv, [sys.argv[0], *shell_overrides(argv)]
     hydra_full = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the words for the user are ours
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the messages are ours
 
     def compose_and_run() -> None:
         check_unicode(argv)
@@ -81,10 +79,7 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
 
 
 def check_unicode(argv: Sequence[str]) -> None:
-    """UserError where a word, or the folder that we are in, has bytes that are no UTF-8.
-
-    Configs, records and adapters hold texts and paths, and could not be written.
-    """
+    """Raise UserError where an override or the current folder is no UTF-8: no file could hold it."""
     for text in (*argv, os.getcwd()):
         if not is_unicode(text):
             raise UserError(f"{text!a} is no UTF-8 text. Rename the file or folder, or give another text.")
@@ -99,19 +94,16 @@ class _JobFailed(Exception):
 
 
 def run_plainly(task: Callable[[], Any]) -> int:
-    """Run `task` and return the exit status; what a user can mend becomes one message on stderr.
+    """Run `task` and return the exit status: 130 or 143 after Ctrl-C or SIGTERM.
 
-    `LAMP_FULL_ERROR=1` shows the traceback of such errors, too.
+    What a user can mend ends in one message on stderr, and status 1; LAMP_FULL_ERROR=1 shows the traceback.
     """
     StopRequest.interrupted = False
     try:
         task()
     except Stopped as stop:
         return stop.status
-    except KeyboardInterrupt:
-        say_stopped()
-        return 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
         if is_interrupt(error):
             say_stopped()
             return 130
@@ -131,8 +123,7 @@ def shell_overrides(argv: Sequence[str]) -> list[str]:
     """Overrides as people type them, in Hydra's grammar.
 
     The shell has eaten the quotes of `prompt="a dog, running"`: texts and paths are quoted again, except in
-    sweeps, where commas separate values. A motion that has no config but comes with `data.folder=` is the
-    config `custom` under that name.
+    sweeps. A motion that has no config but comes with `data.folder=` is the config `custom` of that name.
     """
     argv = list(argv)
     sweep = any(word in ("-m", "--multirun") for word in argv)
@@ -185,11 +176,9 @@ def readable(error: BaseException) -> str | None:
 
 
 def _config_message(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__
-    if cause is not None:
-        return str(cause)
+    for cause in with_causes(error):
+        if isinstance(cause, UserError):
+            return str(cause)
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override!r} cannot be read as <setting>=<value>: {str(error).splitlines()[0]}. Text "
@@ -208,10 +197,6 @@ def _config_message(error: BaseException) -> str:
         top = key.split(".")[0].split("@")[0].split("/")[0]
         near = difflib.get_close_matches(top, CONFIG_GROUPS, n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]}{key[len(top) :]}?" if near and near[0] != top else ""
-        known = (
-            f" There are the groups {', '.join(CONFIG_GROUPS)}; --help shows every setting."
-            if "." not in key
-            else ""
-        )
-        return f"There is no setting {key!r}.{hint}{known or ' --help shows every setting.'}"
+        groups = "" if "." in key else f" There are the groups {', '.join(CONFIG_GROUPS)};"
+        return f"There is no setting {key!r}.{hint}{groups} --help shows every setting."
     return text

@@ -1,7 +1,6 @@
 """Configs: where they are, the settings that they begin with, and how one is composed.
 
-The config groups live in `conf/` of a checkout and in `lamp_lightning/conf` of an installed wheel. What a
-config does not say is declared in `runtime.settings`.
+What a config does not say is declared in `runtime.settings`.
 """
 
 from __future__ import annotations
@@ -62,15 +61,11 @@ OmegaConf.register_new_resolver("hardware", hardware.resolver, replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
 
 
-def _register_settings() -> None:
-    """Make the declared settings configs of Hydra's, for the files in `conf/` to begin with."""
-    store = ConfigStore.instance()
-    for name, schema in COMMANDS.items():
-        store.store(group="settings", name=name, node=defaults(schema, without=GROUPS), package="_global_")
-    for name, schema in GROUPS.items():
-        store.store(group=f"{name}/shared", name="any", node=defaults(schema))
-    # Of the sample command: what is null is as the motion was tuned to be sampled.
-    store.store(group="sampler/shared", name="nothing", node=defaults(SamplerSettings, null=True))
-
-
-_register_settings()
+# The declared settings as configs of Hydra's, for the files in conf/ to begin with.
+_STORE = ConfigStore.instance()
+for _name, _schema in COMMANDS.items():
+    _STORE.store(group="settings", name=_name, node=defaults(_schema, without=GROUPS), package="_global_")
+for _name, _schema in GROUPS.items():
+    _STORE.store(group=f"{_name}/shared", name="any", node=defaults(_schema))
+# Of the sample command: what is null is as the motion was tuned to be sampled.
+_STORE.store(group="sampler/shared", name="nothing", node=defaults(SamplerSettings, null=True))

@@ -156,11 +156,7 @@ def only_writer(
 ) -> Iterator[None]:
     """Be the only process that writes the results of a command into a folder, after dead ones are tidied up.
 
-    Args:
-        folder: made if need be, and removed again if nothing was written.
-        setting: how the user chooses another one.
-        inside: as for `files.remove_dead`.
-        wait: as for `hold`.
+    It is made if need be, and removed again if nothing was written. By `setting` the user chooses another.
     """
     advice = f"Wait until it ends, or choose another folder with {setting}."
     new = not folder.exists()

@@ -13,11 +13,7 @@ PRECISIONS = ("32-true", *HALF)
 
 
 def check_precision(precision: str, dtype: str, accelerator: str) -> None:
-    """Refuse settings with which a run could not train, or not as they say.
-
-    Raises:
-        UserError: says what to choose instead.
-    """
+    """Raise UserError, with what to choose, where a run could not train, or not as its settings say."""
     if precision not in PRECISIONS:
         raise UserError(
             f"trainer.precision must be one of {', '.join(PRECISIONS)}, but is {precision!r}. The tuned "

@@ -34,15 +34,9 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def read_bytes(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes.
+    """The bytes of a regular file, which is to be `what` ("the record of a video"), of at most `limit` bytes.
 
-    Args:
-        file: the path.
-        what: what the file is to be, for the message: "the record of a video".
-        limit: in bytes.
-
-    Raises:
-        UserError: it is missing, no regular file, too large, or cannot be read.
+    UserError where it is missing, no regular file, too large, or cannot be read.
     """
     try:
         with open_file(file, what=what, limit=limit) as opened:
@@ -71,11 +65,7 @@ def open_file(file: Path, *, what: str, limit: int) -> BinaryIO:
 
 
 def read_text(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> str:
-    """The text of a regular file in UTF-8, with or without a byte order mark; arguments as `read_bytes`.
-
-    Raises:
-        UserError: as `read_bytes`, or the bytes are no UTF-8.
-    """
+    """The text of a regular file in UTF-8, with or without a byte order mark; as `read_bytes`."""
     try:
         return read_bytes(file, what=what, limit=limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -85,11 +75,7 @@ def read_text(file: Path, *, what: str, limit: int = LARGEST_TEXT) -> str:
 
 
 def parse_json(text: str, *, file: Path, what: str, deepest: int = DEEPEST) -> Any:
-    """A text, `what` of a file, as JSON of at most `deepest` levels of lists and objects.
-
-    Raises:
-        UserError: it is no JSON, or nested too deeply.
-    """
+    """A text, `what` of a file, as JSON of at most `deepest` levels. UserError where it is none."""
     try:
         value = json.loads(text)
     except RecursionError:
@@ -158,8 +144,7 @@ _PlainLoader.add_implicit_resolver(
 def read_yaml(file: Path, *, what: str) -> Any:
     """A YAML file, which is to be `what`, as plain data.
 
-    Raises:
-        UserError: it cannot be read, is too large or too deep, or has a tag, an alias or a key twice.
+    UserError where it cannot be read, is too large or too deep, or has a tag, an alias or a key twice.
     """
     text = read_text(file, what=what, limit=LARGEST_CONFIG)
     try:

@@ -1,11 +1,12 @@
 """The settings of a run, read from its folder: data that may be somebody else's.
 
-They are held against the declared settings. What those do not have is refused, and so is what would not stay
-data: code to call, values to interpolate, places to write to.
+What the declared settings do not have is refused, and so is what would not stay data: code to call, values to
+interpolate, places to write to.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,23 +28,11 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "logger": ("lamp_lightning.wandb_logger", "lamp_lightning.csv_logger",
                "lamp_lightning.tensorboard_logger", "lamp_lightning.no_logger"),
 }  # fmt: skip
-FORMER_TARGETS = {  # what configs of version 0.1 say
-    "lamp_lightning.datamodule.MotionSetDataModule": "lamp_lightning.MotionSetDataModule",
-    "lamp_lightning.editing.ClipDataModule": "lamp_lightning.ClipDataModule",
-    "lamp_lightning.module.MotionTuner": "lamp_lightning.MotionTuner",
-    "lamp_lightning.loggers.wandb_logger": "lamp_lightning.wandb_logger",
-    "lamp_lightning.loggers.csv_logger": "lamp_lightning.csv_logger",
-    "lamp_lightning.loggers.tensorboard_logger": "lamp_lightning.tensorboard_logger",
-    "lamp_lightning.loggers.no_logger": "lamp_lightning.no_logger",
-}
+_FORMER = re.compile(r"^lamp_lightning\.(datamodule|editing|module|loggers)\.")  # in targets of version 0.1
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """The config of a run, config.yaml of its folder, as plain data, checked.
-
-    Raises:
-        UserError: names the file, the setting, what was found and what to do.
-    """
+    """The config of a run, config.yaml of its folder, as checked plain data. Raises UserError."""
     values = read_yaml(file, what=CONFIG)
     if not isinstance(values, dict) or not isinstance(values.get("motion"), dict):
         raise UserError(
@@ -52,7 +41,7 @@ def read_config(file: Path) -> dict[str, Any]:
         )
     for group in TARGETS:
         if isinstance(found := values.get(group), dict) and isinstance(found.get("_target_"), str):
-            found["_target_"] = FORMER_TARGETS.get(found["_target_"], found["_target_"])
+            found["_target_"] = _FORMER.sub("lamp_lightning.", found["_target_"])
     schema = Edit if "video" in values else Train
     ours = {group: _ours(schema, group, found) for group, found in values.items()}
     try:
@@ -79,16 +68,9 @@ def _ours(schema: type[Settings], group: str, found: Any) -> Any:
 
 
 def check_targets(values: Mapping[str, Any], *, file: Path, given: Collection[str] = ()) -> None:
-    """Refuse the config of a run that asks for code other than ours; to be called before it is run.
+    """Raise UserError where the config of a run asks for code other than ours; to be called before it is run.
 
-    Args:
-        values: the config.
-        file: where it was read.
-        given: overrides of the command line: what the user names there, like `data._target_=mine.Clips`,
-            may be anything.
-
-    Raises:
-        UserError: names the group and what it asks for.
+    What the user names in overrides, `given`, like `data._target_=mine.Clips`, may be anything.
     """
     for group, known in TARGETS.items():
         found = (values.get(group) or {}).get("_target_")

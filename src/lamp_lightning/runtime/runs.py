@@ -88,24 +88,21 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, cfg: DictConfig, group: str | None = None) -> RunFolder:
         """Begin a run in `path`. UserError where nothing can be written or another run lives already."""
-        with cls(path.absolute()).locked():
-            return cls._begin(path.absolute(), cfg, group)
+        with cls.begun(path, cfg, group) as run:
+            return run
 
     @classmethod
     @contextlib.contextmanager
     def begun(
         cls, path: Path, cfg: DictConfig, group: str | None = None, *, or_next: bool = False
     ) -> Iterator[RunFolder]:
-        """Begin a run and be the only process that writes into its folder.
+        """Begin a run and be the only process that writes into its folder; raises as `create` and `locked`.
 
         Args:
             path: the folder.
             cfg: the run's config.
             group: the name of the sweep that it belongs to.
             or_next: where another run has the folder, take the next free one of `files.numbered`.
-
-        Raises:
-            UserError: as `create` and `locked`.
         """
         with contextlib.ExitStack() as lock:
             for place in numbered(path.absolute()):
@@ -144,11 +141,8 @@ class RunFolder:
     def open(cls, path: str | os.PathLike[str]) -> tuple[RunFolder, DictConfig]:
         """An existing run and its config. Takes the folder or a file in it (`last.ckpt`, the adapter).
 
-        The config is data: checked, with nothing to interpolate. Before code that it names is called,
-        `run_config.check_targets` has to look at it.
-
-        Raises:
-            UserError: there is no run, or its files cannot be used; names the file, the part and what to do.
+        The config is checked data. Before code that it names is called, `run_config.check_targets` has to
+        look at it. Raises UserError where there is no run, or its files cannot be used.
         """
         given = Path(path).expanduser().absolute()
         if not given.exists():

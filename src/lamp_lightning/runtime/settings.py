@@ -1,8 +1,6 @@
 """Every setting, once: its type, default, range and the sentence that explains it.
 
-A class is a group of settings; `runtime.command_settings` puts together those of each command. Configs,
-`--help`, the checks of command lines and of files, `Sampler`, adapter headers and records are made from these
-declarations (`runtime.schema`).
+A class is a group of settings; `runtime.command_settings` puts together those of each command.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Stopped(Exception):
 class StopRequest:
     """Within `with StopRequest() as stop:` the first Ctrl-C or SIGTERM sets `stop.signum` and returns.
 
-    A second one raises KeyboardInterrupt. Outside the main thread, where Python has no signals, none is caught.
+    A second one raises KeyboardInterrupt. Outside the main thread Python allows no signal handlers.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -78,10 +78,7 @@ def check_stop() -> None:
 
 
 def quiet_interrupts() -> None:
-    """Let an interrupt that nothing catches, while modules are imported say, end in one word.
-
-    For a process that is a command: it changes how Python reports KeyboardInterrupt.
-    """
+    """Let an interrupt that nothing catches, while modules are imported say, end this process in one word."""
     report, report_ignored = sys.excepthook, sys.unraisablehook
 
     def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -27,7 +27,7 @@ from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import fields_of
 from lamp_lightning.runtime.settings import CONFIG_GROUPS, LIGHTNING
 
-SWEEP_FILE = "multirun.yaml"  # Hydra writes it: the words that the sweep began with
+SWEEP_FILE = "multirun.yaml"  # Hydra writes it: the overrides that the sweep began with
 MOST_JOBS = 10_000  # of a sweep that goes on
 _NAMES = {*(name for name, _ in fields_of(Train)), *(f"trainer.{name}" for name in LIGHTNING)}
 FREE = ("threads", "logger", "save_every")  # may differ when a job goes on: no result depends on them
@@ -35,11 +35,7 @@ FREE_HERE = ("data.cache_dir", "trainer.precision", "model.dtype")  # likewise, 
 
 
 def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] | None:
-    """What an earlier call of the sweep began in this job's folder: run and config; None if nothing.
-
-    Raises:
-        UserError: the folder holds a run with other settings.
-    """
+    """What an earlier call of the sweep began in a job's folder. UserError where it has other settings."""
     if not RunFolder(folder).config_file.exists():
         return None
     run, before = RunFolder.open(folder)
@@ -50,18 +46,15 @@ def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] |
     if changed:
         raise UserError(
             f"{folder} holds a run of an earlier sweep with another {', '.join(changed[:3])}. Begin the "
-            "sweep in another folder (hydra.sweep.dir=<folder>), or with the words of the earlier one."
+            "sweep in another folder (hydra.sweep.dir=<folder>), or with the overrides of the earlier one."
         )
     return run, before
 
 
 def changed_settings(before: DictConfig, after: DictConfig) -> list[str]:
-    """Dotted names of the settings in which two configs of train differ, of those that change a result.
+    """Dotted names of the settings, of those that change a result, in which two configs of train differ.
 
-    Args:
-        before: of a run.
-        after: as it is composed now. What it takes from this machine, as its precision, is no difference: the
-            run may have begun on another.
+    What `after`, composed now, takes from this machine is no difference: the run may have begun on another.
     """
     free = [name for name in FREE_HERE if _is_derived(after, name)]
     return [name for name in differing(_settings(before), _settings(after)) if name not in free]
@@ -90,10 +83,7 @@ def differing(a: Any, b: Any, name: str = "") -> list[str]:
 
 
 class SweepFolder(Callback):
-    """Hydra's callback by which a sweep has its folder for itself.
-
-    Where another sweep has a folder that is named by the time, it takes the next free one, `<time>_2` say.
-    """
+    """Hydra's callback that locks a sweep's folder, or the next free one where time alone named that."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not is_first_process():
@@ -136,12 +126,9 @@ def is_sweep(folder: Path) -> bool:
 
 
 def words_of(folder: Path) -> list[str]:
-    """The overrides to call the command with to go on with a sweep: its own, and its folder.
+    """The overrides by which the command goes on with a sweep: those of its multirun.yaml, and its folder.
 
-    They are checked: settings and groups of ours with plain values, no code, no interpolation, no place.
-
-    Raises:
-        UserError: its multirun.yaml cannot be read, or has an override that a file may not give.
+    UserError where they are more than settings and groups of ours with plain values: code, interpolations.
     """
     file = folder / SWEEP_FILE
     what = "the overrides of a sweep"
@@ -161,10 +148,10 @@ def words_of(folder: Path) -> list[str]:
     return ["-m", *given, f"hydra.sweep.dir={folder}"]
 
 
-def _count_jobs(words: Sequence[str]) -> int:
+def _count_jobs(given: Sequence[str]) -> int:
     """How many jobs overrides make; those that Hydra cannot read, and says so, make none."""
     try:
-        overrides = OverridesParser.create().parse_overrides(list(words))
+        overrides = OverridesParser.create().parse_overrides(list(given))
     except HydraException:
         return 0
     jobs = 1

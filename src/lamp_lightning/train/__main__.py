@@ -134,7 +134,7 @@ def say_finished(run: RunFolder) -> None:
 
 def resume_sweep(folder: str, overrides: Sequence[str]) -> int:
     """Call the sweep in `folder` again: what is finished is skipped; returns the exit status."""
-    words: list[str] = []
+    given: list[str] = []
 
     def find_overrides() -> None:
         if overrides:
@@ -142,9 +142,9 @@ def resume_sweep(folder: str, overrides: Sequence[str]) -> int:
                 f"{' '.join(overrides)} cannot be changed in a sweep that goes on ({folder}): begin a new "
                 "one, or resume a single run of it."
             )
-        words.extend(words_of(Path(folder).expanduser()))
+        given.extend(words_of(Path(folder).expanduser()))
 
-    return run_plainly(find_overrides) or run_command(begin_again, "train", words)
+    return run_plainly(find_overrides) or run_command(begin_again, "train", given)
 
 
 def with_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

@@ -108,10 +108,10 @@ class StepNumbers(Callback):
 
 
 class Samples(AfterStep):
-    """Calls `paint(step)` every `every` steps, but not after the last: the final videos come then."""
+    """Calls `make(step)` every `every` steps, but not after the last: the final videos come then."""
 
-    def __init__(self, paint: Callable[[int], None], every: int | None) -> None:
-        self.paint = paint
+    def __init__(self, make: Callable[[int], None], every: int | None) -> None:
+        self.make = make
         self.every = every
 
     def after_step(self, trainer: Trainer, loss: float) -> None:
@@ -119,7 +119,7 @@ class Samples(AfterStep):
         if self.every is None or step % self.every or step >= trainer.max_steps:
             return
         if trainer.is_global_zero:
-            self.paint(step)
+            self.make(step)
         trainer.strategy.barrier("samples")
 
 

@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 ADVICE = "Remove it to train this run from the beginning."
 WHAT = "the checkpoint of a run"
 MOST_STEPS = 10**9
-_SCHEDULER = torch.optim.lr_scheduler.LambdaLR(
-    torch.optim.SGD([torch.zeros(1)], lr=1.0), lambda _: 1.0
-).state_dict()
-_SCHEDULER_KEYS = {*_SCHEDULER, "verbose", "_get_lr_called_within_step", "_is_initial"}  # of any PyTorch
 
 
 class CheckpointFile(CheckpointIO):
@@ -50,10 +46,9 @@ class CheckpointFile(CheckpointIO):
 
 
 def read_checkpoint(file: Path) -> Any:
-    """The content of a checkpoint whose bytes are as they were written; its tensors are mapped from the file.
+    """The content of a checkpoint, its tensors mapped from the file.
 
-    Raises:
-        UserError: it cannot be read, is damaged, or holds more than tensors and plain values.
+    UserError where it cannot be read, is damaged, or holds more than tensors and plain values.
     """
     try:
         damaged = damage(file)
@@ -124,14 +119,17 @@ class OptimizerState(Part):
     param_groups: Annotated[list[ParameterGroup], Field(min_length=1, max_length=1)]
 
 
-class SchedulerState(Part):
-    """Where the schedule of the learning rate stands."""
+class SchedulerState(Schema):
+    """Where the schedule of the learning rate stands, of any version of PyTorch."""
 
     last_epoch: Count
     step_count: Count = Field(0, alias="_step_count")
     base_lrs: list[Amount]
     last_lr: list[Amount] = Field([], alias="_last_lr")
     lr_lambdas: list[Nothing]
+    verbose: bool = False
+    lr_called: bool = Field(False, alias="_get_lr_called_within_step")
+    initial: bool = Field(False, alias="_is_initial")
 
 
 class ProgressState(Part):
@@ -174,11 +172,7 @@ class Checkpoint(Part):
 
 
 def check_checkpoint(file: Path, tuner: MotionTuner, trainer: Trainer) -> None:
-    """Refuse a checkpoint that this run cannot go on from, before anything of it is used.
-
-    Raises:
-        UserError: it is damaged, of another model, or holds anything that does not belong there.
-    """
+    """Raise UserError where a run cannot go on from a checkpoint, before anything of it is used."""
     content = read_checkpoint(file)
     checkpoint = checked(Checkpoint, content, file=file, what=WHAT, advice=ADVICE)
     try:
@@ -192,9 +186,6 @@ def check_checkpoint(file: Path, tuner: MotionTuner, trainer: Trainer) -> None:
     for name, shape in shapes.items():
         _check_tensor(checkpoint.state_dict[name], f"state_dict.{name}", file, shape, (torch.float32,))
     _check_optimizer(checkpoint, list(shapes.items()), file)
-    for scheduler in content["lr_schedulers"]:
-        if unknown := sorted(str(key) for key in scheduler.keys() - _SCHEDULER_KEYS):
-            raise _unusable(file, f"lr_schedulers has {unknown[0]!r}, which is not known")
     own = trainer.fit_loop.state_dict()
     loop = _known(checkpoint.loops, "fit_loop", "loops", file)
     _check_like(own, loop, "loops.fit_loop", file)

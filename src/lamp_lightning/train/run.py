@@ -149,11 +149,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
 
 
 def variant_from(cfg: DictConfig) -> Variant:
-    """What of the method the config asks for.
-
-    Raises:
-        UserError: values that contradict each other, or steps that would tune nothing.
-    """
+    """What of the method the config asks for. UserError where steps would tune nothing."""
     tuner = {name: cfg.tuner.get(name) for name in ("first_frame", "tuned")}
     variant = Variant.from_settings({**(cfg.model.get("layers") or {}), **tuner})
     if cfg.trainer.max_steps and not variant.sets:

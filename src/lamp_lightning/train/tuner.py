@@ -38,11 +38,7 @@ def item_generator(seed: int, index: int) -> torch.Generator:
 
 
 def adamw8bit() -> Any:
-    """bitsandbytes' AdamW8bit: the moments of large tensors in 8 bits, a quarter of AdamW's memory.
-
-    Raises:
-        UserError: it is not installed, or too old.
-    """
+    """bitsandbytes' AdamW8bit, a quarter of AdamW's memory. UserError where it is missing or too old."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports missing kernels of other layers
     try:
         import bitsandbytes
