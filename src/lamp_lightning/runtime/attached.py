@@ -1,7 +1,7 @@
 """Commands as child processes that end with their parent, however that ends.
 
-The child has a pipe for standard input that only its parent holds. When it closes, the child stops itself as by
-SIGTERM: it saves and goes.
+The child has a pipe for standard input that only its parent holds. When it closes, the child stops itself as
+by SIGTERM: it saves and goes.
 """
 
 from __future__ import annotations
