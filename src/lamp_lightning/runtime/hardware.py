@@ -53,11 +53,6 @@ class Hardware:
         return mixed.get(self.kind, "32-true")
 
     @property
-    def dtype(self) -> str:
-        """`model.dtype` of large models: half precision, where layers compute in it."""
-        return HALF.get(self.precision, "float32")
-
-    @property
     def videos_at_once(self) -> int:
         """How many videos are generated at once at most: more bring no speed on a processor."""
         return 4 if self.device == "cpu" else 16
@@ -100,19 +95,6 @@ def _found(wanted: str, said: str | None) -> Hardware:
     if wanted in ("gpu", "cuda"):  # there is none, which Lightning or torch will say; no CPU takes its place
         return Hardware("cuda" if said == "cuda" else "cuda_bf16")
     return Hardware("mps") if wanted == "mps" else _processor_kind()
-
-
-def default_precision(found: Hardware, dtype: str | None) -> str:
-    """`trainer.precision` where the user says none; a `model.dtype` they say decides, where it can."""
-    for precision, half in HALF.items():
-        if dtype == half and not (found.device == "cpu" and half == "float16"):
-            return precision
-    return found.precision
-
-
-def default_dtype(found: Hardware, precision: str | None) -> str:
-    """`model.dtype` of a large model where the user says none; a `trainer.precision` they say decides."""
-    return found.dtype if precision is None else HALF.get(precision, "float32")
 
 
 def plain_attention(device: str, scores: int) -> bool:
@@ -223,6 +205,10 @@ def resolver(what: str, *, _root_: Any) -> str:
         return str(node[name])
 
     found = hardware(said("trainer", "accelerator") or "auto")
-    if what == "precision":
-        return default_precision(found, said("model", "dtype"))
-    return default_dtype(found, said("trainer", "precision"))
+    if what == "dtype":  # of a large model: half precision, where layers compute in it
+        return HALF.get(said("trainer", "precision") or found.precision, "float32")
+    dtype = said("model", "dtype")
+    for precision, half in HALF.items():
+        if dtype == half and not (found.device == "cpu" and half == "float16"):
+            return precision
+    return found.precision
