@@ -233,7 +233,7 @@ def test_waiting_for_a_lock_ends_when_it_is_free_or_at_a_stop(tmp_path):
     child = in_another_process(HOLDING, str(lock))
     with StopRequest() as stop:
         stop.signum = 15
-        with pytest.raises(Stopped), hold(lock, what="it", wait=True, check=locks.check_stop):
+        with pytest.raises(Stopped), hold(lock, what="it", wait=True):
             pass
     child.communicate()
 

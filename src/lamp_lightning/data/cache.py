@@ -60,7 +60,7 @@ class Cache:
     @contextlib.contextmanager
     def alone(self, path: Path) -> Iterator[None]:
         """Be the only process that makes the entry `path`, after waiting for another one that does."""
-        with hold(beside(path), what=str(path), permissions=_ADVICE, wait=True, check=check_stop):
+        with hold(beside(path), what=str(path), permissions=_ADVICE, wait=True):
             yield
 
     @contextlib.contextmanager

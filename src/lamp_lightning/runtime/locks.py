@@ -14,7 +14,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -82,7 +82,6 @@ def hold(
     advice: str = "",
     permissions: str = PERMISSIONS,
     wait: bool = False,
-    check: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Hold a lock, if the file system has locks; within one process it may be held several times at once.
 
@@ -92,10 +91,10 @@ def hold(
         advice: what the user can do where another process holds it, a whole sentence.
         permissions: what the user can do where nothing can be written there, a whole sentence.
         wait: wait until it is free, instead of raising `Busy`.
-        check: called while waiting; may raise.
 
     Raises:
         Busy: another process holds it; says which.
+        Stopped: a stop was asked for while waiting.
         UserError: nothing can be written there.
     """
     key = (os.getpid(), lock_file.absolute())
@@ -105,7 +104,7 @@ def hold(
     lock = None
     try:
         if not again:
-            lock = _acquired(lock_file, what, advice, permissions, wait, check)
+            lock = _acquired(lock_file, what, advice, permissions, wait)
         yield
     finally:
         if lock is not None:
@@ -119,9 +118,7 @@ def hold(
                 del _held[key]
 
 
-def _acquired(
-    lock_file: Path, what: str, advice: str, permissions: str, wait: bool, check: Callable[[], None]
-) -> FileLock | None:
+def _acquired(lock_file: Path, what: str, advice: str, permissions: str, wait: bool) -> FileLock | None:
     lock = FileLock(str(lock_file), timeout=0, thread_local=False)
     begun, told = time.monotonic(), False
     while True:
@@ -143,7 +140,7 @@ def _acquired(
         if wait and not told and time.monotonic() - begun > 1:
             print(f"Waiting for {holder or 'another process'}, which writes {what}.", file=sys.stderr)
             told = True
-        check()
+        check_stop()
         time.sleep(POLL)
     with contextlib.suppress(OSError):
         lock_file.write_text(_self().model_dump_json() + "\n", encoding="utf-8")
@@ -151,17 +148,15 @@ def _acquired(
 
 
 @contextlib.contextmanager
-def only_writer(
-    folder: Path, setting: str = "out=<folder>", *, inside: Sequence[str] = (), wait: bool = False
-) -> Iterator[None]:
+def only_writer(folder: Path, *, inside: Sequence[str] = (), wait: bool = False) -> Iterator[None]:
     """Be the only process that writes the results of a command into a folder, after dead ones are tidied up.
 
-    It is made if need be, and removed again if nothing was written. By `setting` the user chooses another.
+    It is made if need be, and removed again if nothing was written.
     """
-    advice = f"Wait until it ends, or choose another folder with {setting}."
+    advice = "Wait until it ends, or choose another folder with out=<folder>."
     new = not folder.exists()
     try:
-        with hold(in_folder(folder), what=f"The folder {folder}", advice=advice, wait=wait, check=check_stop):
+        with hold(in_folder(folder), what=f"The folder {folder}", advice=advice, wait=wait):
             remove_dead(folder, inside, owned=True)
             yield
     finally:
