@@ -94,7 +94,6 @@ Texts = Annotated[
     list[Annotated[str, AfterValidator(_not_blank)]], Means("a list of texts, like [a lake,a river]")
 ]
 Options = Annotated[Any, AfterValidator(_plain_options), Means("options like {timestep_spacing: trailing}")]
-Plain = bool | int | float | str | None
 
 
 T = TypeVar("T")

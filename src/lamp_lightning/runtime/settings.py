@@ -60,7 +60,6 @@ SchedulerOptions = Annotated[
     BeforeValidator(lambda value: {} if value is None else value),
     Means("options like {timestep_spacing: trailing}, or null"),
 ]
-Prompts = Annotated[Text | None, Means("a text")]
 
 
 def _devices(value: Any) -> Any:
