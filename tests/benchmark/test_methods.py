@@ -70,7 +70,7 @@ def test_the_authors_recipe_on_any_model_is_theirs_but_for_size_and_length():
 
 
 def test_steps_that_would_tune_nothing_are_refused():
-    with pytest.raises(UserError, match=r"trainer\.max_steps=0 to paint with the untuned model"):
+    with pytest.raises(UserError, match=r"trainer\.max_steps=0 to generate with the untuned model"):
         variant_from(composed("train", ["tuner.tuned=[]"]))
 
 

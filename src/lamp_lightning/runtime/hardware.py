@@ -53,6 +53,11 @@ class Hardware:
         return mixed.get(self.kind, "32-true")
 
     @property
+    def dtype(self) -> str:
+        """`model.dtype` of large models: half precision, where layers compute in it."""
+        return HALF.get(self.precision, "float32")
+
+    @property
     def videos_at_once(self) -> int:
         """How many videos are generated at once at most: more bring no speed on a processor."""
         return 4 if self.device == "cpu" else 16

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import lightning
 import torch
 from lightning import Trainer
-from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins import TorchCheckpointIO
 from packaging.version import Version
 from pydantic import AfterValidator, ConfigDict, Field
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing, save_tensors
 from lamp_lightning.runtime.reading import Schema, checked
+from lamp_lightning.runtime.settings import NotNegative
 
 if TYPE_CHECKING:
     from lamp_lightning.train.tuner import MotionTuner
@@ -28,7 +29,7 @@ WHAT = "the checkpoint of a run"
 MOST_STEPS = 10**9
 
 
-class CheckpointFile(CheckpointIO):
+class CheckpointFile(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there; reads tensors and plain values only.
 
     Lightning's own way goes through the temporary folder of the system, which may be small.
@@ -40,9 +41,6 @@ class CheckpointFile(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = True) -> Any:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
 
 
 def read_checkpoint(file: Path) -> Any:
@@ -94,7 +92,6 @@ class Part(Schema):
 
 Count = Annotated[int, Field(ge=0, le=MOST_STEPS)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-Amount = Annotated[float, Field(ge=0)]
 Nothing = Annotated[dict[str, Any], Field(max_length=0)] | None
 
 
@@ -105,11 +102,11 @@ class ParameterGroup(Part):
     __pydantic_extra__: dict[str, bool | float | None]
 
     params: list[Count]
-    lr: Amount
-    initial_lr: Amount = 0.0
+    lr: NotNegative
+    initial_lr: NotNegative = 0.0
     betas: tuple[Share, Share] | Annotated[list[Share], Field(min_length=2, max_length=3)]
-    eps: Amount
-    weight_decay: Amount
+    eps: NotNegative
+    weight_decay: NotNegative
 
 
 class OptimizerState(Part):
@@ -124,8 +121,8 @@ class SchedulerState(Schema):
 
     last_epoch: Count
     step_count: Count = Field(0, alias="_step_count")
-    base_lrs: list[Amount]
-    last_lr: list[Amount] = Field([], alias="_last_lr")
+    base_lrs: list[NotNegative]
+    last_lr: list[NotNegative] = Field([], alias="_last_lr")
     lr_lambdas: list[Nothing]
     verbose: bool = False
     lr_called: bool = Field(False, alias="_get_lr_called_within_step")
@@ -136,7 +133,7 @@ class ProgressState(Part):
     """What the progress bar had counted."""
 
     loss: float | None
-    seconds: Amount
+    seconds: NotNegative
 
 
 class Callbacks(Part):
