@@ -239,12 +239,8 @@ def inversion(
 
     Both are kept in the run folder, in a file named by all that they depend on.
     """
-    cache, clip, pipeline, prompt = (
-        Cache(studio.run.path),
-        data.clip,
-        studio.pipeline,
-        motion_prompt(studio.cfg),
-    )
+    cache, clip, pipeline = Cache(studio.run.path), data.clip, studio.pipeline
+    prompt = motion_prompt(studio.cfg)
     scheduler = sampler.make_scheduler(pipeline.scheduler.config)
     depends_on = {
         "frames": clip.digest,
