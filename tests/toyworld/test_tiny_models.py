@@ -10,19 +10,20 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTokenizer
 
-from lamp_lightning.toyworld import tiny_clip_path, tiny_model_path
+from lamp_lightning.toyworld import render_still, tiny_clip_path, tiny_model_path
 from lamp_lightning.toyworld.pretraining.autoencoder import psnr, reconstruct
 from lamp_lightning.toyworld.pretraining.judge import judged_right
 from lamp_lightning.toyworld.pretraining.painter import Painter, paint_latents
 from lamp_lightning.toyworld.pretraining.stages import decode, held_out_pictures
 from lamp_lightning.toyworld.pretraining.stills import Stills, draw_scenes
-from lamp_lightning.toyworld.render import stills as render
 
 
 @pytest.fixture(scope="module")
 def held_out() -> Stills:
     scenes, times = draw_scenes(("held_out",), 240, 3)
-    return Stills(render(scenes, times), scenes)
+    return Stills(
+        np.stack([render_still(scene, t=t) for scene, t in zip(scenes, times, strict=True)]), scenes
+    )
 
 
 @pytest.fixture(scope="module")

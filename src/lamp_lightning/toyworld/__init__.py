@@ -7,11 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lamp_lightning.toyworld.render import (
-    continuation,
-    render_clip,
-    render_still,
-)
+from lamp_lightning.toyworld.render import continuation, render_clip, render_still
 from lamp_lightning.toyworld.scenes import (
     MOTIONS,
     Scene,

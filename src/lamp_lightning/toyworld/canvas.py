@@ -17,11 +17,8 @@ _SHIFT = 6  # OpenCV draws at 1/64 of a supersampled pixel
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
     """Colour `a` with `share` (0..1) of colour `b` in it."""
-    return (
-        a[0] + (b[0] - a[0]) * share,
-        a[1] + (b[1] - a[1]) * share,
-        a[2] + (b[2] - a[2]) * share,
-    )
+    red, green, blue = (x + (y - x) * share for x, y in zip(a, b, strict=True))
+    return (red, green, blue)
 
 
 def lighter(colour: RGB, share: float = 0.5) -> RGB:
@@ -80,6 +77,17 @@ class Canvas:
             c, w = self._colour(outline.colour), self._width(outline.width)
             cv2.polylines(self.pixels, [p], True, c, w, cv2.LINE_AA, _SHIFT)
 
+    def box(
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        colour: RGB,
+        outline: Outline | None = None,
+    ) -> None:
+        self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour, outline)
+
     def line(self, points: Sequence[Point], colour: RGB, width: float) -> None:
         """A line with round ends and joints through `points`, `width` as share of the picture."""
         p, w, c = self._points(points), self._width(width), self._colour(colour)
@@ -95,14 +103,9 @@ class Canvas:
         turn = np.deg2rad(angle)
         a = np.linspace(0, 2 * np.pi, 40, endpoint=False)
         x, y = radii[0] * np.cos(a), radii[1] * np.sin(a)
-        points = np.stack(
-            [
-                centre[0] + x * np.cos(turn) - y * np.sin(turn),
-                centre[1] + x * np.sin(turn) + y * np.cos(turn),
-            ],
-            1,
-        )
-        self.polygon([(float(u), float(v)) for u, v in points], colour, outline)
+        columns = centre[0] + x * np.cos(turn) - y * np.sin(turn)
+        rows = centre[1] + x * np.sin(turn) + y * np.cos(turn)
+        self.polygon(list(zip(columns, rows, strict=True)), colour, outline)
 
     def darken(self, share: float, tint: RGB = (0.0, 0.0, 0.0)) -> None:
         """Blend the whole picture towards `tint` by `share`."""

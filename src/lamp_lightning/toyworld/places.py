@@ -55,24 +55,19 @@ def _forest(c: Canvas, rng: np.random.Generator, o: Outline | None) -> None:
     shift = rng.uniform(-0.04, 0.04)
     for k, h in enumerate((0.30, 0.18, 0.34, 0.24, 0.16)):
         x = 0.06 + 0.22 * k + shift
-        c.polygon(
-            [(x - 0.025, 0.7), (x + 0.025, 0.7), (x + 0.025, 0.84), (x - 0.025, 0.84)], (0.36, 0.22, 0.12)
-        )
+        c.box(x - 0.025, 0.7, x + 0.025, 0.84, (0.36, 0.22, 0.12))
         c.polygon([(x - 0.13, 0.74), (x, h), (x + 0.13, 0.74)], (0.06, 0.34, 0.20), o)
 
 
 def _city(c: Canvas, rng: np.random.Generator, o: Outline | None) -> None:
     c.gradient((0.66, 0.74, 0.84), (0.86, 0.88, 0.90), 0, 0.85)
-    heights = [0.34, 0.16, 0.44, 0.24, 0.38]
-    for k, h in enumerate(heights):
+    for k, h in enumerate((0.34, 0.16, 0.44, 0.24, 0.38)):
         x = 0.2 * k
         top = h + float(rng.uniform(-0.05, 0.05))
         grey = 0.40 + 0.09 * (k % 2)
-        c.polygon([(x, top), (x + 0.2, top), (x + 0.2, 0.86), (x, 0.86)], (grey, grey + 0.02, grey + 0.08), o)
+        c.box(x, top, x + 0.2, 0.86, (grey, grey + 0.02, grey + 0.08), o)
         for y in np.arange(top + 0.08, 0.78, 0.15):
-            c.polygon(
-                [(x + 0.06, y), (x + 0.14, y), (x + 0.14, y + 0.06), (x + 0.06, y + 0.06)], (0.96, 0.90, 0.60)
-            )
+            c.box(x + 0.06, y, x + 0.14, y + 0.06, (0.96, 0.90, 0.60))
     c.gradient((0.28, 0.28, 0.30), (0.22, 0.22, 0.24), 0.85, 1)
 
 
@@ -133,15 +128,5 @@ def _moon(c: Canvas, rng: np.random.Generator, o: Outline | None) -> None:
         c.ellipse((cx, cy), (r, r * 0.45), (0.48, 0.48, 0.51), outline=o)
 
 
-_PLACES: dict[str, Draw] = {
-    "beach": _beach,
-    "desert": _desert,
-    "forest": _forest,
-    "city": _city,
-    "mountains": _mountains,
-    "sea": _sea,
-    "meadow": _meadow,
-    "night": _night,
-    "volcano": _volcano,
-    "moon": _moon,
-}
+_DRAWERS = (_beach, _desert, _forest, _city, _mountains, _sea, _meadow, _night, _volcano, _moon)
+_PLACES: dict[str, Draw] = {draw.__name__.lstrip("_"): draw for draw in _DRAWERS}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from lamp_lightning.toyworld.canvas import Canvas
@@ -65,8 +63,3 @@ def render_still(scene: Scene, *, t: float = 0.0, size: int = 64) -> np.ndarray:
         (32, 32, 3)
     """
     return render_clip(scene, frames=1, size=size, start=t)[0]
-
-
-def stills(scenes: Sequence[Scene], times: Sequence[float], size: int = 64) -> np.ndarray:
-    """Stills of `scenes` at `times`: uint8 `(n, size, size, 3)`."""
-    return np.stack([render_still(scene, t=t, size=size) for scene, t in zip(scenes, times, strict=True)])

@@ -1,8 +1,7 @@
 """What there is in the toy world: scenes, their captions, and who may see which of them.
 
 A scene is a subject (one for each of the paper's eight motions) in a colour, at a place, in a style.
-Combinations of subject, place and colour are split three ways, so that judging is on combinations that no
-model was shown:
+Combinations of subject, place and colour are split three ways:
 
 * `tuning`: the clips of the motion sets come from these (the tiny models see their stills, too);
 * `pretraining`: stills only;
@@ -17,16 +16,18 @@ from itertools import product
 
 import numpy as np
 
-MOTIONS = (
-    "birds_fly",
-    "firework",
-    "helicopter",
-    "horse_run",
-    "play_the_guitar",
-    "rain",
-    "turn_to_smile",
-    "waterfall",
-)
+# Subject with {colour}, then what it does: "red birds fly", "a person in red plays the guitar".
+_PHRASES = {
+    "birds_fly": ("{colour} birds", "fly"),
+    "firework": ("a {colour} firework", "bursts"),
+    "helicopter": ("a {colour} helicopter", "flies"),
+    "horse_run": ("a {colour} horse", "runs"),
+    "play_the_guitar": ("a person in {colour}", "plays the guitar"),
+    "rain": ("{colour} rain", "falls"),
+    "turn_to_smile": ("a {colour} face", "turns to smile"),
+    "waterfall": ("a {colour} waterfall", "flows"),
+}
+MOTIONS = tuple(_PHRASES)
 COLOURS = {
     "red": (0.86, 0.12, 0.14),
     "orange": (0.98, 0.52, 0.06),
@@ -51,18 +52,6 @@ PLACES = {
 }
 STYLES = {"flat": "flat colours", "ink": "ink drawing", "neon": "neon light"}
 SPLITS = ("tuning", "pretraining", "held_out")
-
-# Subject with {colour}, then what it does: "red birds fly", "a person in red plays the guitar".
-_PHRASES = {
-    "birds_fly": ("{colour} birds", "fly"),
-    "firework": ("a {colour} firework", "bursts"),
-    "helicopter": ("a {colour} helicopter", "flies"),
-    "horse_run": ("a {colour} horse", "runs"),
-    "play_the_guitar": ("a person in {colour}", "plays the guitar"),
-    "rain": ("{colour} rain", "falls"),
-    "turn_to_smile": ("a {colour} face", "turns to smile"),
-    "waterfall": ("a {colour} waterfall", "flows"),
-}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """The toy world's eight subjects and how each of them moves.
 
-`draw_subject(canvas, scene, t)` draws a scene's subject at time `t` in frames. A motion is
-the same in all scenes up to position, size and phase, and what a first frame shows (position, pose, radius)
-settles how it goes on, so every first frame has one true continuation. Only where single drops and streaks
-of rain and waterfall enter the picture is random.
+A motion is the same in all scenes up to position, size and phase, and what a first frame shows (position,
+pose, radius) settles how it goes on, so every first frame has one true continuation. Only where single drops
+and streaks of rain and waterfall enter the picture is random.
 """
 
 from __future__ import annotations
@@ -50,6 +49,11 @@ def draw_subject(canvas: Canvas, scene: Scene, t: float) -> None:
     _SUBJECTS[scene.motion](canvas, Pen.of(scene), rng, t)
 
 
+def _around(centre: Point, scale: float, *offsets: Point) -> list[Point]:
+    """The points at such offsets from a centre, in a subject's own scale."""
+    return [(centre[0] + dx * scale, centre[1] + dy * scale) for dx, dy in offsets]
+
+
 def _edged_line(c: Canvas, pen: Pen, points: list[Point], colour: RGB, width: float) -> None:
     c.line(points, pen.edge.colour, width + pen.edge.width)
     c.line(points, colour, width)
@@ -70,14 +74,7 @@ def _bird(c: Canvas, pen: Pen, x: float, y: float, size: float, phase: float) ->
         c.polygon([(x0, y0 - w), (x1, y1 - w), (x2, y2), (x1, y1 + w), (x0, y0 + w)], pen.colour, edge)
     c.ellipse((x, y), (0.22 * size, 0.26 * size), pen.colour, outline=edge)
     head = (x + 0.16 * size, y - 0.28 * size)
-    c.polygon(
-        [
-            (head[0], head[1] - 0.08 * size),
-            (head[0] + 0.36 * size, head[1] + 0.05 * size),
-            (head[0], head[1] + 0.12 * size),
-        ],
-        (0.98, 0.72, 0.1),
-    )
+    c.polygon(_around(head, size, (0, -0.08), (0.36, 0.05), (0, 0.12)), (0.98, 0.72, 0.1))
     c.ellipse(head, (0.16 * size, 0.16 * size), pen.colour, outline=edge)
 
 
@@ -116,29 +113,13 @@ def _helicopter(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) -> None
     s = rng.uniform(0.9, 1.1)
     x, y = rng.uniform(0.56, 0.66) - 0.014 * t, rng.uniform(0.58, 0.68) - 0.010 * t
     rotor = rng.uniform(0, np.pi) + np.deg2rad(24.0) * t
-    c.polygon(
-        [
-            (x + 0.08 * s, y - 0.05 * s),
-            (x + 0.34 * s, y - 0.045 * s),
-            (x + 0.34 * s, y),
-            (x + 0.08 * s, y + 0.06 * s),
-        ],
-        pen.dark,
-        pen.edge,
-    )
-    c.polygon(
-        [
-            (x + 0.30 * s, y - 0.02 * s),
-            (x + 0.32 * s, y - 0.13 * s),
-            (x + 0.39 * s, y - 0.13 * s),
-            (x + 0.36 * s, y),
-        ],
-        pen.colour,
-        pen.edge,
-    )
+    boom = _around((x, y), s, (0.08, -0.05), (0.34, -0.045), (0.34, 0), (0.08, 0.06))
+    c.polygon(boom, pen.dark, pen.edge)
+    fin = _around((x, y), s, (0.30, -0.02), (0.32, -0.13), (0.39, -0.13), (0.36, 0))
+    c.polygon(fin, pen.colour, pen.edge)
     for dx in (-0.08, 0.08):
-        c.line([(x + dx * s, y + 0.1 * s), (x + dx * s, y + 0.17 * s)], pen.edge.colour, 0.025)
-    _edged_line(c, pen, [(x - 0.17 * s, y + 0.18 * s), (x + 0.16 * s, y + 0.18 * s)], pen.dark, 0.02)
+        c.line(_around((x, y), s, (dx, 0.1), (dx, 0.17)), pen.edge.colour, 0.025)
+    _edged_line(c, pen, _around((x, y), s, (-0.17, 0.18), (0.16, 0.18)), pen.dark, 0.02)
     c.ellipse((x, y), (0.18 * s, 0.125 * s), pen.colour, outline=pen.edge)
     c.ellipse((x - 0.075 * s, y - 0.02 * s), (0.075 * s, 0.07 * s), (0.80, 0.94, 1.0), outline=pen.edge)
     c.line([(x, y - 0.11 * s), (x, y - 0.19 * s)], pen.edge.colour, 0.03)
@@ -165,31 +146,21 @@ def _horse_run(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) -> None:
     leg(-0.13, np.pi * 0.25, pen.dark)
     leg(0.13, np.pi * 1.25, pen.dark)
     tail = 0.05 * np.sin(phase - 0.6)
-    _edged_line(
-        c, pen, [(x - 0.18 * s, y - 0.05 * s), (x - 0.30 * s, y - 0.02 * s + tail)], pen.dark, 0.045 * s
-    )
+    root, (tip_x, tip_y) = _around((x, y), s, (-0.18, -0.05), (-0.30, -0.02))
+    _edged_line(c, pen, [root, (tip_x, tip_y + tail)], pen.dark, 0.045 * s)
     leg(-0.13, 0.0, pen.colour)
     leg(0.13, np.pi, pen.colour)
     nod = 0.025 * np.cos(phase)
-    neck = [
-        (x + 0.08 * s, y - 0.07 * s),
-        (x + 0.19 * s, y - 0.25 * s + nod),
-        (x + 0.26 * s, y - 0.20 * s + nod),
-        (x + 0.2 * s, y + 0.05 * s),
-    ]
+
+    def nodding(*offsets: Point) -> list[Point]:
+        return [(u, v + nod) for u, v in _around((x, y), s, *offsets)]
+
+    withers, mane, throat = _around((x, y), s, (0.08, -0.07), (0.09, -0.1), (0.2, 0.05))
     c.ellipse((x, y), (0.21 * s, 0.105 * s), pen.colour, outline=pen.edge)
-    c.polygon(neck, pen.colour, pen.edge)
+    c.polygon([withers, *nodding((0.19, -0.25), (0.26, -0.20)), throat], pen.colour, pen.edge)
     c.ellipse((x + 0.27 * s, y - 0.22 * s + nod), (0.105 * s, 0.062 * s), pen.colour, 28, pen.edge)
-    c.polygon(
-        [
-            (x + 0.18 * s, y - 0.27 * s + nod),
-            (x + 0.19 * s, y - 0.36 * s + nod),
-            (x + 0.25 * s, y - 0.28 * s + nod),
-        ],
-        pen.colour,
-        pen.edge,
-    )
-    c.line([(x + 0.09 * s, y - 0.1 * s), (x + 0.18 * s, y - 0.26 * s + nod)], pen.dark, 0.035 * s)
+    c.polygon(nodding((0.18, -0.27), (0.19, -0.36), (0.25, -0.28)), pen.colour, pen.edge)
+    c.line([mane, *nodding((0.18, -0.26))], pen.dark, 0.035 * s)
 
 
 def _play_the_guitar(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) -> None:
@@ -198,16 +169,8 @@ def _play_the_guitar(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) ->
     phase = rng.uniform(0, 2 * np.pi) + 2 * np.pi * t / CYCLE
     skin, wood = (0.93, 0.74, 0.58), (0.62, 0.34, 0.12)
     edge = pen.edge
-    c.polygon(
-        [
-            (x - 0.14 * s, y - 0.16 * s),
-            (x + 0.14 * s, y - 0.16 * s),
-            (x + 0.2 * s, y + 0.5),
-            (x - 0.2 * s, y + 0.5),
-        ],
-        pen.colour,
-        edge,
-    )
+    shoulders = _around((x, y), s, (-0.14, -0.16), (0.14, -0.16))
+    c.polygon([*shoulders, (x + 0.2 * s, y + 0.5), (x - 0.2 * s, y + 0.5)], pen.colour, edge)
     nod = 0.016 * np.sin(phase)
     c.ellipse((x + 0.012 * np.cos(phase), y - 0.28 * s + nod), (0.105 * s, 0.12 * s), skin, outline=edge)
     c.ellipse((x + 0.012 * np.cos(phase), y - 0.36 * s + nod), (0.115 * s, 0.06 * s), pen.dark, outline=edge)
@@ -217,7 +180,7 @@ def _play_the_guitar(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) ->
     c.line([body, end], mix(wood, (0, 0, 0), 0.35), 0.035 * s)
     c.ellipse(body, (0.17 * s, 0.125 * s), wood, -22, edge)
     c.ellipse((body[0] + 0.02 * s, body[1] - 0.01 * s), (0.05 * s, 0.05 * s), mix(wood, (0, 0, 0), 0.75))
-    _edged_line(c, pen, [(x + 0.13 * s, y - 0.12 * s), (x + 0.27 * s, y + 0.06 * s)], pen.colour, 0.06 * s)
+    _edged_line(c, pen, _around((x, y), s, (0.13, -0.12), (0.27, 0.06)), pen.colour, 0.06 * s)
     c.ellipse((x + 0.28 * s, y - 0.02 * s), (0.045 * s, 0.045 * s), skin, outline=edge)
     # The strumming arm: its hand runs along an upright ellipse, down near the strings and up away from them.
     hand = (x - 0.10 * s + 0.075 * s * np.cos(phase), y + 0.10 * s + 0.15 * s * np.sin(phase))
@@ -253,7 +216,7 @@ def _rain(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) -> None:
     drift = rng.uniform(-0.04, 0.04)
     for k, r in enumerate((0.10, 0.13, 0.11, 0.14, 0.10)):
         c.ellipse((0.06 + 0.22 * k + drift, 0.03), (r * 1.3, r), cloud, outline=pen.edge)
-    c.polygon([(-0.1, -0.1), (1.1, -0.1), (1.1, 0.07), (-0.1, 0.07)], cloud)
+    c.box(-0.1, -0.1, 1.1, 0.07, cloud)
 
 
 def _turn_to_smile(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) -> None:
@@ -276,13 +239,9 @@ def _turn_to_smile(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) -> N
     half, corner, middle = (0.26 + 0.26 * smile) * r, -0.20 * smile * r, 0.24 * smile * r
     mx, my = x + shift, y + 0.46 * r
     along = np.linspace(-1, 1, 13)
-    upper = [
-        (mx + half * squeeze * float(u), my + float((corner + 0.03 * r) * u * u) - 0.02 * r) for u in along
-    ]
-    lower = [
-        (mx + half * squeeze * float(u), my + corner * float(u * u) + (middle + 0.07 * r) * float(1 - u * u))
-        for u in along
-    ]
+    across = mx + half * squeeze * along
+    upper = list(zip(across, my + (corner + 0.03 * r) * along**2 - 0.02 * r, strict=True))
+    lower = list(zip(across, my + corner * along**2 + (middle + 0.07 * r) * (1 - along**2), strict=True))
     c.polygon([*upper, *lower[::-1]], (0.30, 0.04, 0.08), Outline(INK, 0.02))
     if smile > 0.3:  # teeth
         teeth = [
@@ -295,53 +254,27 @@ def _waterfall(c: Canvas, pen: Pen, rng: np.random.Generator, t: float) -> None:
     x, half = rng.uniform(0.42, 0.58), rng.uniform(0.17, 0.20)
     top, bottom = rng.uniform(0.16, 0.22), 0.86
     rock = (0.40, 0.36, 0.34)
-    c.polygon(
-        [
-            (x - half - 0.16, 1.02),
-            (x - half - 0.12, top + 0.06),
-            (x - half, top - 0.04),
-            (x + half, top - 0.04),
-            (x + half + 0.12, top + 0.08),
-            (x + half + 0.17, 1.02),
-        ],
-        rock,
-        pen.edge,
-    )
-    c.polygon(
-        [(x - half, top), (x + half, top), (x + half, bottom + 0.06), (x - half, bottom + 0.06)],
-        pen.colour,
-        pen.edge,
-    )
+    left, right = x - half, x + half
+    left_bank = [(left - 0.16, 1.02), (left - 0.12, top + 0.06), (left, top - 0.04)]
+    right_bank = [(right, top - 0.04), (right + 0.12, top + 0.08), (right + 0.17, 1.02)]
+    c.polygon([*left_bank, *right_bank], rock, pen.edge)
+    c.box(left, top, right, bottom + 0.06, pen.colour, pen.edge)
     # White water: dark streaks show where the colour is light already.
     streak = pen.dark if min(pen.colour) > 0.9 else lighter(pen.colour, 0.7)
-    for sx, sy in _falling(
-        rng, t, 7, FALL["waterfall"], (x - half + 0.02, top - 0.06, x + half - 0.02, bottom + 0.16)
-    ):
+    box = (left + 0.02, top - 0.06, right - 0.02, bottom + 0.16)
+    for sx, sy in _falling(rng, t, 7, FALL["waterfall"], box):
         a, b = max(sy - 0.16, top + 0.03), min(sy, bottom)
         if b > a:
             c.line([(sx, a), (sx, b)], streak, 0.036)
     foam = lighter(pen.colour, 0.75) if min(pen.colour) <= 0.9 else (0.86, 0.90, 0.94)
     for k in range(6):
         swell = 0.05 + 0.014 * np.sin(2 * np.pi * (t / CYCLE + k / 3))
-        c.ellipse((x - half - 0.02 + (2 * half + 0.04) * k / 5, bottom + 0.06), (swell * 1.2, swell), foam)
-    c.polygon(
-        [
-            (x - half - 0.14, bottom + 0.08),
-            (x + half + 0.14, bottom + 0.08),
-            (x + half + 0.2, 1.02),
-            (x - half - 0.2, 1.02),
-        ],
-        mix(pen.colour, foam, 0.25),
-    )
+        c.ellipse((left - 0.02 + (2 * half + 0.04) * k / 5, bottom + 0.06), (swell * 1.2, swell), foam)
+    rim = [(left - 0.14, bottom + 0.08), (right + 0.14, bottom + 0.08)]
+    c.polygon([*rim, (right + 0.2, 1.02), (left - 0.2, 1.02)], mix(pen.colour, foam, 0.25))
 
 
-_SUBJECTS: dict[str, Subject] = {
-    "birds_fly": _birds_fly,
-    "firework": _firework,
-    "helicopter": _helicopter,
-    "horse_run": _horse_run,
-    "play_the_guitar": _play_the_guitar,
-    "rain": _rain,
-    "turn_to_smile": _turn_to_smile,
-    "waterfall": _waterfall,
-}
+_DRAWERS = (
+    _birds_fly, _firework, _helicopter, _horse_run, _play_the_guitar, _rain, _turn_to_smile, _waterfall
+)  # fmt: skip
+_SUBJECTS: dict[str, Subject] = {draw.__name__.lstrip("_"): draw for draw in _DRAWERS}

@@ -1,1 +1,1 @@
-"""."""
+"""How the tiny models were trained."""

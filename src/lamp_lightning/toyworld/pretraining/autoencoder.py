@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lamp_lightning.toyworld.pretraining.stills import Stills
-from lamp_lightning.toyworld.pretraining.training import fast_cpu_dtype, fit
+from lamp_lightning.toyworld.pretraining.training import fast_autocast, fit
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -51,12 +51,11 @@ def train_autoencoder(
     """Mean squared and absolute error of pixels and of edges, with a light KL term."""
     torch.manual_seed(0)
     vae = build_autoencoder()
-    dtype = fast_cpu_dtype()
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(data.scenes), (batch,), generator=generator)
         pixels = data.pixels(index)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with fast_autocast():
             posterior = vae.encode(pixels).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator)
             latents = posterior.mean + posterior.std * noise

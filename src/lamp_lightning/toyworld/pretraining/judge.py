@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from lamp_lightning.toyworld.pretraining.stills import Stills
 from lamp_lightning.toyworld.pretraining.tokenizer import MAX_TOKENS
-from lamp_lightning.toyworld.pretraining.training import fast_cpu_dtype, fit
+from lamp_lightning.toyworld.pretraining.training import fast_autocast, fit
 from lamp_lightning.toyworld.scenes import COLOURS, MOTIONS, PLACES, STYLES, Scene
 
 ATTRIBUTES = ("motion", "colour", "place", "style")
@@ -77,7 +77,6 @@ def train_clip(
     torch.manual_seed(0)
     clip = build_clip(tokenizer)
     clip.set_attn_implementation("eager")  # on a CPU far faster backward than the fused kernel
-    dtype = fast_cpu_dtype()
     twin = Stills(repainted, data.scenes)
     columns = {a: np.array([getattr(scene, a) for scene in data.scenes]) for a in ATTRIBUTES}
 
@@ -94,7 +93,7 @@ def train_clip(
             texts.append(partial_caption(data.scenes[k], mentioned, bool(rng.integers(4))))
             for a in mentioned:
                 fits[row] &= columns[a][index] == columns[a][k]
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with fast_autocast():
             out = clip(pixel_values=pixels, **tokenize(tokenizer, texts))
         logits, right = out.logits_per_text.float(), torch.from_numpy(fits).float()
         by_text = F.cross_entropy(logits, right / right.sum(1, keepdim=True))

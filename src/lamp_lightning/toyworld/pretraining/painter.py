@@ -14,7 +14,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lamp_lightning.toyworld.pretraining.judge import text_config, tokenize
 from lamp_lightning.toyworld.pretraining.stills import Stills
-from lamp_lightning.toyworld.pretraining.training import fast_cpu_dtype, fit
+from lamp_lightning.toyworld.pretraining.training import fast_autocast, fit
 
 
 def build_unet(latent_channels: int = 8) -> UNet2DConditionModel:
@@ -79,7 +79,6 @@ def train_painter(
     painter = build_painter(tokenizer, clip)
     painter.unet.set_attn_processor(AttnProcessor())  # on a CPU far faster backward than the fused kernel
     scheduler = build_scheduler()
-    dtype = fast_cpu_dtype()
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng([step, 11])
@@ -92,7 +91,7 @@ def train_painter(
         timesteps = (parts * 1000).long().clamp(max=999)
         noisy = scheduler.add_noise(clean, noise, timesteps)
         target = scheduler.get_velocity(clean, noise, timesteps)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with fast_autocast():
             text = painter.text_encoder(tokenize(tokenizer, texts)["input_ids"]).last_hidden_state
             out = painter.unet(noisy, timesteps, text).sample
         return F.mse_loss(out.float(), target)
@@ -115,12 +114,12 @@ def paint_latents(
     """Latents `(n, c, h, w)` of `prompts` by DDIM with classifier-free guidance."""
     scheduler = build_scheduler()
     scheduler.set_timesteps(steps)
-    config, dtype = painter.unet.config, fast_cpu_dtype()
+    config = painter.unet.config
     generator = torch.Generator().manual_seed(seed)
     done = []
     for k in range(0, len(prompts), batch):
         texts = prompts[k : k + batch]
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        with fast_autocast():
             ids = tokenize(tokenizer, [""] * len(texts) + texts)["input_ids"]
             text = painter.text_encoder(ids).last_hidden_state
             shape = (len(texts), config.in_channels, config.sample_size, config.sample_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,9 @@ from lamp_lightning.toyworld.pretraining.painter import (
     paint_latents,
     train_painter,
 )
-from lamp_lightning.toyworld.pretraining.stills import Stills, stills
+from lamp_lightning.toyworld.pretraining.stills import Stills, kept, stills
 from lamp_lightning.toyworld.pretraining.tokenizer import build_tokenizer
-from lamp_lightning.toyworld.pretraining.training import fast_cpu_dtype
+from lamp_lightning.toyworld.pretraining.training import fast_autocast
 from lamp_lightning.toyworld.scenes import MOTIONS, Scene, held_out_scenes
 
 STAGES = ("autoencoder", "clip", "painter")
@@ -91,10 +91,8 @@ def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = S
         clip.save_pretrained(work / "clip")
     if (work / "clip").exists():
         clip = CLIPModel.from_pretrained(work / "clip").eval()
-        for attribute, share in judged_right(
-            clip, tokenizer, held_out.pixels(range(1152)), held_out.scenes
-        ).items():
-            report[f"clip_{attribute}"] = share
+        shares = judged_right(clip, tokenizer, held_out.pixels(range(1152)), held_out.scenes)
+        report |= {f"clip_{attribute}": share for attribute, share in shares.items()}
 
     painter, finished = build_painter(tokenizer), work / "painter_final.pt"
     if "painter" in stages:
@@ -122,7 +120,7 @@ def held_out_pictures(count: int) -> list[Scene]:
 def measure_painter(
     painter: Painter, vae: AutoencoderKL, clip: CLIPModel, tokenizer: CLIPTokenizer, out: Path
 ) -> dict[str, float]:
-    """Paint 200 held-out captions and ask CLIP; the first 64 pictures go to `out/stills.png`."""
+    """Generate 200 held-out captions and ask CLIP; the first 64 pictures go to `out/stills.png`."""
     scenes = held_out_pictures(200)
     latents = paint_latents(painter, tokenizer, [scene.caption for scene in scenes])
     pixels = decode(vae, latents)
@@ -154,29 +152,24 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return torch.cat([vae.decode(part).sample for part in unscaled.split(64)]).clamp(-1, 1)
 
 
-def _in_parts(data: Stills, path: Path, shape: tuple[int, ...], dtype: type, convert) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """`convert` of all stills, 128 at a time, kept in the file `path`."""
-    if not path.exists():
-        partial = path.with_suffix(".partial.npy")
-        result = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=(len(data.scenes), *shape))
-        amp = fast_cpu_dtype()
-        with torch.no_grad(), torch.autocast("cpu", amp, enabled=amp != torch.float32):
-            for k in range(0, len(data.scenes), 128):
-                part = data.pixels(range(k, min(k + 128, len(data.scenes))))
-                result[k : k + len(part)] = convert(part).float().numpy().astype(dtype)
-        result.flush()
-        partial.replace(path)
-    return np.load(path, mmap_mode="r")
+def _converted(data: Stills, convert: Callable[[Tensor], Tensor]) -> Iterator[np.ndarray]:
+    """`convert` of all stills, 128 at a time."""
+    for k in range(0, len(data.scenes), 128):
+        part = data.pixels(range(k, min(k + 128, len(data.scenes))))
+        with torch.no_grad(), fast_autocast():
+            converted = convert(part)
+        yield converted.float().numpy()
 
 
 def _repainted(vae: AutoencoderKL, data: Stills, work: Path) -> np.ndarray:
-    """All stills as the autoencoder paints them, uint8 `(n, h, w, 3)`."""
+    """All stills as the autoencoder gives them back, uint8 `(n, h, w, 3)`."""
 
     def convert(pixels: Tensor) -> Tensor:
         out = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.float()
         return ((out.permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255)
 
-    return _in_parts(data, work / f"repainted_{_digest(vae)}.npy", data.pictures.shape[1:], np.uint8, convert)
+    path = work / f"repainted_{_digest(vae)}.npy"
+    return kept(path, data.pictures.shape, np.uint8, _converted(data, convert))
 
 
 def _latents(vae: AutoencoderKL, data: Stills, work: Path) -> Tensor:
@@ -186,10 +179,9 @@ def _latents(vae: AutoencoderKL, data: Stills, work: Path) -> Tensor:
         return vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
 
     side = data.pictures.shape[1] // 4
-    shape = (vae.config.latent_channels, side, side)
-    return torch.from_numpy(
-        np.array(_in_parts(data, work / f"latents_{_digest(vae)}.npy", shape, np.float16, convert))
-    )
+    shape = (len(data.scenes), vae.config.latent_channels, side, side)
+    path = work / f"latents_{_digest(vae)}.npy"
+    return torch.from_numpy(np.array(kept(path, shape, np.float16, _converted(data, convert))))
 
 
 def write_models(
@@ -206,8 +198,8 @@ def write_models(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    with_half = {id(m): m for m in (vae, painter.unet, painter.text_encoder, clip)}
-    for model in with_half.values():
+    models = (vae, painter.unet, painter.text_encoder, clip)
+    for model in models:
         model.half()
     shutil.rmtree(out / "tiny", ignore_errors=True)
     shutil.rmtree(out / "clip", ignore_errors=True)
@@ -222,7 +214,7 @@ def write_models(
     ).save_pretrained(out / "clip")
     for folder in (out / "tiny" / "tokenizer", out / "clip"):  # for readers of the older two-file format
         tokenizer.backend_tokenizer.model.save(str(folder))
-    for model in with_half.values():
+    for model in models:
         model.float()
     # transformers loads in the precision that the config names; the weights are half only to be small.
     for config in (out / "tiny" / "text_encoder" / "config.json", out / "clip" / "config.json"):

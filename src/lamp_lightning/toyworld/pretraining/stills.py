@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lamp_lightning.runtime.files import replacing
 from lamp_lightning.toyworld.render import CLIP_FRAMES, render_still
 from lamp_lightning.toyworld.scenes import Scene, combinations, random_caption
 
@@ -44,12 +44,18 @@ def stills(splits: tuple[str, ...], count: int, seed: int, folder: Path, size: i
     """Render `count` stills to `folder`, or take those that an earlier call left there."""
     scenes, times = draw_scenes(splits, count, seed)
     path = folder / f"stills_{'_'.join(splits)}_{count}_{seed}_{size}.npy"
+    drawn = (render_still(scene, t=t, size=size)[None] for scene, t in zip(scenes, times, strict=True))
+    return Stills(kept(path, (count, size, size, 3), np.uint8, drawn), scenes)
+
+
+def kept(path: Path, shape: tuple[int, ...], dtype: type, parts: Iterable[np.ndarray]) -> np.ndarray:
+    """The array in the file `path`, memory-mapped; written part after part where it is missing."""
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npy")
-        out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
-        for k, (scene, t) in enumerate(zip(scenes, times, strict=True)):
-            out[k] = render_still(scene, t=t, size=size)
-        out.flush()
-        os.replace(partial, path)
-    return Stills(np.load(path, mmap_mode="r"), scenes)
+        with replacing(path) as partial:
+            result = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+            done = 0
+            for part in parts:
+                result[done : done + len(part)] = part
+                done += len(part)
+            result.flush()
+    return np.load(path, mmap_mode="r")

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lamp_lightning.runtime.files import save_tensors, write_atomic
 from lamp_lightning.runtime.hardware import hardware
 
 LossOf = Callable[[int, torch.Generator], Tensor]
 
 
-def fast_cpu_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it faster than float32, else float32."""
-    return getattr(torch, hardware("cpu").dtype)
+def fast_autocast() -> torch.autocast:
+    """Computes in bfloat16 where the processor multiplies it faster than float32, else in float32."""
+    dtype = getattr(torch, hardware("cpu").dtype)
+    return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
@@ -63,18 +65,8 @@ def fit(
         print(f"{name}: goes on from step {start} of {state_file}", flush=True)
 
     def save(step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = state_file.with_suffix(".partial")
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "average": average,
-                "step": step,
-            },
-            partial,
-        )
-        os.replace(partial, state_file)
+        state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "average": average}
+        write_atomic(state_file, partial(save_tensors, {**state, "step": step}))
 
     model.train()
     clock, mean_loss = time.perf_counter(), 0.0
