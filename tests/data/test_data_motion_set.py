@@ -229,7 +229,7 @@ def test_a_clip_without_a_caption_is_warned_of(captions):
             "captions.txt cannot be read as captions: byte 0 is no UTF-8",
         ),
         ({"captions.txt": "  \n"}, "captions.txt: this caption file is empty"),
-        ({"captions.txt": "one\ntwo"}, "captions.txt: found 2 captions for 3 clips"),
+        ({"captions.txt": "one\ntwo"}, "captions.txt: found 2 captions for 3 videos"),
         ({"captions.txt": "a.mp4: one\nd.mp4: four"}, "names 'd.mp4', which is no clip"),
         ({"captions.txt": "a.mp4:\nb.webm: b\nc 1.gif: c"}, "empty caption"),
         (

@@ -202,12 +202,12 @@ def test_one_prompt_for_all_and_files_that_do_not_fit(horse, capsys) -> None:
     Path("p.txt").write_text(PROMPT)
     assert [v["prompt"] for v in run("folder=videos", "prompts=p.txt")["videos"]] == [PROMPT] * 2
     for text, name, message in (
-        ("a\nb\nc\n", "p.txt", "p.txt has 3 prompts for 2 videos"),
+        ("a\nb\nc\n", "p.txt", "p.txt: found 3 prompts for 2 videos"),
         ("1.mp4: a\n3.mp4: b\n", "p.txt", "has no prompt for 2.mp4"),
-        ("", "p.txt", "p.txt is empty"),
+        ("", "p.txt", "p.txt: this prompt file is empty"),
         ('{"1": 2, "2": "b"}', "p.json", "write a text, a list of texts, or an object"),
         ('{"1": ', "p.json", "not valid JSON"),
-        ('["a", ""]', "p.json", "none of them empty"),
+        ('["a", ""]', "p.json", "found an empty prompt"),
         ("1.mp4: a\nb\n", "p.txt", "some lines begin with a video's name, but not 'b'"),
         ("1.mp4\n", "p.csv", "each row needs two columns"),
     ):

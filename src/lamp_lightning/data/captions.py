@@ -1,9 +1,11 @@
-"""The prompt of each clip: the motion's name, or what a caption file says."""
+"""The prompt of each clip: the motion's name, or what a caption file says; and files of prompts."""
 
 from __future__ import annotations
 
+import csv
 import re
 import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lamp_lightning.runtime.errors import UserError
@@ -21,16 +23,20 @@ def motion_prompt(motion: str) -> str:
     return " ".join(re.split(r"[_\s]+", motion.strip()))
 
 
+def prompt_of(file: Path) -> str | None:
+    """What a picture is called, as the authors' `a_red_horse_runs.png`; None for numbers like `IMG_1.jpg`."""
+    words = " ".join(file.stem.replace("_", " ").split())
+    return None if NUMBERED.fullmatch(words) else words
+
+
 def read_captions(clips: list[Path], motion: str, captions: str | Path | bool | None = None) -> list[str]:
     """One prompt per clip.
 
     Looks for `captions` (a file), else captions.json or captions.txt beside the clips, else <clip>.txt beside
-    each clip, else takes the motion's name; False takes the motion's name in any case. captions.txt has one
-    line for all clips, or one line per clip in order, or lines `clip.mp4: caption`; captions.json one text, a
-    list, or an object by clip name. Raises UserError for a file that cannot be read or does not match the
-    clips.
+    each clip, else takes the motion's name; False takes the motion's name in any case. `listed_texts` says
+    what a file may hold. Raises UserError for one that cannot be read or does not match the clips.
     """
-    default = motion_prompt(motion)
+    default, folder = motion_prompt(motion), clips[0].parent
     if captions is False:
         return [default] * len(clips)
     if captions is not None and captions is not True:
@@ -39,46 +45,18 @@ def read_captions(clips: list[Path], motion: str, captions: str | Path | bool | 
             raise UserError(
                 f"{file}: this caption file does not exist. Correct the path, or leave captions out."
             )
-        return _from_file(file, clips, default)
-    folder = clips[0].parent
+        return _listed_captions(file, clips, default)
     found = [file for name in ("captions.json", "captions.txt") if (file := folder / name).exists()]
     if len(found) > 1:
         raise UserError(f"{folder}: found both captions.json and captions.txt. Keep one of them.")
     if found:
-        return _from_file(found[0], clips, default)
-    return [_beside(clip, default) for clip in clips]
+        return _listed_captions(found[0], clips, default)
+    beside = [clip.with_suffix(".txt") for clip in clips]
+    return [own_text(file, kind="caption") if file.exists() else default for file in beside]
 
 
-def _beside(clip: Path, default: str) -> str:
-    file = clip.with_suffix(".txt")
-    if not file.exists():
-        return default
-    return _one_text(file, _read(file))
-
-
-def _from_file(file: Path, clips: list[Path], default: str) -> list[str]:
-    text = _read(file)
-    given = _parse_json(file, text) if file.suffix.lower() == ".json" else _parse_lines(text, clips)
-    if isinstance(given, str):
-        return [_one_text(file, given)] * len(clips)
-    if isinstance(given, list):
-        if len(given) != len(clips):
-            raise UserError(
-                f"{file}: found {len(given)} captions for {len(clips)} clips. Give one for each clip in "
-                f"order, one for all, or name the clips ({clips[0].name}: a caption)."
-            )
-        return [_one_text(file, caption) for caption in given]
-    return _by_name(file, given, clips, default)
-
-
-def _by_name(file: Path, given: dict[str, str], clips: list[Path], default: str) -> list[str]:
-    names = {clip.name for clip in clips} | {clip.stem for clip in clips}
-    unknown = sorted(set(given) - names)
-    if unknown:
-        raise UserError(
-            f"{file}: names {unknown[0]!r}, which is no clip of {clips[0].parent}. Correct or remove it."
-        )
-    found = [given.get(clip.name, given.get(clip.stem)) for clip in clips]
+def _listed_captions(file: Path, clips: list[Path], default: str) -> list[str]:
+    found = listed_texts(file, [(clip.name, clip.stem) for clip in clips], kind="caption", only_these=True)
     without = [clip.name for clip, caption in zip(clips, found, strict=True) if caption is None]
     if without:
         warnings.warn(
@@ -86,47 +64,105 @@ def _by_name(file: Path, given: dict[str, str], clips: list[Path], default: str)
             f"using {default!r}.",
             stacklevel=2,
         )
-    return [default if caption is None else _one_text(file, caption) for caption in found]
+    return [default if caption is None else caption for caption in found]
 
 
-def _parse_json(file: Path, text: str) -> str | list[str] | dict[str, str]:
-    given = parse_json(text, file=file, what="captions", deepest=2)
+def own_text(file: Path, *, kind: str) -> str:
+    """The caption or prompt in a file that holds nothing else. Raises UserError where there is none."""
+    return _one_text(file, _read(file, kind), kind)
+
+
+def listed_texts(
+    file: Path, names: Sequence[tuple[str, str]], *, kind: str, only_these: bool = False
+) -> list[str | None]:
+    """The text of each of several videos from one file; None where the file names others but not this one.
+
+    A text file has one text for all, one on each line in the videos' order, or lines `name: text`; JSON a
+    text, a list, or an object by name; CSV two columns, name and text.
+
+    Args:
+        file: the path.
+        names: of each video, with and without its ending; the file may use either.
+        kind: what a text is, for messages: "caption" or "prompt".
+        only_these: the file may name no other videos.
+
+    Raises:
+        UserError: the file cannot be read, or does not fit the videos.
+    """
+    text, known = _read(file, kind), {name for each in names for name in each}
+    if file.suffix.lower() == ".json":
+        given = _parse_json(file, text, kind)
+    elif file.suffix.lower() == ".csv":
+        given = _parse_csv(file, text, kind)
+    else:
+        given = _parse_lines(file, text, known)
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, dict):
+        unknown = sorted(set(given) - known)
+        if unknown and only_these:
+            raise UserError(f"{file}: names {unknown[0]!r}, which is no clip. Correct or remove it.")
+        found = [given.get(name, given.get(short)) for name, short in names]
+    elif len(given) == 1:
+        found = [*given] * len(names)
+    elif len(given) == len(names):
+        found = [*given]
+    else:
+        raise UserError(
+            f"{file}: found {len(given)} {kind}s for {len(names)} videos. Give one for each in the order of "
+            f"their names, one for all, or lines like {names[0][0]}: a {kind}."
+        )
+    return [None if each is None else _one_text(file, each, kind) for each in found]
+
+
+def _parse_json(file: Path, text: str, kind: str) -> str | list[str] | dict[str, str]:
+    given = parse_json(text, file=file, what=f"{kind}s", deepest=2)
     values = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
     if not all(isinstance(value, str) for value in values):
         raise UserError(
-            f"{file}: captions must be texts. Write one text, a list of texts in the clips' order, or an "
-            'object such as {"clip_0.mp4": "a caption"}.'
+            f"{file}: {kind}s must be texts: write a text, a list of texts, or an object such as "
+            f'{{"1.mp4": "a {kind}"}}.'
         )
     return given
 
 
-def _parse_lines(text: str, clips: list[Path]) -> str | list[str] | dict[str, str]:
+def _parse_csv(file: Path, text: str, kind: str) -> dict[str, str]:
+    try:
+        rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise UserError(f"{file} cannot be read as CSV ({error}).") from error
+    if any(len(row) < 2 for row in rows):
+        raise UserError(f"{file}: each row needs two columns, a video's name and its {kind}.")
+    return {row[0].strip(): row[1].strip() for row in rows}
+
+
+def _parse_lines(file: Path, text: str, names: Collection[str]) -> list[str] | dict[str, str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    named = [re.match(r"([^\s:\t][^:\t]*?\.\w{3,4})\s*[:\t]\s*(.*)", line) for line in lines]
-    if lines and all(named):
-        return {match[1]: match[2] for match in named if match}
-    return lines[0] if len(lines) == 1 else lines
-
-
-def _one_text(file: Path, caption: str) -> str:
-    caption = check_text(caption, file=file, what="a caption")
-    if not caption:
+    pairs = [[part.strip() for part in re.split(r"[:\t]", line, maxsplit=1)] for line in lines]
+    other = [
+        line
+        for line, (name, *rest) in zip(lines, pairs, strict=True)
+        if not rest or not (name in names or re.search(r"\.\w{3,4}$", name))
+    ]
+    if not other:
+        return dict(pairs)
+    if any(rest and name in names for name, *rest in pairs):
         raise UserError(
-            f"{file}: found an empty caption. Write one, or remove the file to use the motion's name."
+            f"{file}: some lines begin with a video's name, but not {other[0]!r}. Write name: text in each "
+            "line, or only texts."
         )
-    return caption
+    return lines
 
 
-def _read(file: Path) -> str:
-    text = read_text(file, what="captions")
-    if not text.strip():
-        raise UserError(
-            f"{file}: this caption file is empty. Fill it, or remove it to use the motion's name."
-        )
+def _one_text(file: Path, text: str, kind: str) -> str:
+    text = check_text(text, file=file, what=f"a {kind}")
+    if not text:
+        raise UserError(f"{file}: found an empty {kind}. Write one, or leave the file out.")
     return text
 
 
-def prompt_of(file: Path) -> str | None:
-    """What a picture is called, as the authors' `a_red_horse_runs.png`; None for numbers like `IMG_1.jpg`."""
-    words = " ".join(file.stem.replace("_", " ").split())
-    return None if NUMBERED.fullmatch(words) else words
+def _read(file: Path, kind: str) -> str:
+    text = read_text(file, what=f"{kind}s")
+    if not text.strip():
+        raise UserError(f"{file}: this {kind} file is empty. Fill it, or leave it out.")
+    return text

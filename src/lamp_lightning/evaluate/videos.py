@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lamp_lightning.data.captions import prompt_of
+from lamp_lightning.data.captions import listed_texts, own_text, prompt_of
 from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, natural_order, read_clip
 from lamp_lightning.data.decoder import ClipDecoder
 from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame, reduced
@@ -19,7 +18,6 @@ from lamp_lightning.data.images import PICTURES, as_seen, read_image
 from lamp_lightning.data.pictures import frames_of, opened_picture
 from lamp_lightning.metrics.metrics_json import read_metrics
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.reading import check_text, parse_json, read_text
 from lamp_lightning.sample.record import read_record
 
 # Of a video that lies there in several formats, the one with the best pictures is read.
@@ -160,7 +158,7 @@ def _recorded(path: Path, around: Path) -> Footage | None:
 def _own_prompt(path: Path, around: Path) -> str | None:
     beside = around / f"{key_of(path)}.txt"
     if beside.is_file():
-        return check_text(_read(beside), file=beside, what="the prompt")
+        return own_text(beside, kind="prompt")
     return prompt_of(Path(SEED.sub("", key_of(path)) + ".mp4"))
 
 
@@ -174,96 +172,21 @@ def listed_prompts(metrics: Path) -> dict[str, str]:
 
 
 def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
-    """The prompt of each video from a file.
-
-    A text file has one prompt for all, one on each line in the videos' order, or lines ``name: prompt``; JSON
-    a text, a list, or an object by name; CSV two columns, name and prompt. Names are with or without ending.
+    """The prompt of each video from a file as `listed_texts` describes it.
 
     Raises:
         UserError: a file that cannot be read, or does not fit the videos.
     """
     if not file.is_file():
         raise UserError(f"prompts={file} does not exist. Give a .txt, .json or .csv file.")
-    text = _read(file)
-    if file.suffix.lower() == ".json":
-        given = _json_prompts(file, text)
-    elif file.suffix.lower() == ".csv":
-        rows = _csv_rows(file, text)
-        if any(len(row) < 2 for row in rows):
-            raise UserError(f"prompts={file}: each row needs two columns, a video's name and its prompt.")
-        given = {row[0].strip(): row[1].strip() for row in rows}
-    else:
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        given = _named_lines(file, lines, paths) or lines
-    if isinstance(given, str) or (isinstance(given, list) and len(given) == 1):
-        given = [given if isinstance(given, str) else given[0]] * len(paths)
-    if isinstance(given, list):
-        if len(given) != len(paths):
-            raise UserError(
-                f"prompts={file} has {len(given)} prompts for {len(paths)} videos. Give one for each in the "
-                f"order of their names, one for all, or lines like {paths[0].name}: a prompt."
-            )
-        return [_one_prompt(file, prompt) for prompt in given]
-    found = [given.get(path.name, given.get(key_of(path))) for path in paths]
-    without = [path.name for path, prompt in zip(paths, found, strict=True) if not prompt]
+    found = listed_texts(file, [(path.name, key_of(path)) for path in paths], kind="prompt")
+    without = [path.name for path, prompt in zip(paths, found, strict=True) if prompt is None]
     if without:
         more = f" and {len(without) - 3} more" if len(without) > 3 else ""
         raise UserError(
             f"prompts={file} has no prompt for {', '.join(without[:3])}{more}. Add it, or leave prompts out."
         )
-    return [_one_prompt(file, str(prompt)) for prompt in found]
-
-
-def _one_prompt(file: Path, prompt: str) -> str:
-    return check_text(prompt, file=file, what="a prompt")
-
-
-def _csv_rows(file: Path, text: str) -> list[list[str]]:
-    try:
-        return [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise UserError(f"prompts={file} cannot be read as CSV ({error}).") from error
-
-
-def _named_lines(file: Path, lines: Sequence[str], paths: Iterable[Path]) -> dict[str, str]:
-    """Lines ``name: prompt`` as a mapping; empty where no line is of this form.
-
-    Raises:
-        UserError: some lines begin with a video's name and others do not.
-    """
-    names = {name for path in paths for name in (path.name, key_of(path))}
-    pairs = [[part.strip() for part in re.split(r"[:\t]", line, maxsplit=1)] for line in lines]
-    other = [line for line, pair in zip(lines, pairs, strict=True) if not _is_named(pair, names)]
-    if not other:
-        return {pair[0]: pair[1] for pair in pairs}
-    if any(len(pair) == 2 and pair[0] in names for pair in pairs):
-        raise UserError(
-            f"prompts={file}: some lines begin with a video's name, but not {other[0]!r}. Write "
-            "name: prompt in each line, or only prompts."
-        )
-    return {}
-
-
-def _is_named(pair: Sequence[str], names: Collection[str]) -> bool:
-    return len(pair) == 2 and (pair[0] in names or bool(Path(pair[0]).suffix))
-
-
-def _json_prompts(file: Path, text: str) -> str | list[str] | dict[str, str]:
-    given = parse_json(text, file=file, what="prompts", deepest=2)
-    values = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
-    if not all(isinstance(value, str) and value.strip() for value in values):
-        raise UserError(
-            f"prompts={file}: write a text, a list of texts, or an object like "
-            '{"1.mp4": "a prompt"}; none of them empty.'
-        )
-    return given
-
-
-def _read(file: Path) -> str:
-    text = read_text(file, what="prompts")
-    if not text.strip():
-        raise UserError(f"{file} is empty: write the prompts into it, or leave it out.")
-    return text
+    return [prompt for prompt in found if prompt is not None]
 
 
 # -- frames --------------------------------------------------------------------------------------------------
