@@ -1,8 +1,7 @@
 """The on-disk cache: named by what went in, checked by checksum, written atomically.
 
-An entry's name is a hash of everything that its content depends on, so a stale entry is never found: change a
-clip, the size or the model, and another name is asked for. A damaged entry is computed again, with a warning.
-The folder can be deleted at any time.
+An entry's name is a hash of everything that its content depends on, so a stale one is never found. A damaged
+entry is computed again, with a warning. The folder can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from pydantic import ConfigDict, Field
 
+from lamp_lightning.data.decoder import DecodedFile
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, default_cache_dir, remove_dead, replacing
 from lamp_lightning.runtime.locks import beside, hold, remove_free
-from lamp_lightning.runtime.reading import Schema, checked, read_json
+from lamp_lightning.runtime.reading import checked, read_json
 from lamp_lightning.runtime.stopping import check_stop
 
 if TYPE_CHECKING:
@@ -31,19 +30,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 VERSION = 1
 _ADVICE = "Choose another folder with cache_dir or LAMP_LIGHTNING_CACHE."
-
-
-_Side = Annotated[int, Field(ge=1, le=2**20)]
-
-
-class _Facts(Schema):
-    """What is known of decoded frames, beside the fields that only people read."""
-
-    model_config = ConfigDict(extra="ignore")
-    shape: Annotated[list[_Side], Field(min_length=4, max_length=4)]
-    source_size: Annotated[list[_Side], Field(min_length=2, max_length=2)]
-    fps: Annotated[float, Field(ge=0)]
-    sha256: str
 
 
 class Cache:
@@ -57,11 +43,19 @@ class Cache:
         text = json.dumps({"version": VERSION, **fields}, sort_keys=True)
         return self.folder / kind / (hashlib.sha256(text.encode()).hexdigest()[:32] + suffix)
 
-    @contextlib.contextmanager
-    def alone(self, path: Path) -> Iterator[None]:
-        """Be the only process that makes the entry `path`, after waiting for another one that does."""
+    def entry(self, path: Path, load: Callable[[Path], T | None], make: Callable[[], T]) -> T:
+        """What `load` finds at `path`, else what `make` leaves there; made by one process at a time."""
+        found = load(path)
+        if found is not None:
+            return found
         with hold(beside(path), what=str(path), permissions=_ADVICE, wait=True):
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is damaged was said above
+                found = load(path)
+            if found is None:
+                check_stop()
+                found = make()
+        return found
 
     @contextlib.contextmanager
     def writing(self, path: Path) -> Iterator[Path]:
@@ -72,17 +66,14 @@ class Cache:
             yield temporary
 
     def tensors(self, path: Path, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """The tensors of the entry `path`, by `make` where it is not there; made by one process at a time."""
-        found = self.load_tensors(path)
-        if found is not None:
-            return found
-        with self.alone(path):
-            found = again(self.load_tensors, path)
-            if found is None:
-                check_stop()
-                found = make()
-                self.save_tensors(path, found)
-        return found
+        """The tensors of the entry `path`, by `make` where it is not there."""
+
+        def make_and_save() -> dict[str, torch.Tensor]:
+            made = make()
+            self.save_tensors(path, made)
+            return made
+
+        return self.entry(path, self.load_tensors, make_and_save)
 
     def save_tensors(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         """Write named tensors as one safetensors file with a checksum in its metadata."""
@@ -112,36 +103,29 @@ class Cache:
             return None
         return tensors
 
-    def load_frames(self, path: Path) -> tuple[np.ndarray, dict[str, Any]] | None:
-        """Memory-mapped frames (f, h, w, 3) with their "fps" and "source_size" (h, w), or None as above."""
+    def load_frames(self, path: Path) -> tuple[np.ndarray, DecodedFile] | None:
+        """Memory-mapped frames (f, h, w, 3) and what is known of them, or None as above."""
         facts_path = path.with_suffix(".json")
         if not path.exists() or not facts_path.exists():
             return None
         try:
             what = "the facts of a clip"
             found = read_json(facts_path, what=what)
-            facts = checked(_Facts, found, file=facts_path, what=what, advice="It is made anew.")
+            facts = checked(DecodedFile, found, file=facts_path, what=what, advice="It is made anew.")
             if not path.is_file() or path.stat().st_size != math.prod(facts.shape):
                 raise ValueError("its size is wrong")
-            frames = np.memmap(path, dtype=np.uint8, mode="r", shape=tuple(facts.shape))
+            frames = np.memmap(path, dtype=np.uint8, mode="r", shape=facts.shape)
             if array_sha256(frames) != facts.sha256:
                 raise ValueError("its checksum is wrong")
         except (OSError, ValueError, UserError) as error:
             _warn_damaged(path, str(error))
             return None
-        return frames, {"fps": facts.fps, "source_size": tuple(facts.source_size)}
+        return frames, facts
 
-    def save_facts(self, path: Path, facts: dict[str, Any]) -> None:
+    def save_facts(self, path: Path, facts: DecodedFile) -> None:
         """Write the .json beside `path`: the entry counts from then on."""
         with self.writing(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(facts), encoding="utf-8")
-
-
-def again(load: Callable[[Path], T], path: Path) -> T:
-    """Look for an entry once more, without repeating the warning that it is damaged."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return load(path)
+            temporary.write_text(json.dumps(facts.model_dump()), encoding="utf-8")
 
 
 def _warn_damaged(path: Path, reason: str) -> None:

@@ -1,11 +1,7 @@
-"""Clips and motion sets: finding and decoding them, with one clear error for what is not a whole video.
-
-A motion set is a folder of 8-16 clips that share one motion, decoded to the model's size before training.
-"""
+"""Clips and motion sets: finding and decoding them, with one clear error for what is not a whole video."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tempfile
 import warnings
@@ -17,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lamp_lightning.data.cache import Cache, again
+from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.captions import read_captions
 from lamp_lightning.data.damage import describe_content, find_truncation
 from lamp_lightning.data.decoder import ClipDecoder, DecodedFile, DecodeError
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, file_sha256, scratch
-from lamp_lightning.runtime.stopping import check_stop
 
 CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
 _FEWEST, _MOST = 8, 16
@@ -35,14 +30,7 @@ class ClipError(UserError):
 
 @dataclass(frozen=True)
 class Clip:
-    """A decoded clip.
-
-    Args:
-        path: its file.
-        frames: uint8 `(f, h, w, 3)` RGB.
-        fps: its rate in frames per second.
-        source_size: height and width of the frames in the file.
-        prompt: what it shows.
+    """A decoded clip: frames uint8 `(f, h, w, 3)` RGB, and the height and width that they have in its file.
 
     Example:
         >>> from pathlib import Path
@@ -82,9 +70,9 @@ def list_clips(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder).expanduser()
     kinds = ", ".join(suffix[1:] for suffix in CLIP_SUFFIXES)
-    if folder.is_file() and folder.suffix.lower() in CLIP_SUFFIXES:
-        return [folder]
     if folder.is_file():
+        if folder.suffix.lower() in CLIP_SUFFIXES:
+            return [folder]
         raise UserError(f"{folder}: expected a folder of clips, found a file. Give the folder that holds it.")
     if not folder.is_dir():
         raise UserError(
@@ -92,12 +80,12 @@ def list_clips(folder: str | Path) -> list[Path]:
             f"it ({kinds}), or correct the path."
         )
     try:
-        files = sorted((f for f in folder.iterdir() if f.is_file()), key=natural_order)
+        shown = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")]
     except OSError as error:
         raise UserError(
             f"{folder}: cannot read this folder ({error.strerror}). Check its permissions."
         ) from error
-    files = [file for file in files if not file.name.startswith(".")]
+    files = sorted(shown, key=natural_order)
     clips = [file for file in files if file.suffix.lower() in CLIP_SUFFIXES]
     if not clips:
         found = f"only {_some([file.name for file in files])}" if files else "nothing"
@@ -173,9 +161,6 @@ def read_clip(decoder: ClipDecoder, path: Path) -> Clip:
     return Clip(path, frames, decoded.fps, decoded.source_size)
 
 
-# -- motion sets ---------------------------------------------------------------------------------------------
-
-
 @dataclass
 class MotionSet:
     """The clips of one motion, in natural order of their file names.
@@ -194,7 +179,6 @@ class MotionSet:
 
     @property
     def prompts(self) -> list[str]:
-        """The prompt of each clip."""
         return [clip.prompt for clip in self.clips]
 
 
@@ -212,11 +196,10 @@ def load_motion_set(
 ) -> MotionSet:
     """Read every clip of `folder` once, cropped at the centre to the aspect of `size` = (h, w), and resized.
 
-    Clips are decoded in a child process, each within `timeout_s` seconds, and kept in the cache, from where
-    the frames are memory-mapped. The prompt is the motion's name unless there are captions (see
-    `read_captions`). Warns when the count is not 8-16, or when clips differ in size. Raises UserError naming
-    every clip that cannot be used: damaged, cut off, no video, or of fewer than
-    (num_frames - 1) * frame_stride + 1 frames. With `max_clips` only the first so many are read.
+    Clips are decoded in a child process, each within `timeout_s` seconds, and memory-mapped from the cache.
+    `read_captions` finds their prompts. Warns when the count is not 8-16, or when clips differ in size.
+    Raises UserError naming every clip that cannot be used: damaged, cut off, no video, or too short. With
+    `max_clips` only the first so many are read.
 
     Example:
         >>> import tempfile
@@ -246,7 +229,14 @@ def load_motion_set(
             f"{_FEWEST}-{_MOST}. Going on with what is there.",
             stacklevel=2,
         )
-    clips = _read_clips(paths, prompts, size, Cache(cache_dir), timeout_s)
+    cache, clips, problems = Cache(cache_dir), [], []
+    with ClipDecoder(timeout_s) as decoder:
+        for path, prompt in zip(paths, prompts, strict=True):
+            try:
+                clips.append(_read_clip(path, prompt, size, cache, decoder))
+            except ClipError as error:  # noqa: PERF203 one message names all bad clips
+                problems.append(str(error))
+    _raise(problems)
     _check_lengths(clips, num_frames, frame_stride)
     _warn_of_sizes(Path(folder), clips, size)
     return MotionSet(motion, clips)
@@ -265,40 +255,24 @@ def load_clip(
         return _read_clip(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder)
 
 
-def _read_clips(
-    paths: Sequence[Path], prompts: Sequence[str], size: tuple[int, int], cache: Cache, timeout_s: float
-) -> list[Clip]:
-    clips, problems = [], []
-    with ClipDecoder(timeout_s) as decoder:
-        for path, prompt in zip(paths, prompts, strict=True):
-            try:
-                clips.append(_read_clip(path, prompt, size, cache, decoder))
-            except ClipError as error:  # noqa: PERF203 one message names all bad clips
-                problems.append(str(error))
-    _raise(problems)
-    return clips
-
-
 def _read_clip(path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder) -> Clip:
     check_clip(path)
     fields = {"clip": file_sha256(path), "size": list(size), "crop": "centre", "decoder": "PyAV"}
     entry = cache.path("frames", fields, ".rgb")
-    found = cache.load_frames(entry)
-    if found is None:
-        with cache.alone(entry):
-            found = again(cache.load_frames, entry)
-            if found is None:
-                check_stop()
-                with cache.writing(entry) as temporary:
-                    decoded = decode_into(decoder, path, temporary, size)
-                cache.save_facts(entry, dataclasses.asdict(decoded))
-                found = cache.load_frames(entry)
+
+    def make() -> tuple[np.ndarray, DecodedFile]:
+        with cache.writing(entry) as temporary:
+            decoded = decode_into(decoder, path, temporary, size)
+        cache.save_facts(entry, decoded)
+        found = cache.load_frames(entry)
         if found is None:
             raise UserError(
                 f"{entry}: cannot be read back after writing. Choose another folder with cache_dir."
             )
-    frames, facts = found
-    return Clip(path, frames, facts["fps"], facts["source_size"], prompt)
+        return found
+
+    frames, facts = cache.entry(entry, cache.load_frames, make)
+    return Clip(path, frames, facts.fps, facts.source_size, prompt)
 
 
 def _check_lengths(clips: Sequence[Clip], num_frames: int, frame_stride: int) -> None:

@@ -1,7 +1,6 @@
 """What a file is and whether it is all there, judged from its own headers without decoding anything.
 
-A decoder that meets a truncated file returns fewer frames, or garbage, or hangs. The containers say how long
-they should be, so a short walk over their outermost boxes finds a cut file for certain.
+A decoder that meets a truncated file returns fewer frames, or garbage, or hangs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MotionSetDataModule: a folder of clips becomes batches of latents."""
+"""A folder of clips becomes batches of latents."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ class MotionSetDataModule(LightningDataModule):
         num_workers: loader processes; the data is in memory, so 0 is fastest.
         seed: of all random choices.
         captions: a caption file; None looks for one in the folder.
-        use_captions: False takes the motion's name for the prompt of all clips, as the paper does, whatever
-            captions there are.
+        use_captions: False takes the motion's name for the prompt of all clips, as the paper does.
         max_clips: use the first so many clips only, in natural order of their names; None: all.
         decode_timeout: seconds that decoding one clip may take.
 
@@ -136,8 +135,13 @@ class MotionSetDataModule(LightningDataModule):
     @property
     def first_clip(self) -> Tensor:
         """The most likely latents of the first clip's beginning, unscaled, `f c h w`."""
+        return self.latents[: self.num_frames]
+
+    @property
+    def latents(self) -> Tensor:
+        """The most likely latents of the first clip, `frame_stride` apart, unscaled, `f c h w`."""
         mean, _ = self._encoded.moments[0][:, :: self.frame_stride].chunk(2)
-        return mean[:, : self.num_frames].transpose(0, 1)
+        return mean.transpose(0, 1)
 
     @property
     def dataset(self) -> MotionDataset:
@@ -177,12 +181,6 @@ class ClipDataModule(MotionSetDataModule):
         whole = self.motion_set.clips[0]
         stride = self.frame_stride
         return replace(whole, frames=np.array(whole.frames[::stride]), fps=whole.fps / stride)
-
-    @property
-    def latents(self) -> Tensor:
-        """The most likely latents of these frames, unscaled, `f c h w`."""
-        mean, _ = self._encoded.moments[0][:, :: self.frame_stride].chunk(2)
-        return mean.transpose(0, 1)
 
 
 class _ResumingLoader(DataLoader):

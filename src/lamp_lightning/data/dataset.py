@@ -46,9 +46,7 @@ class MotionDataset(Dataset):
         generator = _generator(self.seed, "item", index)
         # All choices are drawn whether used or not: the same item has the same crop with and without flips.
         place, coin = torch.rand(2, generator=generator).tolist()
-        mirrored = self.clips.flipped is not None and coin < 0.5
-        source = self.clips.flipped if mirrored and self.clips.flipped else self.clips.moments
-        moments = source[clip]
+        moments = (self.clips.flipped if self.clips.flipped and coin < 0.5 else self.clips.moments)[clip]
         span = (self.num_frames - 1) * self.frame_stride + 1
         start = min(int(place * (moments.shape[1] - span + 1)), moments.shape[1] - span)
         crop = moments[:, start : start + span : self.frame_stride]

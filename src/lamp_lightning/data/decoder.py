@@ -9,8 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, Strict, ValidationError
+
+from lamp_lightning.runtime.reading import Schema, describe
 
 _START_LIMIT_S = 120.0
 _PROGRAM = (
@@ -23,17 +28,20 @@ class DecodeError(Exception):
     """A clip could not be decoded; the text says what was found."""
 
 
-@dataclass(frozen=True)
-class DecodedFile:
+_Side = Annotated[int, Field(ge=1, le=2**20)]
+
+
+class DecodedFile(Schema):
     """What the child wrote: raw uint8 RGB of `shape` (f, h, w, 3), from frames of `source_size` (H, W)."""
 
-    shape: tuple[int, int, int, int]
-    source_size: tuple[int, int]
-    fps: float
+    model_config = ConfigDict(extra="ignore")
+    shape: Annotated[tuple[_Side, _Side, _Side, _Side], Strict(False)]  # JSON has lists
+    source_size: Annotated[tuple[_Side, _Side], Strict(False)]
+    fps: Annotated[float, Field(ge=0)]
     sha256: str
 
 
-class ClipDecoder:
+class ClipDecoder(AbstractContextManager["ClipDecoder"]):
     """Decodes clips one after another in one child process, each within `timeout_s` seconds.
 
     A damaged file may make FFmpeg hang, leak or crash. `decode` then raises DecodeError, and the next clip
@@ -47,9 +55,6 @@ class ClipDecoder:
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str | None] = queue.Queue()
 
-    def __enter__(self) -> ClipDecoder:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self.close()
 
@@ -59,12 +64,8 @@ class ClipDecoder:
         Raises DecodeError where that fails, OSError where `out` cannot be written.
         """
         process = self._start()
-        request = {
-            "path": os.path.abspath(path),
-            "out": os.path.abspath(out),
-            "size": size,
-            "limit_s": self.timeout_s,
-        }
+        request: dict[str, Any] = {"path": os.path.abspath(path), "out": os.path.abspath(out)}
+        request |= {"size": size, "limit_s": self.timeout_s}
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(request) + "\n")
@@ -80,7 +81,10 @@ class ClipDecoder:
             raise OSError(*reply["disk"])
         if "error" in reply:
             raise DecodeError(reply["error"])
-        return DecodedFile(tuple(reply["shape"]), tuple(reply["source_size"]), reply["fps"], reply["sha256"])
+        try:
+            return DecodedFile.model_validate(reply)
+        except ValidationError as error:
+            raise DecodeError(describe(error)) from error
 
     def close(self) -> None:
         """Stop the child, whatever it is doing."""

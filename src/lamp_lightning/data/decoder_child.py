@@ -1,8 +1,7 @@
 """The program of the child process that decodes clips. It may hang, leak or crash; its parent must not.
 
 It reads one JSON request a line from standard input, writes the frames as raw bytes into the file that the
-request names, and answers with one JSON line. It imports neither torch nor anything else of this package but
-`fit`. Its parent is `decoder.ClipDecoder`.
+request names, and answers with one JSON line. It imports nothing of this package but `fit`, and no torch.
 
 PyAV decodes, and not decord: it has wheels for every system, reads AV1 and GIF, keeps the order of MPEG-2's
 frames, and gives the same bits as decord for whole files of 8 bits.
@@ -29,11 +28,7 @@ MAX_MEMORY_BYTES = 8 << 30
 
 
 class _CannotWrite(Exception):
-    """The frames cannot be written: the disk's fault, not the clip's."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error.strerror)
-        self.errno = error.errno
+    """The frames cannot be written: the disk's fault, not the clip's. Holds an error's number and text."""
 
 
 def main() -> None:
@@ -54,7 +49,7 @@ def main() -> None:
         except MemoryError:  # what leaked stays lost: the parent starts another process
             reply = {"fatal": f"decoding needs more than {MAX_MEMORY_BYTES >> 30} GiB of memory"}
         except _CannotWrite as error:
-            reply = {"disk": [error.errno, str(error)]}
+            reply = {"disk": error.args}
         except Exception as error:
             reply = {"error": f"{error}".strip() or type(error).__name__}
         _stop_after(None)
@@ -114,12 +109,7 @@ def _write(frames: Iterator[tuple[np.ndarray, float]], out: str, size: list[int]
             count, shape = count + 1, fitted.shape
     if source is None:
         raise RuntimeError("no frame could be decoded")
-    return {
-        "shape": [count, *shape],
-        "source_size": list(source[:2]),
-        "fps": fps,
-        "sha256": digest.hexdigest(),
-    }
+    return {"shape": [count, *shape], "source_size": source[:2], "fps": fps, "sha256": digest.hexdigest()}
 
 
 def _put(file: BinaryIO, data: bytes) -> None:
@@ -128,7 +118,7 @@ def _put(file: BinaryIO, data: bytes) -> None:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError as error:
-        raise _CannotWrite(error) from error
+        raise _CannotWrite(error.errno, error.strerror) from error
 
 
 def _frames(path: str) -> Iterator[tuple[np.ndarray, float]]:

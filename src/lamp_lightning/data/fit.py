@@ -37,21 +37,19 @@ def inner_box(height: int, width: int, size: tuple[int, int]) -> tuple[slice, sl
     Rows and columns are even numbers, which video files need, so the aspect is kept to a pixel.
     """
     scale = min(size[0] / height, size[1] / width)
-    sides = [
-        min(own, max(2, round(length * scale / 2) * 2))
-        for length, own in zip((height, width), size, strict=True)
-    ]
-    rows, columns = (
-        slice((own - side) // 2, (own - side) // 2 + side) for own, side in zip(size, sides, strict=True)
-    )
-    return rows, columns
+
+    def inside(length: int, own: int) -> slice:
+        side = min(own, max(2, round(length * scale / 2) * 2))
+        start = (own - side) // 2
+        return slice(start, start + side)
+
+    return inside(height, size[0]), inside(width, size[1])
 
 
 def pad_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize one frame to fit whole into `size`, uint8 (H, W, 3) -> (h, w, 3), and fill the rest.
+    """Resize one frame to fit whole into `size`, uint8 (H, W, 3) -> (h, w, 3); its mirror image is around it.
 
-    The rest is its mirror image, which has the picture's colours and no border that the model would see.
-    `inner_box` says where the picture lies.
+    `inner_box` says where the picture lies. A mirror image has no border that the model would see.
     """
     rows, columns = inner_box(frame.shape[0], frame.shape[1], size)
     inside = fit_frame(frame, (rows.stop - rows.start, columns.stop - columns.start))
@@ -62,8 +60,7 @@ def pad_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def size_of_aspect(height: int, width: int, like: tuple[int, int], unit: int) -> tuple[int, int]:
     """Height and width for a picture of that shape: its aspect, the area of `like`, multiples of `unit`.
 
-    Of the multiples around the exact size it takes those that keep the aspect best without going far from
-    the area. Aspects beyond `WIDEST` are cut to it.
+    Aspects beyond `WIDEST` are cut to it.
     """
     aspect = min(max(width / height, 1 / WIDEST), WIDEST)
     area = like[0] * like[1]
@@ -79,7 +76,7 @@ def size_of_aspect(height: int, width: int, like: tuple[int, int], unit: int) ->
 
 
 def reduced(frames: np.ndarray, longest: int) -> np.ndarray:
-    """Frames, uint8 ``(f, h, w, 3)``, with a longest side of at most that many pixels."""
+    """Frames, uint8 `(f, h, w, 3)`, with a longest side of at most that many pixels."""
     height, width = frames.shape[1:3]
     scale = longest / max(height, width)
     if scale >= 1:

@@ -55,8 +55,7 @@ def pixels_from_image(image: Any, size: tuple[int, int]) -> Tensor:
 def read_image(path: str | Path) -> np.ndarray:
     """A picture file as people see it (`as_seen`), uint8 `h w 3`; of an animation, the first frame.
 
-    Raises:
-        UserError: no such file, or none that can be read (see `opened_picture`).
+    Raises UserError where there is none that can be read, see `opened_picture`.
     """
     file = Path(path)
     if not file.exists():
@@ -66,10 +65,9 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def as_seen(image: Image.Image) -> Image.Image:
-    """An image of any kind as a viewer shows it: RGB, upright, in the colours of sRGB.
+    """An image of any kind as a viewer shows it: RGB of 8 bits, upright (EXIF), in the colours of sRGB.
 
-    The camera's note on orientation (EXIF) is followed, 16 bits become 8, transparent parts become white, and
-    colour profiles (phones' Display P3, CMYK of printers) are converted.
+    Transparent parts become white, and colour profiles (phones' Display P3, CMYK of printers) are converted.
     """
     image.load()  # TIFF files are turned by that, and say so only afterwards
     orientation = None

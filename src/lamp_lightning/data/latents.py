@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ class LatentClips:
     """A motion set as the model sees it.
 
     `moments`: per clip, mean and log variance of each frame's latent, (2c, F, h, w); `flipped`: the same for
-    the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d). For SDXL also
-    `added`: its pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6). Training draws
-    from the posterior, as the authors do: latents = (sample - shift) * scale.
+    the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d); `added`, for
+    SDXL: pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6).
 
     Example:
         >>> import torch
@@ -47,7 +47,7 @@ class LatentClips:
         return len(self.moments)
 
     def sample(self, moments: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw scaled latents (c, f, h, w) from posterior moments (2c, f, h, w), each frame on its own."""
+        """Draw scaled latents (c, f, h, w) from posterior moments (2c, f, h, w), as the authors do."""
         mean, log_variance = moments.chunk(2, dim=0)
         deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
@@ -80,11 +80,9 @@ def encode_motion_set(
         torch.Size([16, 2, 16, 16])
     """
     cache = Cache(cache_dir)
-    jobs = [
-        (clip, mirrored) for mirrored in ([False, True] if flip else [False]) for clip in motion_set.clips
-    ]
+    jobs = list(product([False, True] if flip else [False], motion_set.clips))
     moments = []
-    for done, (clip, mirrored) in enumerate(jobs, start=1):
+    for done, (mirrored, clip) in enumerate(jobs, start=1):
         moments.append(_clip_moments(clip, mirrored, base, cache))
         if progress is not None:
             progress(done, len(jobs))
@@ -102,13 +100,8 @@ def encode_motion_set(
 
 
 def _clip_moments(clip: Clip, mirrored: bool, base: Any, cache: Cache) -> torch.Tensor:
-    fields = {
-        "frames": clip.digest,
-        "shape": list(clip.frames.shape),
-        "mirrored": mirrored,
-        "model": _identity(base, "vae"),
-    }
-    entry = cache.path("latents", fields, ".safetensors")
+    fields = {"frames": clip.digest, "shape": list(clip.frames.shape), "mirrored": mirrored}
+    entry = cache.path("latents", {**fields, "model": _identity(base, "vae")}, ".safetensors")
 
     def make() -> dict[str, torch.Tensor]:
         moments = _encode(clip.frames, mirrored, base)
@@ -139,9 +132,8 @@ def _encode(frames: np.ndarray, mirrored: bool, base: Any) -> torch.Tensor:
 def _text(prompts: list[str], base: Any, cache: Cache) -> Conditions:
     """Embeddings of n prompts, each distinct one encoded once."""
     distinct = sorted(set(prompts))
-    entry = cache.path(
-        "text", {"prompts": distinct, "model": _identity(base, "text_encoder")}, ".safetensors"
-    )
+    fields = {"prompts": distinct, "model": _identity(base, "text_encoder")}
+    entry = cache.path("text", fields, ".safetensors")
 
     def make() -> dict[str, torch.Tensor]:
         encoded = base.encode_prompts(distinct)

@@ -19,7 +19,7 @@ USUAL_CLIPS = 8  # of a drawn motion set; the paper tunes on 8 to 16
 
 
 def sample_prompts(cfg: DictConfig, count: int) -> list[str]:
-    """``count`` prompts to show a motion with: the config's, else held-out ones, else its name."""
+    """`count` prompts to show a motion with: the config's, else held-out ones, else its name."""
     motion = cfg.motion
     if motion.prompts:
         prompts = list(motion.prompts)
@@ -31,7 +31,7 @@ def sample_prompts(cfg: DictConfig, count: int) -> list[str]:
 
 
 def motion_prompt(cfg: DictConfig) -> str:
-    """What a motion is tuned with: ``motion.prompt``, or the name with spaces."""
+    """What a motion is tuned with: `motion.prompt`, or the name with spaces."""
     return str(cfg.motion.prompt or cfg.motion.name).replace("_", " ")
 
 
@@ -81,16 +81,10 @@ def render_motion_set(
     seed: int = 0,
     captions: bool = True,
 ) -> list[Path]:
-    """Write ``clips`` mp4 files of one motion to ``folder`` and return their paths.
+    """Write `clips` mp4 files of one of the `MOTIONS` to `folder` and return their paths.
 
-    Args:
-        motion: one of ``MOTIONS``.
-        folder: made if missing; files already there are kept unless they have the same name.
-        clips: how many (the paper tunes on 8-16).
-        size: pixels of a side; 64 is what the tiny model paints.
-        seed: another seed draws other scenes.
-        captions: also write each scene's caption, to ``captions.json``; without, the motion's name is the
-            prompt of all clips, as in the paper.
+    `size`: pixels of a side, which the tiny model has 64 of; `seed`: another one draws other scenes;
+    `captions`: also write each scene's caption, to captions.json.
     """
     if motion not in MOTIONS:
         raise ValueError(f"The toy world has no motion {motion!r}; it has {', '.join(MOTIONS)}.")

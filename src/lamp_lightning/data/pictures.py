@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import open_file
@@ -59,13 +59,7 @@ def opened_picture(file: Path, *, what: str, advice: str) -> Iterator[Image.Imag
 
 
 def frames_of(image: Image.Image, file: Path) -> Iterator[Image.Image]:
-    """The frames of an opened picture, one after another.
-
-    Raises:
-        UserError: together they have more than `MOST_OF_FRAMES` bytes.
-    """
-    from PIL import ImageSequence
-
+    """The frames of an opened picture; raises UserError where they have more than `MOST_OF_FRAMES` bytes."""
     most = MOST_OF_FRAMES // (3 * image.width * image.height)
     for number, frame in enumerate(ImageSequence.Iterator(image)):
         if number >= most:

@@ -24,10 +24,9 @@ def even_choice(count: int, columns: int) -> list[int]:
 def draw_sheet(rows: Sequence[tuple[str, np.ndarray]], columns: int, cell: int, title: str) -> Image.Image:
     """A picture with one row for each `(label, frames)`, frames uint8 `(f, h, w, 3)`.
 
-    Each row shows up to `columns` frames, evenly chosen with the first and last, its label wrapped at the
-    left and shortened where it is too long. Frames fit into `cell` x `cell` pixels: small ones enlarged by a
-    whole factor with sharp pixels, unless that leaves a quarter of the cell free; others smoothly. Frame
-    numbers stand above where all rows are as long.
+    Each row shows up to `columns` frames, and its label at the left. Frames fit into `cell` x `cell` pixels:
+    small ones enlarged by a whole factor with sharp pixels, unless that leaves a quarter of the cell free;
+    others smoothly. Frame numbers stand above where all rows are as long.
     """
     chosen = [even_choice(len(frames), columns) for _, frames in rows]
     pictures = [

@@ -34,11 +34,10 @@ SMPTE170M = 6  # the H.264 code of SD colour: what players assume for small unta
 
 
 def as_frames(video: Any, *, min_frames: int = 1) -> np.ndarray:
-    """Any common form of a video as uint8 `(f, h, w, 3)` RGB.
+    """uint8 `(f, h, w, 3)` RGB from arrays or tensors of that shape, or a list of such frames or PIL images.
 
-    Takes uint8 arrays or tensors `(f, h, w, 3)`, floats in [0, 1] of that shape (rounded), or a list of such
-    frames or PIL images. Raises UserError with fewer than `min_frames` frames, ValueError for another shape
-    or range.
+    Floats in [0, 1] are rounded. Raises UserError with fewer than `min_frames` frames, ValueError for another
+    shape or range.
     """
     if isinstance(video, list | tuple):
         video = np.stack([np.asarray(f.convert("RGB") if isinstance(f, Image.Image) else f) for f in video])
@@ -63,8 +62,8 @@ def write_mp4(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0
     """Write H.264 yuv420p that every browser plays.
 
     `min_size`: enlarge by the smallest whole factor (nearest neighbour) that gives the shorter side at least
-    this many pixels; 0 keeps the size. Odd sizes repeat their last row or column: yuv420p needs even ones.
-    `crf`: libx264's quality, lower is better. Raises UserError where the file cannot be written.
+    this many pixels. Odd sizes repeat their last row or column: yuv420p needs even ones. `crf`: libx264's
+    quality, lower is better. Raises UserError where the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -106,10 +105,10 @@ def write_gif(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0
     """
     frames = as_frames(video)
     palette = _shared_palette(frames)
-    images = [Image.fromarray(f).quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
-    factor = _factor(frames, min_size)
-    size = (frames.shape[2] * factor, frames.shape[1] * factor)
-    images = [i.resize(size, Image.Resampling.NEAREST) for i in images]
+    images = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in _enlarge(frames, min_size)
+    ]
     duration = max(20, round(1000 / float(_rate(fps)) / 10) * 10)
     return _write_animation(path, images, "GIF", duration, optimize=False)
 
@@ -134,10 +133,7 @@ def _write_animation(path: str | Path, images: list[Any], kind: str, duration: i
 
 
 def write_frames(folder: str | Path, video: Any) -> Path:
-    """Write each frame as it is, without loss, to `folder`: 0000.png, 0001.png and so on.
-
-    Numbered pictures of a longer video that was there before are removed.
-    """
+    """Write each frame without loss to `folder`: 0000.png, 0001.png and so on, and none but these."""
     folder = Path(folder)
     frames = as_frames(video)
     for number, frame in enumerate(frames):
@@ -151,12 +147,12 @@ def write_frames(folder: str | Path, video: Any) -> Path:
 
 
 def place(kind: str, folder: Path, name: str) -> Path:
-    """Where a video of that name lies in one of the ``FORMATS``."""
+    """Where a video of that name lies in one of the `FORMATS`."""
     return folder / (f"{name}_frames" if kind == "png" else f"{name}.{kind}")
 
 
 def write_as(kind: str, folder: Path, name: str, frames: np.ndarray, fps: float) -> Path:
-    """Write a video in one of the ``FORMATS``; small ones are enlarged, but not as PNG frames."""
+    """Write a video in one of the `FORMATS`; small ones are enlarged, but not as PNG frames."""
     file = place(kind, folder, name)
     if kind == "png":
         return write_frames(file, frames)
@@ -167,8 +163,7 @@ def write_as(kind: str, folder: Path, name: str, frames: np.ndarray, fps: float)
 def read_video(path: str | Path) -> np.ndarray:
     """A video that was written here, from any of its forms, or a picture: uint8 `(f, h, w, 3)`.
 
-    Raises:
-        UserError: it is not there or cannot be read.
+    Raises UserError where it is not there or cannot be read.
 
     Example:
         >>> import tempfile
@@ -268,12 +263,8 @@ def _rate(fps: float) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def _factor(frames: np.ndarray, min_size: int) -> int:
-    return max(1, -(-min_size // min(frames.shape[1:3])))
-
-
 def _enlarge(frames: np.ndarray, min_size: int) -> np.ndarray:
-    factor = _factor(frames, min_size)
+    factor = max(1, -(-min_size // min(frames.shape[1:3])))
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
