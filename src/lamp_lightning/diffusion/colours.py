@@ -11,9 +11,8 @@ def match_colours(frames: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """Give each frame the picture's histogram, channel by channel, as a continuous change of tones.
 
     The authors' `histogram_match` takes 8-bit tones to the picture's tones one by one. Where the picture has
-    few of them, a single pixel can decide whether an area becomes dark or light, and what a batch rounds
-    otherwise than a single video grows to several tones. Here tones count between the steps of 8 bits, too,
-    and what lies between two tones stays between.
+    few of them, a single pixel or a batch's rounding can decide whether an area becomes dark or light. Here
+    tones count between the steps of 8 bits, too, and what lies between two tones stays between.
 
     Args:
         frames: `f h w 3`, 0..1.
@@ -50,8 +49,7 @@ def histogram_match(frame: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Give each colour channel of `frame` the histogram of `reference`.
 
     Both are cut to 8 bits first; a value becomes the reference's smallest value whose quantile is no lower,
-    as the authors do after decoding. Where the reference has few tones, a value that is rounded otherwise, as
-    in a batch, can become another by several tones; `match_colours` does not do that.
+    as the authors do after decoding.
 
     Args:
         frame: `h w 3`, 0..1.

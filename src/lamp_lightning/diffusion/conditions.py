@@ -12,12 +12,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditions:
-    """The conditions of clips, a row for each.
+    """The conditions of clips, a row for each: `text` `n l d` for the cross-attention, and what SDXL has.
 
-    Attributes:
-        text: `n l d`, for the cross-attention.
-        pooled: `n p`, one vector for the whole prompt (SDXL), or None.
-        sizes: `n 6`, the size and crop conditions (SDXL; Podell et al. 2023, section 2.2), or None.
+    That is `pooled` `n p`, one vector for the whole prompt, and `sizes` `n 6`, see `size_conditions`.
 
     Example:
         >>> prompts = Conditions(torch.ones(1, 77, 32))

@@ -52,11 +52,10 @@ def denoise(
         first_frame: clean latent of frame 0, `b c 1 h w` or `b c h w`; it stays as it is, to the bit. None
             denoises frame 0 too, as an image model does (`b c 1 h w` noise then becomes an image).
         text_embeddings: `2b l d`, unconditional then conditional; `b l d` will do when `guidance_scale` is 1.
-        guidance_scale: 1 means no guidance, and half the work.
+        guidance_scale, guidance_rescale: see `guided`; a scale of 1 means no guidance, and half the work.
         num_inference_steps: steps of the scheduler.
-        guidance_rescale: see `guided`.
-        shared_noise: the share of frame 0's noise in every frame's; 0 switches it off.
-        noise_sharing: how it is mixed in, see `shared_noise`.
+        shared_noise, noise_sharing: the share of frame 0's noise in every frame's, and how it is mixed in,
+            see `tricks.shared_noise`.
         adain: the authors' AdaIN of latents towards frame 0, see `adain_towards_first`.
         adain_after: share of the steps after which frame 1 is tied to frame 0; the authors' is 30 of 50.
         eta, generator: for schedulers that add noise in each step.
@@ -157,13 +156,10 @@ def solve(
         scheduler: its timesteps are set.
         latents: `b c f h w` at the first of the timesteps; what they hold at known frames is not looked at.
         timesteps: a part of the scheduler's.
-        known: frames that are given.
+        known: frames that are given, and come out as given.
         noise: `b c f h w`, with which the `noised` ones of them enter.
         adain_after: see `denoise`; None switches AdaIN off, and so does a frame 0 that is not clean.
         eta, generator, callback: see `denoise`.
-
-    Returns:
-        Latents, `b c f h w`, with the known frames as given.
     """
     known = known.like(latents)
     places = known.moving(latents.shape[2])

@@ -1,4 +1,4 @@
-"""Painting under the attention of another video, so that what moves goes where it went there."""
+"""Attention injection: a video is generated under the attention of another, and moves as that does."""
 
 from __future__ import annotations
 
@@ -15,11 +15,7 @@ from lamp_lightning.diffusion.conditions import Conditions
 
 @dataclass
 class Way:
-    """What `invert` went through with one clip, to be followed back.
-
-    latents: `steps c f h w`, those at each timestep, the noisiest last.
-    conditions: of its prompt, one row.
-    """
+    """What `invert` went through with one clip: latents `steps c f h w`, the noisiest last; its prompt."""
 
     latents: Tensor | Sequence[Tensor]
     conditions: Conditions
@@ -27,19 +23,18 @@ class Way:
 
 @contextmanager
 def following(unet: Any, way: Way, share: float) -> Iterator[None]:
-    """In this context the UNet's clips attend as the followed one does, for that share of the steps.
+    """In this context the attention of an inverted clip is injected into the UNet's clips.
 
-    Plug-and-Play (Tumanyan et al. 2023), for videos FateZero (Qi et al. 2023): the followed clip is denoised
+    Plug-and-Play (Tumanyan et al. 2023), for videos FateZero (Qi et al. 2023): the inverted clip is denoised
     beside them, and in self-attention and temporal attention its queries and keys take the place of theirs,
-    while values stay their own. So each frame fetches from the new first frame what lies where the followed
-    video fetched it from its own. The followed clip goes back the very way that inversion came, whatever the
-    guidance, and each call of the UNet is one step of it: one run of as many steps as inversion had.
+    while values stay their own. It goes back the very way that inversion came, whatever the guidance, and
+    each call of the UNet is one step of it: one run of as many steps as inversion had.
 
     Args:
         unet: a MotionUNet.
         way: from `invert` with the same UNet, by its callback.
-        share: 0..1 of the steps, from the noisy end on. 0 follows nowhere, 1 all the way. Attention that is
-            taken over to the end brings in some of the followed video's look.
+        share: 0..1 of the steps, from the noisy end on. Attention that is injected to the end brings in some
+            of the inverted video's look.
     """
     steps = round(share * len(way.latents))
     calls, clips = 0, 1

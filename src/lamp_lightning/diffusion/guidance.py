@@ -36,11 +36,7 @@ def guided(prediction: Tensor, guidance_scale: float, guidance_rescale: float = 
 
 
 def with_guidance(
-    model: Callable[..., Tensor],
-    conditions: Conditions | Tensor,
-    *,
-    scale: float,
-    rescale: float = 0.0,
+    model: Callable[..., Tensor], conditions: Conditions | Tensor, *, scale: float, rescale: float = 0.0
 ) -> Predict:
     """A model under its conditions and guidance, as a function of latents and timestep.
 
@@ -48,8 +44,7 @@ def with_guidance(
         model: a MotionUNet, or what `MotionUNet.image_model()` gives.
         conditions: `2b` rows, unconditional then conditional; `b` will do when `scale` is 1. A tensor is the
             text alone.
-        scale: 1 means no guidance, and half the work.
-        rescale: see `guided`; it looks at the frames that are not clean.
+        scale, rescale: see `guided`; a scale of 1 means no guidance, and half the work.
 
     Example:
         >>> import torch
@@ -72,11 +67,7 @@ def with_guidance(
 
 
 def _needed(conditions: Conditions, *, clips: int, guidance: bool) -> Conditions:
-    """The rows of conditions that are needed: all `2b` with guidance, else the conditional ones.
-
-    Raises:
-        ValueError: the number of rows does not go with so many clips.
-    """
+    """All `2b` rows with guidance, else the conditional ones. Raises ValueError for any other number."""
     rows = len(conditions)
     if rows != 2 * clips and (guidance or rows != clips):
         need = f"{2 * clips} (unconditional, then conditional)" if guidance else f"{clips} or {2 * clips}"

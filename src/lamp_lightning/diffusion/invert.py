@@ -37,8 +37,8 @@ def invert(
         num_inference_steps: the steps that sampling will take.
         prediction_type: how the UNet's output is read. The authors' code reads every model's as noise; for a
             model of another type pass `scheduler.config.prediction_type`, or sampling does not lead back.
-        keep_first: frame 0 stays clean, as in tuning and in `denoise`, whose way is then the one that is gone
-            back. The authors' code inverts it with the others, which the model was never tuned for.
+        keep_first: frame 0 stays clean, as in tuning and in `denoise`. The authors' code inverts it with the
+            others, which the model was never tuned for.
         strength: how much of the way to noise to go, 0..1: so much of the steps are taken.
         callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1.
 

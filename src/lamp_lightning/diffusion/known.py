@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,15 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class KnownFrames:
-    """Clean latents of frames that are given, `b c h w` by their number in the clip.
+    """Clean latents of frames that are given, `b c h w` by their number; those of one clip serve a batch.
 
     Args:
         clean: frames that the model sees without noise, as LAMP is tuned to (paper, section 3.2). They take
             no part in the steps of a solver.
         noised: frames that enter each step with their own noise at that step's level, as conditional sampling
             from an unconditional model does ("replacement", Ho et al. 2022, section 3.1).
-
-    Latents of one clip serve all clips of a batch.
 
     Example:
         >>> import torch
@@ -52,19 +50,15 @@ class KnownFrames:
 
     def __or__(self, others: KnownFrames) -> KnownFrames:
         """Both; where a frame is in both, it is as in the others."""
-        clean, noised = (
-            {k: x for k, x in mine.items() if k not in {**others.clean, **others.noised}} | dict(theirs)
-            for mine, theirs in ((self.clean, others.clean), (self.noised, others.noised))
-        )
-        return KnownFrames(clean, noised)
+        theirs = {**others.clean, **others.noised}
+        mine = self._each(lambda frames: {k: x for k, x in frames.items() if k not in theirs})
+        return KnownFrames({**mine.clean, **others.clean}, {**mine.noised, **others.noised})
 
     def at(self, places: Sequence[int]) -> KnownFrames:
         """Those at some places of a long clip, for the clip of these places alone."""
-        clean, noised = (
-            {number: known[place] for number, place in enumerate(places) if place in known}
-            for known in (self.clean, self.noised)
+        return self._each(
+            lambda frames: {number: frames[place] for number, place in enumerate(places) if place in frames}
         )
-        return KnownFrames(clean, noised)
 
     def like(self, video: Tensor) -> KnownFrames:
         """On the device and in the dtype of a video `b c f h w`, one latent for each of its clips.
@@ -85,11 +79,9 @@ class KnownFrames:
                 )
             return latents.to(video).expand(shape)
 
-        clean, noised = (
-            {number: fitted(number, latents) for number, latents in known.items()}
-            for known in (self.clean, self.noised)
+        return self._each(
+            lambda known: {number: fitted(number, latents) for number, latents in known.items()}
         )
-        return KnownFrames(clean, noised)
 
     def moving(self, frames: int) -> list[int]:
         """The numbers of the frames that a solver steps: all of so many but the clean ones."""
@@ -111,3 +103,6 @@ class KnownFrames:
         numbers = self.moving(others.shape[2] + len(self.clean))
         frames = {**self.clean, **dict(zip(numbers, others.unbind(2), strict=True))}
         return torch.stack([frames[number] for number in sorted(frames)], dim=2)
+
+    def _each(self, change: Callable[[Mapping[int, Tensor]], Mapping[int, Tensor]]) -> KnownFrames:
+        return KnownFrames(change(self.clean), change(self.noised))

@@ -23,9 +23,7 @@ def known_frames_loss(
     *,
     known: Sequence[int],
 ) -> Tensor:
-    """Mean squared error of the prediction on the frames of a clip that are not known.
-
-    Known frames enter as they are, whatever `noise` holds there, and their prediction is not looked at.
+    """Mean squared error of the prediction, in float32, on the frames of a clip that are not known.
 
     Args:
         unet: a MotionUNet (or anything with its forward).
@@ -34,10 +32,7 @@ def known_frames_loss(
         noise: Gaussian noise of the same shape.
         timesteps: one per clip, `(b,)`, integers below `num_train_timesteps`.
         conditions: a row for each clip. A tensor is the text alone, `b l d`.
-        known: the numbers of the frames that are given.
-
-    Returns:
-        A scalar, computed in float32.
+        known: the numbers of the frames that are given. They enter as they are, whatever `noise` holds there.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""A picture made over by the image model: SDEdit (Meng et al. 2022)."""
+"""A picture generated anew by the image model: SDEdit (Meng et al. 2022)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def repaint(
     generator: Generators = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
-    """Make pictures anew from a point on the way to noise, so that they keep their layout.
+    """Generate pictures anew from a point on the way to noise, so that they keep their layout.
 
     Args:
         predict: the image model of a MotionUNet under its conditions and guidance, see `with_guidance`.
@@ -38,7 +38,7 @@ def repaint(
         noisy: the pictures at that point, as `invert` with the same steps and strength gives them: they keep
             their layout best. None adds drawn noise.
         generator: of the drawn noise.
-        callback: called as `callback(step, steps, latents)` after each step, `step` counting from 1.
+        callback: see `denoise`.
 
     Returns:
         Clean latents, `b c 1 h w`.

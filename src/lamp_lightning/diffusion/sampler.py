@@ -24,10 +24,9 @@ class Memory(Schema):
 class Sampler(SamplerSettings):
     """One config of the group `sampler`, and the size of the video.
 
-    `SamplerSettings` has the other settings, each with its type, range and default. `start` is what frames
-    begin as: "noise"; "inversion": the noise that the tuned clip was inverted to, as in Tune-A-Video (Wu et
-    al. 2023, section 3.3); "warp": frame 0 denoised part of the way and moved a little in each frame, as
-    in Text2Video-Zero (`diffusion.warp`); "still": the first frame, which they remain.
+    `start` is what frames begin as: "noise"; "inversion": the noise that the tuned clip was inverted to, as
+    in Tune-A-Video (Wu et al. 2023, section 3.3); "warp": frame 0 denoised part of the way and moved a little
+    in each frame (`diffusion.warp`); "still": the first frame, which they remain.
 
     Example:
         >>> Sampler().num_inference_steps
@@ -49,12 +48,9 @@ class Sampler(SamplerSettings):
         return self.model_dump(mode="json")
 
     def changed(self, values: Mapping[str, Any]) -> Sampler:
-        """The sampler with those of `values` that are known and not None.
+        """The sampler with those of `values` that are known and not None; raises UserError for a wrong one.
 
         Another scheduler comes without the options of the one before.
-
-        Raises:
-            UserError: a value that cannot be used.
         """
         known = type(self).model_fields
         given = {key: _plain(value) for key, value in values.items() if key in known and value is not None}
@@ -63,7 +59,7 @@ class Sampler(SamplerSettings):
         return usable(type(self), "sampler", {**dict(self), **given})
 
     def make_scheduler(self, config: Any) -> Any:
-        """The diffusers scheduler of that name with the noise levels of ``config``.
+        """The diffusers scheduler of that name with the noise levels of `config`.
 
         Raises:
             UserError: no such scheduler, or options that it does not know or cannot use.

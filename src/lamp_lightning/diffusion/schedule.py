@@ -16,11 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prediction:
-    """A kind of prediction.
-
-    target: `target(clean, noise, signal, sigma)`, what a model of that kind is to predict.
-    noise: `noise(output, noisy, signal, sigma)`, the noise that follows from its output for noisy latents.
-    """
+    """A kind of prediction: what a model is to predict, and the noise that follows from its output."""
 
     target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     noise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -43,11 +39,7 @@ PREDICTIONS = {
 
 
 def prediction_of(kind: str) -> Prediction:
-    """The kind of prediction that diffusers calls `prediction_type`.
-
-    Raises:
-        ValueError: there is no such kind.
-    """
+    """The kind of prediction that diffusers calls `prediction_type`. Raises ValueError for an unknown one."""
     if kind not in PREDICTIONS:
         raise ValueError(f"prediction_type {kind!r} is unknown: use one of {', '.join(PREDICTIONS)}.")
     return PREDICTIONS[kind]
@@ -70,14 +62,8 @@ def signal_and_sigma(scheduler: Any, latents: Tensor, timesteps: Tensor) -> tupl
 def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """The forward process `q(x_t | x_0)` of the model's noise schedule (Ho et al. 2020, equation 4).
 
-    Args:
-        scheduler: a diffusers scheduler with `alphas_cumprod`.
-        latents: clean latents, `b c f h w`.
-        noise: Gaussian noise of the same shape.
-        timesteps: one per clip, `(b,)`.
-
-    Returns:
-        Noisy latents, `b c f h w`.
+    The scheduler is one of diffusers with `alphas_cumprod`; clean latents, Gaussian noise and the noisy
+    latents that come out are `b c f h w`, timesteps `(b,)`.
 
     Example:
         >>> import torch

@@ -14,13 +14,10 @@ def shared_noise(noise: Tensor, alpha: float = 0.2, sharing: NoiseSharing = "aut
     """Let all frames share noise (paper, section 3.4): `alpha * noise[0] + (1 - alpha) * noise[f]`.
 
     Args:
-        noise: independent Gaussian noise, `b c f h w`.
+        noise: independent Gaussian noise, `b c f h w`; frame 0 keeps its own.
         alpha: 0 keeps the noise independent, 1 gives every frame that of frame 0.
         sharing: "authors" is the formula as it stands, whose sum has a variance of alpha^2 + (1 - alpha)^2,
             0.68 at 0.2, where the model was trained on 1; "variance_preserving" divides by its root.
-
-    Returns:
-        `b c f h w`; frame 0 keeps its noise.
 
     Example:
         >>> import torch
@@ -44,13 +41,8 @@ def shared_noise(noise: Tensor, alpha: float = 0.2, sharing: NoiseSharing = "aut
 def adain(content: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
     """Give `content` the per-channel mean and standard deviation of `style`.
 
-    Args:
-        content: `b c ...`, statistics over all axes after the channels (for a frame: `b c h w`).
-        style: `b c ...`.
-        eps: added to both variances, so that a constant channel stays finite.
-
-    Returns:
-        Like `content`; statistics are computed in float32.
+    Both are `b c ...`, for a frame `b c h w`; statistics are over all axes after the channels, in float32.
+    `eps` is added to both variances, so that a constant channel stays finite.
 
     Example:
         >>> import torch
@@ -60,9 +52,8 @@ def adain(content: Tensor, style: Tensor, eps: float = 1e-8) -> Tensor:
     """
 
     def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-        flat = x.flatten(2).float()
-        shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
-        return flat.mean(2).view(shape), (flat.var(2) + eps).sqrt().view(shape)
+        x, axes = x.float(), tuple(range(2, x.ndim))
+        return x.mean(axes, keepdim=True), (x.var(axes, keepdim=True) + eps).sqrt()
 
     (content_mean, content_std), (style_mean, style_std) = moments(content), moments(style)
     return ((content - content_mean) / content_std * style_std + style_mean).to(content.dtype)

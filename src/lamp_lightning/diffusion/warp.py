@@ -1,9 +1,8 @@
-"""Text2Video-Zero's way to a video: the first frame's latents, moved a little from frame to frame.
+"""Text2Video-Zero: videos without training (Khachatryan et al. 2023, arXiv 2303.13439, section 3.3).
 
-Khachatryan et al. 2023 (arXiv 2303.13439), section 3.3: no training. Frame 0 is denoised down to a level t0,
-copied to every frame and moved there by a global translation that grows with the frame's number, noised again
-up to a level t1, and from there all frames are denoised together, looking at frame 0 (first-frame attention).
-The numbers are those of diffusers' TextToVideoZeroPipeline, which is deprecated.
+Frame 0 is denoised down to a level t0, copied to every frame and moved there by a global translation that
+grows with the frame's number, noised again up to a level t1, and from there all frames are denoised together
+under first-frame attention. The numbers are those of diffusers' TextToVideoZeroPipeline, which is deprecated.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def denoise_warped(
     *,
     callback: StepCallback | None = None,
 ) -> Tensor:
-    """Make clips of moved first frames.
+    """Generate clips of moved first frames, latents `b c f h w`.
 
     Args:
         predict: an untuned MotionUNet with first-frame attention and norm "per_frame", see `with_guidance`.
@@ -44,9 +43,6 @@ def denoise_warped(
             levels, with its own noise, and stays what frames look at and what comes out.
         sampler: `warp_strength` of it is that of the motion, see `translated`.
         callback: see `denoise`; it counts the steps of the last stage, of all frames.
-
-    Returns:
-        Latents, `b c f h w`.
     """
     steps, frames = sampler.num_inference_steps, noise.shape[2]
     after_t0, after_t1 = levels(steps)
@@ -69,11 +65,7 @@ def denoise_warped(
 
 
 def levels(steps: int) -> tuple[int, int]:
-    """How many of so many steps follow the levels t0 and t1: the paper's 44 and 47 of 50, in proportion.
-
-    Raises:
-        ValueError: fewer than 3 steps have no place for them.
-    """
+    """How many of so many steps follow the levels t0 and t1: the paper's 44 and 47 of 50, in proportion."""
     if steps < 3:
         raise ValueError(f"Text2Video-Zero needs at least 3 steps, not {steps}.")
     after_t1 = min(steps - 1, round(T1 * steps))
@@ -83,12 +75,8 @@ def levels(steps: int) -> tuple[int, int]:
 def translated(latents: Tensor, strength: float) -> Tensor:
     """Move the k-th of the frames after the first by `strength * k` pixels of 512, in x and in y.
 
-    Args:
-        latents: `b c n h w`, of frames 1.. .
-        strength: how far to the right and down a frame is read from; the picture moves the other way.
-
-    Returns:
-        Such latents, by nearest neighbours, mirrored at the borders, as diffusers' pipeline does.
+    Latents are `b c n h w`, of frames 1.. . They are read that far to the right and down, so that the picture
+    moves the other way; by nearest neighbours, mirrored at the borders, as diffusers' pipeline does.
     """
     clips, _channels, frames, height, width = latents.shape
     like: dict[str, Any] = {"device": latents.device, "dtype": torch.float32}

@@ -20,8 +20,7 @@ from lamp_lightning.runtime.errors import UserError
 def count_windows(frames: int, window: int, overlap: int) -> int:
     """How many windows a video of so many frames takes.
 
-    Raises:
-        ValueError: several are needed, and have no room for the first frame, known ones and a new one.
+    Raises ValueError where several have no room for the first frame, known ones and a new one.
 
     Example:
         >>> count_windows(16, window=16, overlap=4), count_windows(40, window=16, overlap=4)
@@ -40,11 +39,7 @@ def count_steps(sampler: Sampler, frames: int) -> int:
 
 
 def check_sampler(sampler: Sampler, scheduler: Any, frames: int) -> None:
-    """Refuse settings that do not go together for a video of so many frames.
-
-    Raises:
-        UserError: names the setting and its value.
-    """
+    """Raise UserError for settings that do not go together in a video of so many frames."""
     if sampler.start == "warp" and sampler.num_inference_steps < 3:
         raise UserError(f"start=warp needs at least 3 steps, not {sampler.num_inference_steps}.")
     if sampler.start == "warp" and not isinstance(scheduler, DDIMScheduler):
@@ -70,10 +65,7 @@ def sample_clips(
     generator: Generators = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
-    """Latents of clips, `b c f h w`: `start` of the sampler says how, see `Sampler`.
-
-    The arguments are those of `denoise_in_windows`.
-    """
+    """Latents of clips in the way that the sampler's `start` says; arguments as `denoise_in_windows`."""
     if sampler.start == "still":
         given = known.like(noise)
         first = {**given.clean, **given.noised}[0]
@@ -95,23 +87,15 @@ def denoise_in_windows(
     generator: Generators = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
-    """Denoise clips of any length in windows of frames, under a first frame that anchors them all.
+    """Denoise clips of any length, `b c f h w`, in windows under a first frame that anchors them all.
 
     The first window is `denoise_clips` as it is. Each further one begins with the clips' frame 0, to which
     the first-frame attention looks and whose statistics AdaIN takes, so that looks do not drift; then come
     the last `sampler.overlap` frames so far, which are known, and then new ones.
 
-    Args:
-        predict: a MotionUNet under its conditions and guidance, see `with_guidance`.
-        scheduler: its steps are set here.
-        noise: `b c f h w`, for all frames.
-        known: frames that are given. Frame 0 is the anchor of further windows whether it is known or not.
-        sampler: `window` of it are the frames that the model sees at once, frame 0 and the overlap included.
-        generator: for schedulers that add noise in each step.
-        callback: see `denoise`; steps count through all windows, and the latents are the window's.
-
-    Returns:
-        Latents, `b c f h w`.
+    Arguments and result are those of `denoise_clips`. Frame 0 is the anchor of further windows whether it is
+    known or not; `sampler.window` is what the model sees at once, frame 0 and the overlap included; steps
+    count through all windows, and the latents of a callback are the window's.
 
     Example:
         >>> import torch
