@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,9 +29,8 @@ def collect(cfg: DictConfig) -> None:
     from lamp_lightning.report.runs import compare_runs, find_runs
     from lamp_lightning.report.write import report_to
 
-    asked: list[Any] = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
-    folders = find_runs([str(each) for each in asked])
-    comparison = compare_runs(folders, title=cfg.title, videos=cfg.videos)
+    asked = [str(each) for each in cfg.runs] if OmegaConf.is_list(cfg.runs) else [str(cfg.runs)]
+    comparison = compare_runs(find_runs(asked), title=cfg.title, videos=cfg.videos)
     for problem in comparison.left_out:
         print(f"Left out: {problem}", file=sys.stderr)
     out = output(cfg, asked)
@@ -46,11 +44,11 @@ def collect(cfg: DictConfig) -> None:
     sys.stdout.flush()
 
 
-def output(cfg: DictConfig, asked: Sequence[Any]) -> Path:
+def output(cfg: DictConfig, asked: Sequence[str]) -> Path:
     """The folder to write to."""
     if cfg.out is not None:
         return Path(str(cfg.out)).expanduser()
-    folder = Path(str(asked[0])).expanduser()
+    folder = Path(asked[0]).expanduser()
     if len(asked) > 1 or not folder.is_dir():
         return Path("collected")
     return inside(folder / "collected", folder)

@@ -1,20 +1,18 @@
-"""``python -m lamp_lightning.convert from=... out=...``: the authors' checkpoints to adapters and back.
+"""`python -m lamp_lightning.convert from=... out=...`: the authors' checkpoints to adapters and back.
 
-What ``from`` is decides the direction. A folder that the authors' code saved (a UNet's, or a pipeline's with
-``unet/`` in it) becomes a motion adapter, which ``lamp_lightning.sample run=<adapter>`` paints with. A run
-folder or an adapter becomes ``<out>/unet``, which the authors' code takes as ``inference_script.py
---weight <out>/unet --pretrain_weight <folder of the base model>``: it reads only the UNet from there, and
-text encoder, autoencoder and scheduler from the base model, so nothing else is written.
+A folder that the authors' code saved (a UNet's, or a pipeline's with `unet/` in it) becomes a motion
+adapter. A run folder or an adapter becomes `<out>/unet`, from which the authors' code reads the UNet; it
+takes all else from the base model.
 
 An adapter holds the tuned tensors only. On the way back the frozen ones are the base model's: the folder is
-the same again, bit for bit, if its frozen tensors were the base model's, which ``base=`` makes sure of.
+the same again, bit for bit, if its frozen tensors were the base model's, which `base=` makes sure of.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,18 +36,18 @@ LICENCE = "CC BY-NC 4.0, as the authors publish their checkpoints: for non-comme
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     quiet()
-    words = sys.argv[1:] if argv is None else argv
+    overrides = sys.argv[1:] if argv is None else argv
     # To Hydra `motion=` would choose a config of that group; here nothing is tuned, and it names a motion.
-    return run_command(convert, "convert", [re.sub("^motion=", "motion.name=", word) for word in words])
+    return run_command(convert, "convert", [re.sub("^motion=", "motion.name=", each) for each in overrides])
 
 
 def convert(cfg: DictConfig) -> None:
-    """Convert ``from``, an official checkpoint folder or an adapter, to the other, ``out``."""
+    """Convert `from`, an official checkpoint folder or an adapter, to the other, `out`."""
     check_settings(Convert, cfg, may_be_null=("motion.",))
     if cfg.size == "auto":
         raise UserError(
             "size=auto takes the shape of a picture, and there is none here: give the size that the motion "
-            "is painted at, like size=[320,512]."
+            "is generated at, like size=[320,512]."
         )
     source, out = Path(str(cfg["from"])).expanduser(), Path(str(cfg.out)).expanduser()
     if not source.exists():
@@ -69,7 +67,7 @@ def convert(cfg: DictConfig) -> None:
 
 
 def adapter_of(source: Path) -> Path | None:
-    """The adapter that ``source`` is or, being a run folder, holds; None for the authors' checkpoints."""
+    """The adapter that `source` is or, being a run folder, holds; None for the authors' checkpoints."""
     from lamp_lightning.models.adapter import read_metadata
     from lamp_lightning.models.official import unet_folder
 
@@ -79,13 +77,13 @@ def adapter_of(source: Path) -> Path | None:
         read_metadata(source)
         return source
     run = RunFolder(source)
-    if run.info_file.is_file() and not run.adapter.is_file():
+    if run.info_file.is_file():  # the authors' output folders have a config.yaml, too, but no run.json
+        if run.adapter.is_file():
+            return run.adapter
         raise UserError(
             f"{source} has no adapter yet: the run has not come so far. Go on with it by "
             f"python -m lamp_lightning.train resume={source}"
         )
-    if run.info_file.is_file():  # the authors' output folders have a config.yaml, too, but no run.json
-        return run.adapter
     try:
         unet_folder(source)
     except UserError as error:
@@ -132,11 +130,11 @@ def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
     print(f"  adapter  {short(out)}")
     print(f"  licence  {LICENCE}")
     needed = "" if base else " base=<model>"
-    print(f"  paint    python -m lamp_lightning.sample run={short(out)}{needed} prompt=...", flush=True)
+    print(f"  generate python -m lamp_lightning.sample run={short(out)}{needed} prompt=...", flush=True)
 
 
 def motion_of(source: Path) -> str:
-    """The motion by the name of its folder: the authors keep ``<motion>/unet``."""
+    """The motion by the name of its folder: the authors keep `<motion>/unet`."""
     folder = source.resolve()
     return folder.parent.name if folder.name == "unet" else folder.name
 
@@ -150,7 +148,7 @@ def absolute(model: Any) -> str | None:
 
 
 def check_adapter_out(source: Path, out: Path, overwrite: bool) -> None:
-    """Whether an adapter may be written to ``out``."""
+    """Whether an adapter may be written to `out`."""
     from lamp_lightning.models.adapter import read_metadata
 
     if out.is_dir() or out.suffix != ".safetensors":
@@ -158,21 +156,15 @@ def check_adapter_out(source: Path, out: Path, overwrite: bool) -> None:
             f"from={source} is a checkpoint folder of the authors' code, which becomes a motion adapter, one "
             f"file: out={out} must be named <name>.safetensors and be no folder."
         )
-    if not out.exists():
-        return
-    if overwrite is not True:
-        raise UserError(f"{out} exists already. Give another out, or overwrite=true to replace it.")
-    try:
-        read_metadata(out)
-    except UserError as error:
-        raise UserError(f"overwrite=true replaces only motion adapters. {error} Give another out.") from error
+    if out.exists():
+        check_replaceable(out, overwrite, read_metadata, "motion adapters")
 
 
 # -- adapter to official -------------------------------------------------------------------------------------
 
 
 def to_official(file: Path, out: Path, cfg: DictConfig) -> None:
-    """Write base model and adapter as ``<out>/unet``, in the adapter's precision."""
+    """Write base model and adapter as `<out>/unet`, in the adapter's precision."""
     from lamp_lightning.models.adapter import precision, read_metadata
     from lamp_lightning.models.official import save_official
 
@@ -193,14 +185,14 @@ def to_official(file: Path, out: Path, cfg: DictConfig) -> None:
     save_official(unet, out / "unet", facts.get("official_config"))
     print(f"  UNet     {short(out / 'unet')}")
     print(
-        f"  paint    with the authors' code: inference_script.py --weight {short(out / 'unet')} "
+        f"  generate with the authors' code: inference_script.py --weight {short(out / 'unet')} "
         f"--pretrain_weight <folder of {base}>",
         flush=True,
     )
 
 
 def check_folder_out(source: Path, out: Path, overwrite: bool) -> None:
-    """Whether ``<out>/unet`` may be written."""
+    """Whether `<out>/unet` may be written."""
     from lamp_lightning.models.official import official_config
 
     if out.is_file() or out.suffix in (".safetensors", ".bin", ".ckpt", ".pt"):
@@ -209,23 +201,29 @@ def check_folder_out(source: Path, out: Path, overwrite: bool) -> None:
             f"out={out} must be a folder."
         )
     folder = out / "unet"
-    if not folder.exists() or (folder.is_dir() and all(p.name.startswith(".") for p in folder.iterdir())):
+    if folder.is_dir() and all(file.name.startswith(".") for file in folder.iterdir()):
         return  # free, but perhaps for what an interrupted conversion left
-    if overwrite is not True:
-        raise UserError(f"{folder} exists already. Give another out, or overwrite=true to replace it.")
-    try:
-        official_config(folder)
-    except UserError as error:
-        raise UserError(f"overwrite=true replaces only UNets of LAMP. {error} Give another out.") from error
+    if folder.exists():
+        check_replaceable(folder, overwrite, official_config, "UNets of LAMP")
 
 
 # -- both ----------------------------------------------------------------------------------------------------
 
 
+def check_replaceable(place: Path, overwrite: bool, read: Callable[[Path], object], kind: str) -> None:
+    """Whether what is at `place` may be replaced: it must be of the `kind` that `read` reads."""
+    if overwrite is not True:
+        raise UserError(f"{place} exists already. Give another out, or overwrite=true to replace it.")
+    try:
+        read(place)
+    except UserError as error:
+        raise UserError(f"overwrite=true replaces only {kind}. {error} Give another out.") from error
+
+
 def base_unet(
     base: str, config: str | None, variant: str | None = None, dtype: torch.dtype | None = None
 ) -> MotionUNet:
-    """The base model's UNet, inflated and not tuned; in float32 where no ``dtype`` is given."""
+    """The base model's UNet, inflated and not tuned; in float32 where no `dtype` is given."""
     import torch
 
     from lamp_lightning.models.base.load import load_base_model

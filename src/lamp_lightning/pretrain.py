@@ -1,7 +1,4 @@
-"""Pretrain the tiny models: ``python -m lamp_lightning.pretrain``.
-
-Made to be interrupted: started again, it goes on from the state in ``work``.
-"""
+"""`python -m lamp_lightning.pretrain`: pretrain the tiny models; started again, it goes on from `work`."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_a_stopped_suite_goes_on(words, tmp_path, request):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=200)
     assert process.returncode == 143
-    assert "The same words go on" in out
+    assert "The same overrides go on" in out
     assert not (tmp_path / "b" / "index.html").exists()
     request.getfixturevalue("trained_here")
     assert main(suite) == 0

@@ -15,8 +15,8 @@ from lamp_lightning.report import Comparison, Entry, Result
 from lamp_lightning.report.curves import over_frames
 from lamp_lightning.report.dots import dots
 from lamp_lightning.report.drawing import Plot
-from lamp_lightning.report.plots import plots
 from lamp_lightning.report.scatter import scatter
+from lamp_lightning.report.write import plots
 
 AMOUNT = Measure("amount", "motion amount", "truth", 2, "% of width")
 STEADY = Measure("steady", "frame consistency", "higher", 3, only_moving=True)

@@ -1,4 +1,4 @@
-"""``python -m lamp_lightning.benchmark``: tune, paint and measure a suite of methods, in one report."""
+"""`python -m lamp_lightning.benchmark`: tune and measure a suite of methods, in one report."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def benchmark(cfg: DictConfig) -> None:
     """Go through the suite, from where an earlier call stopped."""
     check_settings(Benchmark, cfg)
-    from lamp_lightning.benchmark.suite import (
-        run_suite,  # torch and all: seconds, so not before this is right
-    )
+    from lamp_lightning.benchmark.suite import run_suite  # torch takes seconds: not before this is right
 
     try:
         run_suite(cfg)
     except Stopped:
-        print("\nStopped. The same words go on where this was.", flush=True)
+        print("\nStopped. The same overrides go on where this was.", flush=True)
         raise
 
 

@@ -1,7 +1,7 @@
-"""LAMP and its rivals behind one face: prompts, perhaps first frames, and seeds to videos.
+"""LAMP and its rivals behind one interface: prompts, perhaps first frames, and seeds to videos.
 
-The methods are the options of the config group ``method``; ``python -m lamp_lightning.train method=<name>``
-makes a run of each, those without training included (``trainer.max_steps=0``).
+The methods are the options of the config group `method`; `python -m lamp_lightning.train method=<name>`
+makes a run of each, those without training included (`trainer.max_steps=0`).
 
 ==================  ====================================================  ===================================
 method              what it is                                            a given first frame
@@ -15,7 +15,7 @@ tune_a_video        Wu et al. 2023, tuned on one clip                     replac
 animatediff         Guo et al. 2024, motion modules tuned on the clips    replaces frame 0 at each step
 ==================  ====================================================  ===================================
 
-Without first frames the first four paint one with the untuned image model, and the last three make all frames
+Without first frames the first four generate one with the untuned image model, the last three all frames
 from the prompt, as published. "Replaces": frame 0 is the given one with noise of the step's level, as a model
 that was trained without conditions is given some (Ho et al. 2022, "Video Diffusion Models", section 3.1).
 """
@@ -61,7 +61,7 @@ class Method:
     precision: str = "32-true"
 
     def with_sampler(self, **changes: Any) -> Method:
-        """The same with other settings of its sampler (`Sampler`), such as ``num_inference_steps``."""
+        """The same with other settings of its sampler (`Sampler`), such as `num_inference_steps`."""
         return replace(self, sampler=self.sampler.changed(changes))
 
     def generate(
@@ -78,18 +78,15 @@ class Method:
 
         Args:
             prompts: what is to be seen.
-            first_frames: a picture for each (path, PIL image, array ``(h, w, 3)``, ...), or None; the module
-                says what each method does with and without them.
+            first_frames: a picture for each (path, PIL image, array `(h, w, 3)`, ...); the module says what
+                each method does with and without them.
             seeds: of each video's noise; None: 0, 1, 2, ...
             at_once: videos in a batch; the same number gives the same bits.
-            noise: latents to begin at instead of drawn noise, ``(n, c, f, h, w)``.
+            noise: latents to begin at instead of drawn noise, `(n, c, f, h, w)`.
             progress: called as by the pipeline.
 
         Returns:
-            Videos, each uint8 ``(f, h, w, 3)``.
-
-        Raises:
-            UserError: numbers of prompts, pictures and seeds that do not go together.
+            Videos, each uint8 `(f, h, w, 3)`. UserError where the numbers of arguments differ.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = range(len(prompts)) if seeds is None else list(seeds)
@@ -116,13 +113,8 @@ class Method:
 def load_method(run: str | Path, device: str = "auto", precision: str | None = None) -> Method:
     """The method of a run folder or an adapter file, as it was tuned and is sampled.
 
-    Args:
-        run: the folder of ``python -m lamp_lightning.train``, or an adapter.
-        device: "auto" for a GPU where there is one.
-        precision: as ``trainer.precision``; None: the run's, for an adapter the fast one of the device.
-
-    Raises:
-        UserError: no run or adapter, or one without weights yet.
+    `device`: "auto" for a GPU where there is one. `precision`: as `trainer.precision`; None: the run's, for
+    an adapter the fast one of the device. Raises UserError where there are no weights.
     """
     adapter = find_adapter(run)
     name = read_metadata(adapter.file).get("method", "lamp")
@@ -137,13 +129,8 @@ def load_method(run: str | Path, device: str = "auto", precision: str | None = N
 def training_free(name: str, overrides: Sequence[str] = (), device: str = "auto") -> Method:
     """A method that needs no run: frozen, untuned or text2video_zero.
 
-    Args:
-        name: of the config group ``method``.
-        overrides: words of the train command, such as ``model=sd15`` or ``sampler.num_inference_steps=20``.
-        device: "auto" for a GPU where there is one.
-
-    Raises:
-        UserError: an unknown method, or one that has to be tuned.
+    `overrides`: of the train command, such as `model=sd15` or `sampler.num_inference_steps=20`. `device`:
+    "auto" for a GPU where there is one. Raises UserError for another method.
     """
     if name not in options("method"):
         raise UserError(f"There is no method {name!r}; there are {', '.join(options('method'))}.")

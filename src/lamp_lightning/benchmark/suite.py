@@ -1,8 +1,7 @@
 """A suite of methods, all tuned on the same clips and shown the same first frames, in one comparison.
 
 Runs are made by the train command, a sweep over motions and seeds for each method, so that any launcher can
-take them. Then each run paints the held-out scenes and is measured. Both can be stopped anywhere: what is
-finished is not done again.
+take them. Then each run generates the held-out scenes and is measured. What is finished is not done again.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from lamp_lightning.report.write import report_to
 from lamp_lightning.runtime.attached import attached
 from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.config import composed, options
-from lamp_lightning.runtime.console import quiet_libraries, short, threads
+from lamp_lightning.runtime.console import counted, quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.runtime.runs import RunFolder, versions
@@ -40,10 +40,8 @@ from lamp_lightning.runtime.sweeps import changed_settings
 from lamp_lightning.train.__main__ import PATHS, settle_paths
 
 QUICK = {"scenes": 2, "steps": 3}
-DECIDING = (
-    "moving_error_ratio",
-    "motion_fidelity",
-)  # the first needs the truth, which only the toy world has
+# The first needs the truth, which only the toy world has.
+DECIDING = ("moving_error_ratio", "motion_fidelity")
 SHOWN = (
     "moving_error_ratio", "motion_fidelity", "clip_score", "frame_consistency", "first_frame_fidelity",
     "motion_amount", "warping_error", "diversity",
@@ -55,7 +53,7 @@ class Contender:
     """An entry of a suite: overrides of the train command, or another entry's runs sampled in another way."""
 
     entry: Entry
-    words: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     of: str | None = None
     sampler: dict[str, Any] = field(default_factory=dict)
 
@@ -69,11 +67,11 @@ class Contender:
 
 
 def run_suite(cfg: DictConfig) -> Path:
-    """Tune, paint, measure and report what ``cfg`` asks for; returns the page.
+    """Tune, generate, measure and report what `cfg` asks for; returns the page.
 
     Raises:
         UserError: settings that cannot be used, or no run that could be measured.
-        Stopped: after a Ctrl-C or SIGTERM; the same words go on.
+        Stopped: after a Ctrl-C or SIGTERM; the same overrides go on.
     """
     quiet_libraries()
     torch.set_num_threads(threads(cfg.threads))
@@ -89,8 +87,8 @@ def run_suite(cfg: DictConfig) -> Path:
 
 def _run(cfg: DictConfig, methods: Sequence[Contender], out: Path, command: str) -> Path:
     print(
-        f"{cfg.suite.title}: {len(methods)} methods on {_count(cfg.motions, 'motion')} with "
-        f"{_count(cfg.seeds, 'seed')}, {cfg.scenes} scenes each, in {short(out)}",
+        f"{cfg.suite.title}: {len(methods)} methods on {counted(len(cfg.motions), 'motion')} with "
+        f"{counted(len(cfg.seeds), 'seed')}, {cfg.scenes} scenes each, in {short(out)}",
         flush=True,
     )
     results: list[Result] = []
@@ -100,19 +98,18 @@ def _run(cfg: DictConfig, methods: Sequence[Contender], out: Path, command: str)
         for method in methods:
             if method.of is None:
                 tune(cfg, method, out, stop)
-            for motion in cfg.motions:
-                for seed in cfg.seeds:
-                    stop.check()
-                    trial = Trial(out, method.of or method.name, method.name, motion, seed, cfg.scenes)
-                    try:
-                        found = judge_trial(trial, dict(method.sampler), stop.check)
-                    except UserError as error:
-                        problems.append(f"{method.label}, {motion}, seed {seed}: {error}")
-                        print(f"Left out: {problems[-1]}", file=sys.stderr, flush=True)
-                        continue
-                    results.append(found)
-                    trials.append(trial)
-                    _say(method, found)
+            for motion, seed in product(cfg.motions, cfg.seeds):
+                stop.check()
+                trial = Trial(out, method.of or method.name, method.name, motion, seed, cfg.scenes)
+                try:
+                    found = judge_trial(trial, dict(method.sampler), stop.check)
+                except UserError as error:
+                    problems.append(f"{method.label}, {motion}, seed {seed}: {error}")
+                    print(f"Left out: {problems[-1]}", file=sys.stderr, flush=True)
+                    continue
+                results.append(found)
+                trials.append(trial)
+                _say(method, found)
         if not results:
             raise UserError(f"None of the suite's runs could be measured; the first: {problems[0]}")
         references, scenes = judge_references(trials, stop.check)
@@ -132,7 +129,7 @@ def find_methods(cfg: DictConfig) -> list[Contender]:
     """The suite's methods that are asked for.
 
     Raises:
-        UserError: an unknown motion or entry, or words that the train command does not take.
+        UserError: an unknown motion or entry, or overrides that the train command does not take.
     """
     if cfg.out is None:
         raise UserError("The benchmark needs a folder to write to: give out=<folder>.")
@@ -154,7 +151,7 @@ def find_methods(cfg: DictConfig) -> list[Contender]:
         if method.of is not None and method.of not in wanted:
             raise UserError(f"{method.name} is {method.of} sampled in another way: ask for {method.of}, too.")
         for motion in cfg.motions:  # a typo is said now
-            check_settings(Train, _composed([*method.words, *cfg.words, f"motion={motion}"]))
+            check_settings(Train, _composed([*method.overrides, *cfg.words, f"motion={motion}"]))
     return methods
 
 
@@ -166,25 +163,17 @@ def _contender(cfg: DictConfig, name: str) -> Contender:
 
 
 def check_runs(cfg: DictConfig, out: Path) -> None:
-    """Refuse a folder with runs of other settings: their figures and scenes would stand under these words.
+    """Refuse a folder with runs of other settings, by a UserError that names the run and what differs.
 
     A run that cannot be opened is passed over: it is named and left out when its turn comes.
-
-    Raises:
-        UserError: names the run and what differs.
     """
     for method in (_contender(cfg, name) for name in cfg.suite.entries):
-        words = None  # found where a run is there
-        for motion in cfg.motions:
-            folders = {seed: run_folder(out, method.name, motion, seed) for seed in cfg.seeds}
-            there = {s: folder for s, folder in folders.items() if RunFolder(folder).config_file.exists()}
-            if not there:
-                continue
-            words = words or _own_words(cfg, method)
-            asked = _composed([*words, f"motion={motion}"])
-            settle_paths(asked)
-            for seed, folder in there.items():
+        for motion, seed in product(cfg.motions, cfg.seeds):
+            folder = run_folder(out, method.name, motion, seed)
+            if RunFolder(folder).config_file.exists():
+                asked = _composed([*_own_overrides(cfg, method), f"motion={motion}"])
                 asked.seed = seed
+                settle_paths(asked)
                 try:
                     _, before = RunFolder.open(folder)
                 except UserError:
@@ -193,7 +182,7 @@ def check_runs(cfg: DictConfig, out: Path) -> None:
                 if changed:
                     raise UserError(
                         f"{short(folder)} holds a run with another {', '.join(changed[:3])}. Give another "
-                        "out=<folder>, or the words that it was tuned with."
+                        "out=<folder>, or the overrides that it was tuned with."
                     )
 
 
@@ -203,24 +192,24 @@ def _moved(cfg: DictConfig, name: str) -> bool:
     return name in PATHS and value is not None and not Path(str(value)).exists()
 
 
-def _composed(words: Sequence[str]) -> DictConfig:
-    """The train command's config with these words."""
-    return deepcopy(_composed_once(tuple(words)))
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """The train command's config with these overrides."""
+    return deepcopy(_composed_once(tuple(overrides)))
 
 
 @lru_cache(maxsize=256)
-def _composed_once(words: tuple[str, ...]) -> DictConfig:
+def _composed_once(overrides: tuple[str, ...]) -> DictConfig:
     """Composing takes a tenth of a second, and the same runs are asked about again and again."""
-    return composed("train", words)
+    return composed("train", overrides)
 
 
 def _budgets(cfg: DictConfig, methods: Sequence[Contender]) -> str:
     """Steps and clips of each as text, those of most methods first; what is not tuned is left out."""
     labels: dict[str, list[str]] = {}
     for method in (method for method in methods if method.of is None):
-        tuned = _composed([*_own_words(cfg, method), f"motion={cfg.motions[0]}"])
+        tuned = _composed([*_own_overrides(cfg, method), f"motion={cfg.motions[0]}"])
         if tuned.trainer.max_steps:
-            clips = _count(range(tuned.data.batch_size * tuned.trainer.accumulate_grad_batches), "clip")
+            clips = counted(tuned.data.batch_size * tuned.trainer.accumulate_grad_batches, "clip")
             labels.setdefault(f"{tuned.trainer.max_steps} of {clips}", []).append(method.label)
     usual, *others = sorted(labels, key=lambda each: -len(labels[each])) or ["none"]
     return "; ".join([usual, *(f"{', '.join(labels[each])}: {each}" for each in others)])
@@ -229,9 +218,7 @@ def _budgets(cfg: DictConfig, methods: Sequence[Contender]) -> str:
 def _quick(cfg: DictConfig) -> DictConfig:
     """One motion and seed, few scenes and steps; in a folder of its own."""
     small = cfg.copy()
-    small.motions, small.seeds = list(cfg.motions)[:1], list(cfg.seeds)[:1]
-    small.scenes, small.steps = QUICK["scenes"], QUICK["steps"]
-    small.out = f"{cfg.out}_quick"
+    small.update(QUICK, motions=list(cfg.motions)[:1], seeds=list(cfg.seeds)[:1], out=f"{cfg.out}_quick")
     return small
 
 
@@ -239,41 +226,41 @@ def command_of(cfg: DictConfig) -> str:
     """The command that asks for this, with what differs from the suite."""
     changed = [name for name in ("motions", "seeds", "scenes", "steps") if cfg[name] != cfg.suite[name]]
     changed += [name for name in ("entries", "words") if cfg[name]]
-    words = [f"suite={cfg.suite.name}", *(f"{name}={_word(cfg[name])}" for name in changed)]
-    words += ["quick=true"] * cfg.quick
-    return shlex.join(["python", "-m", "lamp_lightning.benchmark", *words])
+    overrides = [f"suite={cfg.suite.name}", *(f"{name}={_hydra_value(cfg[name])}" for name in changed)]
+    overrides += ["quick=true"] * cfg.quick
+    return shlex.join(["python", "-m", "lamp_lightning.benchmark", *overrides])
 
 
-def _word(value: Any) -> str:
+def _hydra_value(value: Any) -> str:
     """A setting in Hydra's grammar."""
     if value is None:
         return "null"
     if isinstance(value, str):
         return value if value.isidentifier() else json.dumps(value)
-    return str(value) if isinstance(value, int) else f"[{','.join(map(_word, value))}]"
+    return str(value) if isinstance(value, int) else f"[{','.join(map(_hydra_value, value))}]"
 
 
-def train_words(cfg: DictConfig, method: Contender, out: Path) -> list[str]:
+def train_overrides(cfg: DictConfig, method: Contender, out: Path) -> list[str]:
     """What the train command is called with for all runs of a method."""
-    words = _own_words(cfg, method)
+    overrides = _own_overrides(cfg, method)
     if cfg.launcher is not None:
-        words.append(f"hydra/launcher={cfg.launcher}")
+        overrides.append(f"hydra/launcher={cfg.launcher}")
     if cfg.threads is not None:
-        words.append(f"threads={cfg.threads}")
-    seeds = ",".join(str(seed) for seed in cfg.seeds)
+        overrides.append(f"threads={cfg.threads}")
+    seeds = ",".join(map(str, cfg.seeds))
     return [
-        "-m", *words, f"motion={','.join(cfg.motions)}", f"seed={seeds}",
+        "-m", *overrides, f"motion={','.join(cfg.motions)}", f"seed={seeds}",
         f"hydra.sweep.dir={out / 'runs' / method.name}", "hydra.sweep.subdir=${motion.name}_seed${seed}",
     ]  # fmt: skip
 
 
-def _own_words(cfg: DictConfig, method: Contender) -> list[str]:
-    """Those that say what a method's runs are, whatever makes them."""
-    trained = _composed([*method.words, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
-    words = [*method.words, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
+def _own_overrides(cfg: DictConfig, method: Contender) -> list[str]:
+    """The overrides that say what a method's runs are, whatever makes them."""
+    trained = _composed([*method.overrides, *cfg.words, f"motion={cfg.motions[0]}"]).trainer.max_steps
+    overrides = [*method.overrides, *cfg.words, "logger=none", "samples.final=0", "samples.every=null"]
     if cfg.steps is not None and trained:
-        words.append(f"model.recipe.max_steps={cfg.steps}")  # for lamp_paper as many clips, in more steps
-    return words
+        overrides.append(f"model.recipe.max_steps={cfg.steps}")  # for lamp_paper as many clips, in more steps
+    return overrides
 
 
 def tune(cfg: DictConfig, method: Contender, out: Path, stop: StopRequest) -> None:
@@ -281,9 +268,9 @@ def tune(cfg: DictConfig, method: Contender, out: Path, stop: StopRequest) -> No
     folders = [run_folder(out, method.name, m, s) for m in cfg.motions for s in cfg.seeds]
     if all((folder / "metrics.json").exists() for folder in folders):
         return
-    words = train_words(cfg, method, out)
-    print(f"\n{method.label}: python -m lamp_lightning.train {' '.join(words)}", flush=True)
-    with attached("lamp_lightning.train", words) as process:
+    overrides = train_overrides(cfg, method, out)
+    print(f"\n{method.label}: python -m lamp_lightning.train {' '.join(overrides)}", flush=True)
+    with attached("lamp_lightning.train", overrides) as process:
         told = False
         while process.poll() is None:
             if stop.requested and not told:
@@ -318,7 +305,7 @@ def compare(
         measures=tuple(sorted(columns, key=lambda column: shown.index(column.name))),
         entries=(*entries, *references),
         motions=tuple(cfg.motions),
-        results=tuple(r if set(r.metrics) <= set(shown) else _only(r, shown) for r in results),
+        results=tuple(_only(result, shown) for result in results),
         scenes=tuple(scenes),
         settings={
             "steps of tuning": _budgets(cfg, methods),
@@ -359,7 +346,3 @@ def _say(method: Contender, result: Result) -> None:
         if name in result.metrics
     ]
     print(f"  {method.label}, {result.motion}, seed {result.seed}: {', '.join(values)}", flush=True)
-
-
-def _count(values: Sequence[Any], word: str) -> str:
-    return f"{len(values)} {word}{'s' * (len(values) != 1)}"

@@ -1,6 +1,6 @@
 """Held-out scenes, what a method makes of them, and what that is worth.
 
-The suites of ``python -m lamp_lightning.benchmark`` and the programs in ``benchmarks/`` measure by this.
+The suites of `python -m lamp_lightning.benchmark` and the programs in `benchmarks/` measure by this.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class HeldOut:
 
     @classmethod
     def drawn(cls, motion: str, count: int, frames: int, size: int = 64, *, skip: int = 0) -> HeldOut:
-        """Scenes of the toy world, with the true continuation, after the first ``skip`` ones."""
+        """Scenes of the toy world, with the true continuation, after the first `skip` ones."""
         scenes = held_out_scenes(motion, skip + count)[skip:]
         truth = np.stack([continuation(scene, frames, size) for scene in scenes])
         return cls(tuple(scene.caption for scene in scenes), truth[:, 0], truth)
@@ -60,13 +60,10 @@ class HeldOut:
         noise: torch.Tensor | None = None,
         check: Callable[[], None] | None = None,
     ) -> np.ndarray:
-        """The scenes' videos by a method, uint8 ``(n, f, h, w, 3)``.
+        """The scenes' videos by a method, uint8 `(n, f, h, w, 3)`.
 
-        Args:
-            method: what makes them.
-            seed: of the first scene's noise; each further one has the next.
-            noise: instead of drawn noise, ``(n, c, f, h, w)``.
-            check: called between steps; may raise Stopped.
+        `seed`: of the first scene's noise; each further one has the next. `noise`: instead of drawn noise,
+        `(n, c, f, h, w)`. `check`: called between steps; may raise Stopped.
         """
         made = method.generate(
             self.prompts,
@@ -80,7 +77,7 @@ class HeldOut:
     def measure(
         self, videos: np.ndarray, clip: ClipJudge | None, training_clips: Sequence[Any] | None = None
     ) -> dict[str, Any]:
-        """All measures of videos of these scenes, as by ``evaluate_videos``."""
+        """All measures of videos of these scenes, as by `evaluate_videos`."""
         return evaluate_videos(
             list(videos),
             self.prompts,
@@ -97,9 +94,9 @@ def once(
     measure: Callable[[], dict[str, Any]],
     usable: Callable[[], bool] = lambda: True,
 ) -> dict[str, Any]:
-    """What ``measure`` gives, kept in a JSON ``file``: it is not measured again where the same is asked.
+    """What `measure` gives, kept in a JSON `file`: it is not measured again where the same is asked.
 
-    Measured anew, too, is what cannot be read, or is not ``usable`` (which may raise UserError).
+    Measured anew, too, is what cannot be read, or is not `usable` (which may raise UserError).
     """
     asked = json.loads(json.dumps(asked))
     with suppress(UserError, AttributeError):
@@ -147,13 +144,8 @@ def run_folder(out: Path, method: str, motion: str, seed: int) -> Path:
 def judge_trial(trial: Trial, sampler: dict[str, Any], check: Callable[[], None]) -> Result:
     """Sample the held-out scenes with a run and measure them, unless that is done already.
 
-    Args:
-        trial: what is judged.
-        sampler: settings of the sampler other than the run's.
-        check: called between steps; raises Stopped.
-
-    Raises:
-        UserError: the run is not finished or cannot be used.
+    `sampler`: settings other than the run's. `check`: called between steps; raises Stopped. Raises UserError
+    where the run is not finished or cannot be used.
     """
     run, cfg = RunFolder.open(trial.run)
     if not run.metrics.exists():
@@ -174,10 +166,7 @@ def judge_trial(trial: Trial, sampler: dict[str, Any], check: Callable[[], None]
 def judge_references(
     trials: Sequence[Trial], check: Callable[[], None]
 ) -> tuple[list[Result], list[HeldOutScene]]:
-    """The truth and a frozen first frame, measured as the methods are; and the scenes, for the page.
-
-    ``trials``: what was judged.
-    """
+    """The truth and a frozen first frame, measured as the methods are; and the scenes, for the page."""
     results, shown = [], []
     for motion in dict.fromkeys(trial.motion for trial in trials):
         check()
@@ -207,7 +196,7 @@ def _judged(
     held_out: HeldOut,
     of: tuple[str, str, int | None],
 ) -> Result:
-    """What the videos that ``make`` gives are worth, kept in ``file`` with the videos beside it."""
+    """What the videos that `make` gives are worth, kept in `file` with the videos beside it."""
     videos_file = file.with_suffix(".npz")
 
     def measure() -> dict[str, Any]:
@@ -297,7 +286,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
 
 
 def write_arrays(file: Path, **arrays: np.ndarray) -> None:
-    """A compressed ``.npz``, whole or not at all."""
+    """A compressed `.npz`, whole or not at all."""
 
     def write(part: Path) -> None:
         with open(part, "wb") as opened:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.runtime.command import run_command
 from lamp_lightning.runtime.command_settings import Evaluate
-from lamp_lightning.runtime.console import quiet
+from lamp_lightning.runtime.console import quiet, quiet_libraries, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.schema import check_settings
 
@@ -37,8 +37,12 @@ def evaluate(cfg: DictConfig) -> None:
         raise UserError(
             f"{only_folder[0]}= belongs to a folder of videos: give folder=<run folder>/videos, not run=."
         )
-    from lamp_lightning.evaluate.run import evaluate_folder, evaluate_runs  # torch and all: seconds
+    import torch  # it takes seconds, so not before the config is right
 
+    from lamp_lightning.evaluate.run import evaluate_folder, evaluate_runs
+
+    quiet_libraries()
+    torch.set_num_threads(threads(cfg.threads))
     if cfg.folder is not None:
         complete = evaluate_folder(Path(str(cfg.folder)).expanduser(), cfg)
     else:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from lamp_lightning.data.clips import load_motion_set
@@ -34,7 +33,7 @@ from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.metrics.fidelity import MIN_FRAMES, MotionSignature, motion_signatures
 from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
 from lamp_lightning.metrics.metrics_json import read_metrics
-from lamp_lightning.runtime.console import quiet_libraries, short, threads
+from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.locks import only_writer
@@ -50,8 +49,6 @@ REFERENCE_FRAMES = 64  # of each training clip: enough to know its motion
 
 def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
     """Measure a folder of videos; returns whether all could be."""
-    quiet_libraries()
-    torch.set_num_threads(threads(cfg.threads))
     videos, passed_over = footage_of(folder, as_path(cfg.prompts))
     if passed_over:
         print(f"No videos of their own, without a record: {', '.join(passed_over)}")
@@ -79,13 +76,9 @@ def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
 
 def evaluate_runs(folders: Sequence[Path], cfg: DictConfig) -> bool:
     """Measure the videos of one run or of several; returns whether all could be."""
-    quiet_libraries()
-    torch.set_num_threads(threads(cfg.threads))
-    out = as_path(cfg.out) or (
-        inside(folders[0] / "evaluation", folders[0])
-        if len(folders) == 1
-        else Path("evaluations") / "comparison"
-    )
+    out = as_path(cfg.out) or Path("evaluations") / "comparison"
+    if cfg.out is None and len(folders) == 1:
+        out = inside(folders[0] / "evaluation", folders[0])
     results: list[Evaluated] = []
     left_out: list[dict[str, str]] = []
     with StopRequest() as stop, VideoReader(cfg.decode_timeout, cfg.num_frames) as reader:
@@ -150,7 +143,7 @@ def _videos_of(run: RunFolder, settings: DictConfig) -> list[Footage]:
         if recorded:
             return recorded
     raise UserError(
-        f"{run.path} has no videos: it is not finished, or was tuned with samples.final=0. Paint some by "
+        f"{run.path} has no videos: it is not finished, or was tuned with samples.final=0. Generate some by "
         f"python -m lamp_lightning.sample run={short(run.path)}, or go on with it by "
         f"python -m lamp_lightning.train resume={short(run.path)}"
     )

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.metrics.registry import markdown_table, present
-from lamp_lightning.runtime.console import short
-from lamp_lightning.runtime.loggers import close, summarise, where_to_look
-from lamp_lightning.runtime.runs import RunFolder, write_text
+from lamp_lightning.runtime.console import counted, short
+from lamp_lightning.runtime.loggers import result_logger, summarise, where_to_look
+from lamp_lightning.runtime.runs import write_text
 
 
 @dataclass
@@ -62,8 +60,7 @@ def _rows(results: Sequence[Evaluated]) -> list[tuple[str, Mapping[str, float]]]
 
 def _summary(result: Evaluated) -> str:
     """What is printed of one set: each measure over all videos, and the span of the single ones."""
-    count = len(result.videos)
-    lines = [f"\n{result.name}: {count} video{'s' * (count != 1)}"]
+    lines = [f"\n{result.name}: {counted(len(result.videos), 'video')}"]
     for measure in present([result.values]):
         single = [video[measure.name] for video in result.videos if measure.name in video]
         span = f"   {measure.number(min(single))} to {measure.number(max(single))}" if len(single) > 1 else ""
@@ -94,19 +91,16 @@ def _log(
     results: Sequence[Evaluated], single: Evaluated | None, out: Path, cfg: DictConfig
 ) -> list[tuple[str, str]]:
     """Report to the logger of the config; returns where to look."""
-    info = {"id": secrets.token_hex(4), "group": None, "job_type": "evaluate"}
-    logger = instantiate(cfg.logger, _partial_=True, _convert_="all")(RunFolder(out.absolute(), info))
-    if logger is None:
-        return []
-    logger.log_hyperparams({"evaluated": [result.facts for result in results]})
-    if single:
-        values = {f"metrics/{name}": value for name, value in single.values.items()}
-        logger.log_metrics(values, step=0)
-        summarise(logger, values)
-    _log_table(logger, results, single)
-    lines = where_to_look(logger)
-    close(logger)
-    return lines
+    with result_logger(cfg.logger, out, "evaluate") as logger:
+        if logger is None:
+            return []
+        logger.log_hyperparams({"evaluated": [result.facts for result in results]})
+        if single:
+            values = {f"metrics/{name}": value for name, value in single.values.items()}
+            logger.log_metrics(values, step=0)
+            summarise(logger, values)
+        _log_table(logger, results, single)
+        return where_to_look(logger)
 
 
 def _log_table(logger: Any, results: Sequence[Evaluated], single: Evaluated | None) -> None:

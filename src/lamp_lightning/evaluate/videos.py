@@ -31,8 +31,8 @@ SEED = re.compile(r"[ _]seed[ _]?\d+$")
 class Footage:
     """A video: its file, or its folder of pictures, and what is known about it.
 
-    ``size`` is the height and width that it was painted at, where the file is enlarged; ``fit`` how the
-    ``first_frame`` was fitted to it.
+    `size` is the height and width that it was generated at, where the file is enlarged; `fit` how the
+    `first_frame` was fitted to it.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Footage:
 
 
 def key_of(path: Path) -> str:
-    """The name that a video has in any format: ``a.mp4``, ``a.gif`` and the folder ``a_frames`` are ``a``."""
+    """The name that a video has in any format: `a.mp4`, `a.gif` and the folder `a_frames` are `a`."""
     if path.is_dir():
         return path.name.removesuffix("_frames")
     return path.stem if path.suffix.lower() in (*SUFFIXES, *PICTURES) else path.name
@@ -58,24 +58,18 @@ def list_videos(folder: Path, what: str = "folder") -> list[Path]:
     """The videos of a folder in natural order; hidden files are passed over.
 
     A video is a file (mp4, mov, avi, mkv, webm, gif, webp) or a folder of pictures; files of one name in
-    several formats are one video. A single file, or a folder of pictures, is one video, too.
-
-    Raises:
-        UserError: the folder is missing or holds no video. ``what`` is the setting that names it.
+    several formats are one video. A single file, or a folder of pictures, is one video, too. Raises UserError
+    where there is none; `what` is the setting that names the folder.
     """
     if folder.is_file():
         return [folder]
     if not folder.is_dir():
         raise UserError(f"{what}={folder} does not exist. Give a folder of videos, or one video.")
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and _is_usable(entry)]
-    best: dict[str, tuple[int, Path]] = {}
-    for entry in entries:
-        rank = _rank(entry)
-        if rank is not None:
-            key = key_of(entry)
-            best[key] = min(best.get(key, (rank, entry)), (rank, entry))
-    if best:
-        return sorted((path for _, path in best.values()), key=natural_order)
+    visible = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    entries = [entry for entry in visible if entry.is_file() or entry.is_dir()]  # reading a pipe never ends
+    ranked = [(rank, entry) for entry in entries if (rank := _rank(entry)) is not None]
+    if best := {key_of(entry): entry for _, entry in sorted(ranked, reverse=True)}:  # the first rank stays
+        return sorted(best.values(), key=natural_order)
     if _stills(folder):
         return [folder]
     found = ", ".join(sorted(entry.name for entry in entries)[:3])
@@ -86,12 +80,8 @@ def list_videos(folder: Path, what: str = "folder") -> list[Path]:
     )
 
 
-def _is_usable(entry: Path) -> bool:
-    """Whether it is a file or a folder: reading a pipe would never end."""
-    return entry.is_file() or entry.is_dir()
-
-
 def _rank(entry: Path) -> int | None:
+    """Which of several formats of a video is read: the lowest. None where it is no video."""
     if entry.is_dir():
         return 0 if _stills(entry) else None
     suffix = entry.suffix.lower()
@@ -110,9 +100,9 @@ def _stills(folder: Path) -> list[Path]:
 def footage_of(folder: Path, prompts: Path | None = None) -> tuple[list[Footage], list[str]]:
     """The videos of a folder with prompts, and the names of files that were passed over.
 
-    Prompts come from the file ``prompts``, else from the records that lie beside videos of the sample
-    command, else from the metrics.json of the run that the folder is in, else from ``<name>.txt``, else from
-    the names themselves (``a_red_horse.mp4``); a video whose name is only a number has none. Where there are
+    Prompts come from the file `prompts`, else from the records that lie beside videos of the sample
+    command, else from the metrics.json of the run that the folder is in, else from `<name>.txt`, else from
+    the names themselves (`a_red_horse.mp4`); a video whose name is only a number has none. Where there are
     records, files without one are walls of all videos.
     """
     paths = list_videos(folder)
@@ -193,7 +183,7 @@ def read_prompts(file: Path, paths: Sequence[Path]) -> list[str]:
 
 
 class VideoReader:
-    """Reads videos of any kind, each within ``timeout_s`` seconds, as uint8 ``(f, h, w, 3)``.
+    """Reads videos of any kind, each within `timeout_s` seconds, as uint8 `(f, h, w, 3)`.
 
     Video files are decoded in a child process. Use as a context manager.
     """
@@ -209,12 +199,10 @@ class VideoReader:
         self._decoder.close()
 
     def read(self, path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The first ``num_frames`` frames, at most ``LARGEST`` pixels long, or all.
+        """The first `num_frames` frames, at most `LARGEST` pixels long, or all.
 
-        ``size``: height and width that the video was painted at; a whole multiple of it is reduced to it.
-
-        Raises:
-            UserError: it is missing, damaged, no video, or took too long.
+        `size`: height and width that the video was generated at; a whole multiple of it is reduced to it.
+        Raises UserError where it is missing, damaged, no video, or takes too long.
         """
         frames = self._frames(path)[: self.num_frames]
         if size is not None and frames.shape[1:3] != size and _is_multiple(frames.shape[1:3], size):
@@ -230,7 +218,7 @@ class VideoReader:
 
 
 def _is_multiple(found: Sequence[int], size: tuple[int, int]) -> bool:
-    """Whether a video of that size is one of ``size`` enlarged, with at most a row or column repeated."""
+    """Whether a video of that size is one of `size` enlarged, with at most a row or column repeated."""
     factor = found[0] // size[0]
     return factor > 1 and all(0 <= f - factor * s <= 1 for f, s in zip(found, size, strict=True))
 
@@ -252,14 +240,14 @@ def _same_sized(path: Path, frames: Sequence[tuple[str, np.ndarray]]) -> np.ndar
 
 
 def fitted_picture(file: Path, fit: str, frames: np.ndarray) -> np.ndarray:
-    """The given first frame of a video, uint8 ``(h, w, 3)``, fitted to its shape as then."""
+    """The given first frame of a video, uint8 `(h, w, 3)`, fitted to its shape as then."""
     picture = read_image(file)
     size = (frames.shape[1], frames.shape[2])
     return (pad_frame if fit == "pad" else fit_frame)(picture, size)
 
 
 def cropped_like(video: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """A true continuation, cropped at the centre to the aspect of the video ``frames``."""
+    """A true continuation, cropped at the centre to the aspect of the video `frames`."""
     height, width = video.shape[1:3]
     left, top, right, bottom = crop_box(height, width, (frames.shape[1], frames.shape[2]))
     return video[:, round(top) : round(bottom), round(left) : round(right)]

@@ -47,7 +47,8 @@ class ClipJudge:
         parts = []
         for k in range(0, len(pictures), batch):
             pixels = self.processor(images=list(pictures[k : k + batch]), return_tensors="pt")["pixel_values"]
-            parts.append(_unit(self.model.get_image_features(pixel_values=self._ready(pixels))))
+            pixels = pixels.to(self.model.device, self.model.dtype)
+            parts.append(_unit(self.model.get_image_features(pixel_values=pixels)))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -63,13 +64,7 @@ class ClipJudge:
         tokens = self.tokenizer(
             texts, padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
         )
-        device = next(self.model.parameters()).device
-        inputs = {k: v.to(device) for k, v in tokens.items() if k in ("input_ids", "attention_mask")}
-        return _unit(self.model.get_text_features(**inputs))
-
-    def _ready(self, pixels: Tensor) -> Tensor:
-        weight = next(self.model.parameters())
-        return pixels.to(weight.device, weight.dtype)
+        return _unit(self.model.get_text_features(**tokens.to(self.model.device)))
 
 
 def load_clip(path_or_id: str | Path) -> ClipJudge:
@@ -83,55 +78,45 @@ def load_clip(path_or_id: str | Path) -> ClipJudge:
         UserError: nothing that can be loaded there, or a model without some of CLIP's weights.
 
     Example:
-        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
         >>> clip = load_clip("tiny")
         >>> clip.text_features(["a red horse", "a blue bird"]).shape
         torch.Size([2, 96])
     """
+    try:
+        return _loaded(str(path_or_id))
+    except Exception as error:  # whatever the library meets in a damaged folder
+        reason = str(error) if isinstance(error, UserError) else library_reason(error)
+        raise UserError(
+            f"The CLIP model {str(path_or_id)!r} cannot be loaded: {reason} Give a folder with a transformers"
+            " CLIPModel, its tokenizer and image processor, or the id of one on the hub; without one,"
+            " what CLIP judges is not measured (model.clip=null in train, clip=null in evaluate)."
+        ) from error
+
+
+def _loaded(name: str) -> ClipJudge:
+    """The CLIP model of that name, checked before and after loading."""
     from transformers import CLIPModel, CLIPTokenizer
 
     from lamp_lightning.toyworld import tiny_clip_path
 
-    where = str(tiny_clip_path()) if str(path_or_id) == "tiny" else str(path_or_id)
+    where = str(tiny_clip_path()) if name == "tiny" else name
     folder = Path(where).expanduser()
     if folder.is_absolute() and not folder.is_dir():
-        raise _not_loaded(path_or_id, f"there is no folder {where}.")
+        raise UserError(f"there is no folder {where}.")
     if folder.is_dir():
-        try:
-            check_folder(folder, ClipConfig)
-            check_size(
-                folder, CLIPModel, read_json(folder / "config.json", what="a configuration"), torch.float32
-            )
-            check_processor(folder)
-        except UserError as error:
-            raise _not_loaded(path_or_id, str(error)) from error
         where = str(folder)
-    try:
-        model, found = CLIPModel.from_pretrained(
-            where, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-        tokenizer = CLIPTokenizer.from_pretrained(where)
-        processor = _processor_class().from_pretrained(where)
-    except Exception as error:  # whatever the library meets in a damaged folder
-        raise _not_loaded(path_or_id, library_reason(error)) from error
+        check_folder(folder, ClipConfig)
+        config = read_json(folder / "config.json", what="a configuration")
+        check_size(folder, CLIPModel, config, torch.float32)
+        check_processor(folder)
+    model, found = CLIPModel.from_pretrained(where, output_loading_info=True, ignore_mismatched_sizes=True)
+    tokenizer = CLIPTokenizer.from_pretrained(where)
+    processor = _processor_class().from_pretrained(where)
     for key, fault in (("missing_keys", "lack"), ("mismatched_keys", "have other shapes than its config of")):
-        if names := sorted(str(name if isinstance(name, str) else name[0]) for name in found.get(key) or ()):
-            reason = f"its weights {fault} {len(names)} tensors, among them {names[0]}."
-            raise _not_loaded(path_or_id, reason)
-    text = model.config.text_config
-    try:
-        check_tokenizer(tokenizer, text.vocab_size, None, f"{path_or_id}: its tokenizer")
-    except UserError as error:
-        raise _not_loaded(path_or_id, str(error)) from error
+        if names := sorted(str(each if isinstance(each, str) else each[0]) for each in found.get(key) or ()):
+            raise UserError(f"its weights {fault} {len(names)} tensors, among them {names[0]}.")
+    check_tokenizer(tokenizer, model.config.text_config.vocab_size, None, f"{name}: its tokenizer")
     return ClipJudge(model.float().eval(), tokenizer, processor)
-
-
-def _not_loaded(path_or_id: str | Path, reason: str) -> UserError:
-    return UserError(
-        f"The CLIP model {str(path_or_id)!r} cannot be loaded: {reason} Give a folder with a transformers"
-        " CLIPModel, its tokenizer and image processor, or the id of one on the hub; without one,"
-        " what CLIP judges is not measured (model.clip=null in train, clip=null in evaluate)."
-    )
 
 
 def _processor_class() -> Any:
@@ -155,15 +140,13 @@ class CLIPScore(MeanMetric):
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
         >>> scene = held_out_scenes("horse_run", 1)[0]
-        >>> video = render_clip(scene, frames=4)
         >>> score = CLIPScore(load_clip("tiny"))
-        >>> score.update(video, scene.caption)
+        >>> score.update(render_clip(scene, frames=4), scene.caption)
         >>> float(score.compute()) > 30
         True
     """
 
     higher_is_better = True
-    full_state_update = False
 
     def __init__(self, clip: ClipJudge, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -184,8 +167,7 @@ class FrameConsistency(MeanMetric):
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
-        >>> scene = held_out_scenes("horse_run", 1)[0]
-        >>> video = render_clip(scene, frames=4)
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
         >>> consistency = FrameConsistency(load_clip("tiny"))
         >>> consistency.update(video[:1].repeat(4, axis=0))
         >>> round(float(consistency.compute()), 4)
@@ -193,7 +175,6 @@ class FrameConsistency(MeanMetric):
     """
 
     higher_is_better = True
-    full_state_update = False
 
     def __init__(self, clip: ClipJudge, pairs: Literal["all", "neighbours"] = "all", **kwargs: Any) -> None:
         super().__init__(**kwargs)

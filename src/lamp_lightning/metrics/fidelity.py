@@ -97,8 +97,7 @@ def motion_signatures(clips: Sequence[Any]) -> list[MotionSignature]:
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
-        >>> scene = held_out_scenes("horse_run", 1)[0]
-        >>> video = render_clip(scene, frames=4)
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
         >>> [signature] = motion_signatures([video])
         >>> signature.velocity.shape, signature.change.shape
         ((5, 12), (6, 4))
@@ -131,8 +130,7 @@ class MotionFidelity(MeanMetric):
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
-        >>> scene = held_out_scenes("horse_run", 1)[0]
-        >>> video = render_clip(scene, frames=4)
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
         >>> fidelity = MotionFidelity([video])
         >>> fidelity.update(video)
         >>> round(float(fidelity.compute()), 3)
@@ -140,7 +138,6 @@ class MotionFidelity(MeanMetric):
     """
 
     higher_is_better = True
-    full_state_update = False
 
     def __init__(self, training_clips: Sequence[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)

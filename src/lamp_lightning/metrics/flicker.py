@@ -43,7 +43,6 @@ class WarpingError(MeanMetric):
     """
 
     higher_is_better = False
-    full_state_update = False
 
     def update(self, frames: Any) -> None:
         super().update(warping_error(frames))

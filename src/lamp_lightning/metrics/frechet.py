@@ -134,8 +134,6 @@ class FrechetDistance(FrechetInceptionDistance):
         0.0
     """
 
-    full_state_update = False
-
     def __init__(self, extractor: FeatureExtractor, features: int, **kwargs: Any) -> None:
         known = nn.Identity()  # features come here ready, since videos are of many sizes
         known.num_features = features  # type: ignore[assignment]

@@ -22,10 +22,9 @@ class Diversity(Metric):
     `update(frames)` takes one video, uint8 `f h w c`.
 
     Example:
-        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
-        >>> scene = held_out_scenes("horse_run", 1)[0]
-        >>> video = render_clip(scene, frames=4)
         >>> from lamp_lightning.metrics import load_clip
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
         >>> diversity = Diversity(load_clip("tiny"))
         >>> for _ in range(2):
         ...     diversity.update(video)
@@ -77,10 +76,9 @@ class FirstFrameFidelity(Metric):
     `h w c`, which is resized where it has another size.
 
     Example:
-        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
-        >>> scene = held_out_scenes("horse_run", 1)[0]
-        >>> video = render_clip(scene, frames=4)
         >>> from lamp_lightning.metrics import load_clip
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
         >>> fidelity = FirstFrameFidelity(load_clip("tiny"))
         >>> fidelity.update(video, video[0])
         >>> float(fidelity.compute()["first_frame_error"])

@@ -28,8 +28,7 @@ def flow_correlation(video: Any, source: Any) -> float:
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
-        >>> scene = held_out_scenes("horse_run", 1)[0]
-        >>> video = render_clip(scene, frames=4)
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
         >>> round(flow_correlation(video, video), 3)
         1.0
     """
@@ -68,8 +67,6 @@ class MotionAmount(MeanMetric):
         >>> float(amount.compute())
         0.0
     """
-
-    full_state_update = False
 
     def update(self, frames: Any) -> None:
         super().update(motion_amount(frames))

@@ -95,17 +95,18 @@ class Measure:
         text = self.help.strip()
         return text and capital(text) + ("" if text.endswith(".") else ".")
 
-    def number(self, value: float | None) -> str:
-        """A value in the measure's digits, without a minus before zero; a dash where there is none."""
+    def number(self, value: float | None, spread: float | None = None) -> str:
+        """A value and its spread in the measure's digits, without a minus before zero; a dash for none."""
         if value is None or math.isnan(value):
             return MISSING
         text = f"{value:.{self.digits}f}"
-        return text.removeprefix("-") if float(text) == 0 else text
+        text = text.removeprefix("-") if float(text) == 0 else text
+        return text if spread is None else f"{text} ± {self.number(spread)}"
 
     def quantity(self, value: float, spread: float | None = None) -> str:
         """A value with its spread and unit."""
-        text = self.number(value) + ("" if spread is None else f" ± {self.number(spread)}")
-        return text + ("" if not self.unit else self.unit if self.unit == "°" else f" {self.unit}")
+        unit = self.unit if self.unit in ("", "°") else f" {self.unit}"
+        return self.number(value, spread) + unit
 
 
 _ALL = (

@@ -53,8 +53,7 @@ class MovingPixelError(Metric):
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
-        >>> scene = held_out_scenes("horse_run", 1)[0]
-        >>> video = render_clip(scene, frames=4)
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
         >>> error = MovingPixelError()
         >>> error.update(video[:1].repeat(4, axis=0), video)
         >>> round(float(error.compute()["moving_error_ratio"]), 3)

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from lamp_lightning.metrics.registry import Measure, capital
 from lamp_lightning.report.comparison import Comparison, Entry
-from lamp_lightning.report.drawing import COLOURS, WIDTH, Plot, clean, colour, light, short, span
-from lamp_lightning.report.statistics import hardly_moves, score, summary
+from lamp_lightning.report.drawing import WIDTH, Plot, clean, colour, light, short, span
+from lamp_lightning.report.statistics import hardly_moves, measured, score
 from lamp_lightning.report.tables import STILL
 
 if TYPE_CHECKING:
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 ROW = 0.52  # inches of a method's row
 LETTERS = 42  # of a label and a value that fit beside each other
-PATCH: Any = {
-    "facecolor": COLOURS["card"][0],
-    "edgecolor": "none",
-    "pad": 1.5,
-}  # words over lines stay legible
+PATCH: Any = {"facecolor": light("card"), "edgecolor": "none", "pad": 1.5}  # words over lines stay legible
 REFERENCE_LETTER = 0.023  # a letter of a reference's name, as a share of the axis
 
 
@@ -32,14 +28,12 @@ def dots(c: Comparison, measure: Measure) -> Plot:
 
     A motion beyond the axis is an arrow at that edge.
     """
-    found = [(entry, value) for entry in c.methods if (value := summary(c, entry, measure)) is not None]
+    found = measured(c, c.methods, measure)
     if measure.better == "none":
         found.sort(key=lambda each: -each[1].mean)
     else:
         found.sort(key=lambda each: -(score(c, each[0], measure) or 0.0))
-    references = [
-        (e, v) for e in c.entries if e.kind == "reference" and (v := summary(c, e, measure)) is not None
-    ]
+    references = measured(c, [entry for entry in c.entries if entry.kind == "reference"], measure)
     low, high = _limits(found, [value.mean for _, value in references])
     height = 0.42 + 0.24 * bool(references) + ROW * len(found)
     figure = Figure(figsize=(WIDTH, height))
@@ -62,13 +56,9 @@ def dots(c: Comparison, measure: Measure) -> Plot:
             ends = [value.mean - value.spread, value.mean + value.spread]
             axes.plot(ends, [row + 0.18] * 2, color=shade, lw=3.2, solid_capstyle="round", zorder=3)
         axes.plot(value.mean, row + 0.18, "o", ms=9, color=shade, mec=light("card"), mew=1.4, zorder=4)
-        words: Any = {
-            "va": "center",
-            "fontweight": "bold" if entry.kind == "ours" else "normal",
-            "bbox": PATCH,
-        }
-        text = measure.number(value.mean)
-        text += "" if value.spread is None else f" ± {measure.number(value.spread)}"
+        weight = "bold" if entry.kind == "ours" else "normal"
+        words: Any = {"va": "center", "fontweight": weight, "bbox": PATCH}
+        text = measure.number(value.mean, value.spread)
         axes.text(high, row - 0.22, text, ha="right", color=light("soft"), **words)
         mark = f" {STILL}" if measure.only_moving and hardly_moves(c, entry) else ""
         label = short(entry.label, LETTERS - len(text + mark)) + mark
@@ -86,11 +76,7 @@ def dots(c: Comparison, measure: Measure) -> Plot:
 def how_to_read(c: Comparison) -> str:
     """What the dots and bars of `dots` are."""
     largest = any(measure.better == "none" for measure in c.measures)
-    said = [
-        "The best is on top; where nothing says what is better, the largest."
-        if largest
-        else "The best is on top."
-    ]
+    said = ["The best is on top" + ("; where nothing says what is better, the largest." if largest else ".")]
     said += ["Bars: standard deviation over seeds."] * (len(c.seeds) > 1)
     said += ["Faint dots: each motion."] * (len(c.motions) > 1)
     said += [f"{STILL} hardly moves, so that its value says little."] * any(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -67,28 +66,21 @@ def render(c: Comparison, plots: Sequence[Plot], video_bytes: int = VIDEO_BYTES)
     }
     for k, theme in enumerate(("light", "dark")):
         settings[theme] = Markup(" ".join(f"--{name}: {pair[k]};" for name, pair in COLOURS.items()))
-    return _environment().get_template("page.html").render(settings), broken
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    return Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html").render(settings), broken
 
 
 def wanted_videos(c: Comparison) -> dict[ShownVideo, VideoFile]:
     """All videos that the comparison names, scene by scene in the order in which they stand side by side."""
     found: dict[ShownVideo, VideoFile] = {}
     for scene in c.scenes:
-        entries = sorted(c.entries, key=lambda entry: entry.kind == "reference")
-        for entry in entries:
-            for result in c.results:
-                if (result.entry, result.motion) != (entry.name, scene.motion):
-                    continue
-                for made in result.videos:
-                    if made.scene == scene.name and made.video is not None:
-                        values = tuple(_values(c, made.metrics))
-                        found[ShownVideo(scene, entry, result.seed, values)] = made.video
-        shown = {wanted.entry.name for wanted in found if wanted.scene is scene}
+        shown = set()
+        for entry in sorted(c.entries, key=lambda entry: entry.kind == "reference"):
+            results = [r for r in c.results if (r.entry, r.motion) == (entry.name, scene.motion)]
+            for seed, made in [(result.seed, made) for result in results for made in result.videos]:
+                if made.scene == scene.name and made.video is not None:
+                    shown.add(entry.name)
+                    found[ShownVideo(scene, entry, seed, tuple(_values(c, made.metrics)))] = made.video
         if scene.truth is not None and TRUTH not in shown:
             found[ShownVideo(scene, c.entry(TRUTH) or _TRUE, None, ())] = scene.truth
         if scene.first_frame is not None and FROZEN not in shown:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.metrics.metrics_json import RunMetrics, read_judged, read_metrics
 from lamp_lightning.metrics.registry import measures
 from lamp_lightning.report.comparison import (
-    COSTS,
     Comparison,
     Entry,
     HeldOutScene,
@@ -24,7 +23,8 @@ from lamp_lightning.report.comparison import (
     SceneVideo,
     VideoFile,
 )
-from lamp_lightning.runtime.console import short
+from lamp_lightning.report.verdict import joined
+from lamp_lightning.runtime.console import counted, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
 
@@ -39,15 +39,18 @@ _FACTS = ("steps", "minutes", "seconds_per_video")  # of a run, but no measure
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its settings by dotted name, and what metrics.json holds."""
+    """A finished run: its settings by dotted name, and its result, whose entry is not known yet."""
 
     folder: Path
     started: str
-    motion: str
-    seed: int
     settings: dict[str, str]
-    metrics: dict[str, float]
-    videos: tuple[tuple[str, VideoFile, dict[str, float]], ...]  # prompt, file, metrics
+    result: Result
+
+    def entry(self, columns: dict[str, str]) -> Entry:
+        """The entry of runs with these settings; `columns` are the settings' full names by heading."""
+        settings = {heading: self.settings.get(key, "null") for heading, key in columns.items()}
+        name = ", ".join(f"{heading}={value}" for heading, value in settings.items()) or "all runs"
+        return Entry(name, name, kind="setting", settings=settings)
 
 
 def find_runs(asked: Sequence[str]) -> list[Path]:
@@ -101,27 +104,30 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
     entries: dict[str, Entry] = {}
     results, scenes = [], {}
     for run in chosen:
-        name, settings = _label(run, columns)
-        entries.setdefault(name, Entry(name, name, kind="setting", settings=settings))
-        results.append(_result(name, run))
-        for prompt, _, _ in run.videos:
-            scenes[run.motion, prompt] = HeldOutScene(run.motion, prompt, prompt)
-    entries = _named(entries)
+        entry = run.entry(columns)
+        entries.setdefault(entry.name, entry)
+        result = replace(run.result, entry=entry.name)
+        results.append(result)
+        for video in result.videos:
+            scenes[result.motion, video.scene] = HeldOutScene(result.motion, video.scene, video.scene)
+    named = _named(list(entries.values()))
     names = {key for result in results for key in result.metrics}
-    motions = sorted({run.motion for run in chosen})
-    facts = {"runs": str(len(chosen)), "motions": ", ".join(motions)}
-    facts["seeds"] = ", ".join(map(str, sorted({run.seed for run in chosen})))
+    motions = sorted({result.motion for result in results})
+    seeds = sorted({result.seed for result in results if result.seed is not None})
+    facts = {"runs": str(len(chosen)), "motions": ", ".join(motions), "seeds": ", ".join(map(str, seeds))}
     facts |= {f"differs along with {key}": ", ".join(same) for key, same in others.items()}
     if not names:
         raise UserError(
             "None of the runs has any measure in its metrics.json: tune with samples.final=4, or more."
         )
     return Comparison(
-        title=title or f"{len(chosen)} run{'s' * (len(chosen) != 1)} of {', '.join(motions)}",
-        question=f"What difference do {_listed(columns)} make?" if columns else "What do these runs show?",
+        title=title or f"{counted(len(chosen), 'run')} of {', '.join(motions)}",
+        question=f"What difference do {joined(list(columns))} make?"
+        if columns
+        else "What do these runs show?",
         measures=measures(names),
         entries=tuple(
-            sorted(entries.values(), key=lambda e: [_sortable(v) for v in (*e.settings.values(), e.label)])
+            sorted(named, key=lambda e: [_sortable(value) for value in (*e.settings.values(), e.label)])
         ),
         motions=tuple(motions),
         results=tuple(sorted(results, key=lambda r: (r.entry, r.motion, r.seed))),
@@ -143,10 +149,8 @@ def _read(folder: Path, videos: int) -> Run | str:
         if not run.metrics.is_file():
             return f"{short(folder)} is not finished: it has no metrics.json."
         found = read_metrics(run.metrics)
-        metrics = dict(found.numbers)
-        costs = [found.minutes, found.seconds_per_video]
-        settings = _flat(OmegaConf.to_container(cfg, resolve=True))
-        made = _videos(run, found)
+        metrics, seconds = found.numbers, found.seconds_per_video
+        settings = _settings(cfg)
         evaluated = folder / "evaluation" / "metrics.json"
         if evaluated.is_file():  # lamp_lightning.evaluate measures more, and anew
             metrics |= read_metrics(evaluated).measured
@@ -154,38 +158,39 @@ def _read(folder: Path, videos: int) -> Run | str:
         if of_suite.is_file():  # a benchmark measures its runs itself
             judged = read_judged(of_suite)
             metrics |= judged.numbers
-            costs[1] = judged.seconds_per_video
-        metrics |= {name: cost for name, cost in zip(COSTS, costs, strict=True) if cost is not None}
-        seed, motion = int(settings.get("seed", 0)), settings["motion.name"]
-        return Run(folder, str(run.info.get("started", "")), motion, seed, settings, metrics, made[:videos])
+            seconds = judged.seconds_per_video
+        metrics = {name: value for name, value in metrics.items() if name not in _FACTS}
+        made = _videos(run, found, metrics)[:videos]
+        motion, seed = settings["motion.name"], int(settings.get("seed", 0))
+        result = Result("", motion, seed, metrics, made, found.minutes, seconds)
+        return Run(folder, str(run.info.get("started", "")), settings, result)
     except UserError as error:
         return str(error)
     except (OSError, ValueError, KeyError, TypeError) as error:  # of its config
         return f"{short(folder)} is broken: {type(error).__name__}: {error}."
 
 
-def _videos(run: RunFolder, metrics: RunMetrics) -> tuple[tuple[str, VideoFile, dict[str, float]], ...]:
-    made = []
+def _videos(run: RunFolder, metrics: RunMetrics, names: Container[str]) -> tuple[SceneVideo, ...]:
+    """The first video of each prompt, which is its scene, with its measures of these names."""
+    made: dict[str, SceneVideo] = {}
     for video in metrics.videos:
         file = run.videos / video.file
         if file.is_file() and video.prompt is not None:
-            made.append((video.prompt, VideoFile(str(file)), video.numbers))
-    prompts = [prompt for prompt, _, _ in made]
-    return tuple(v for k, v in enumerate(made) if v[0] not in prompts[:k])  # one scene for each prompt
+            values = {name: value for name, value in video.numbers.items() if name in names}
+            made.setdefault(video.prompt, SceneVideo(video.prompt, VideoFile(str(file)), values))
+    return tuple(made.values())
 
 
-def _flat(value: Any, name: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        found: dict[str, str] = {}
-        for key, each in value.items():
-            found |= _flat(each, f"{name}.{key}" if name else str(key))
-        return found
-    if isinstance(value, list):
-        return {name: "[" + ", ".join(map(_shown, value)) + "]"}
-    return {name: _shown(value)}
+def _settings(cfg: DictConfig) -> dict[str, str]:
+    """All settings as text, by dotted name."""
+    table = pd.json_normalize(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    [settings] = table.astype(object).to_dict("records")
+    return {str(name): _shown(value) for name, value in settings.items()}
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_shown, value)) + "]"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value) if _is_number(value) or isinstance(value, str) else json.dumps(value)
@@ -204,7 +209,7 @@ def differing(runs: Sequence[Run]) -> tuple[dict[str, str], dict[str, list[str]]
     Of settings that always differ together (a model and its size) one is a column.
     """
     table = pd.DataFrame([run.settings for run in runs]).fillna("null").sort_index(axis=1)
-    motions = [run.motion for run in runs]
+    motions = [run.result.motion for run in runs]
     groups: dict[tuple[int, ...], list[str]] = {}
     for key, values in table.items():
         if any(key == free or str(key).startswith(f"{free}.") for free in FREE) or "_target_" in str(key):
@@ -230,10 +235,10 @@ def _telling(key: str) -> tuple[bool, int, str]:
 
 def _newest(runs: Sequence[Run], columns: dict[str, str]) -> tuple[list[Run], list[str]]:
     """One run for each setting, motion and seed: the newest; and words on the others."""
-    kept: dict[tuple[str, str, int], Run] = {}
+    kept: dict[tuple[str, str, int | None], Run] = {}
     said = []
     for run in sorted(runs, key=lambda run: (run.started, str(run.folder))):
-        key = (_label(run, columns)[0], run.motion, run.seed)
+        key = (run.entry(columns).name, run.result.motion, run.result.seed)
         if key in kept:
             said.append(
                 f"{short(kept[key].folder)} has the same settings as {short(run.folder)}, which is newer."
@@ -242,35 +247,19 @@ def _newest(runs: Sequence[Run], columns: dict[str, str]) -> tuple[list[Run], li
     return sorted(kept.values(), key=lambda run: str(run.folder)), said
 
 
-def _label(run: Run, columns: dict[str, str]) -> tuple[str, dict[str, str]]:
-    settings = {heading: run.settings.get(key, "null") for heading, key in columns.items()}
-    return ", ".join(f"{name}={value}" for name, value in settings.items()) or "all runs", settings
-
-
-def _named(entries: dict[str, Entry]) -> dict[str, Entry]:
+def _named(entries: list[Entry]) -> list[Entry]:
     """Entries that a name in the config (of a method, a model) tells apart are called by it alone."""
-    headings = next(iter(entries.values())).settings
-    for heading in (each for each in headings if each.endswith(".name")):
-        if len({entry.settings[heading] for entry in entries.values()}) == len(entries) > 1:
-            return {
-                key: replace(
+    for heading in (each for each in entries[0].settings if each.endswith(".name")):
+        if len({entry.settings[heading] for entry in entries}) == len(entries) > 1:
+            return [
+                replace(
                     entry,
                     label=entry.settings[heading].replace("_", " "),
                     settings={name: value for name, value in entry.settings.items() if name != heading},
                 )
-                for key, entry in entries.items()
-            }
+                for entry in entries
+            ]
     return entries
-
-
-def _result(name: str, run: Run) -> Result:
-    metrics = {key: value for key, value in run.metrics.items() if key not in _FACTS}
-    videos = tuple(
-        SceneVideo(prompt, video, {key: value for key, value in values.items() if key in metrics})
-        for prompt, video, values in run.videos
-    )
-    minutes, seconds = (run.metrics.get(cost) for cost in COSTS)
-    return Result(name, run.motion, run.seed, metrics, videos, minutes, seconds)
 
 
 def _sortable(value: str) -> tuple[bool, float, str]:
@@ -278,8 +267,3 @@ def _sortable(value: str) -> tuple[bool, float, str]:
         return False, float(value), value
     except ValueError:
         return True, 0.0, value
-
-
-def _listed(words: Sequence[str] | dict[str, str]) -> str:
-    *first, last = words
-    return f"{', '.join(first)} and {last}" if first else last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -93,6 +94,11 @@ def _value(numbers: pd.Series) -> Value:
 def summary(c: Comparison, entry: Entry, measure: Measure) -> Summary | None:
     """An entry's mean, spread and values by motion, or None where nothing was measured."""
     return _summaries(c).get((entry.name, measure.name))
+
+
+def measured(c: Comparison, entries: Sequence[Entry], measure: Measure) -> list[tuple[Entry, Summary]]:
+    """Those of the entries that have values of a measure, with their summaries."""
+    return [(entry, found) for entry in entries if (found := summary(c, entry, measure)) is not None]
 
 
 def goodness(c: Comparison, measure: Measure, table: pd.DataFrame) -> pd.DataFrame | None:

@@ -51,10 +51,12 @@ def make_strips(videos: Mapping[Key, VideoFile], budget: int) -> tuple[dict[Key,
     broken: list[str] = []
     readable = {}
     for key, video in videos.items():
-        if (problem := _problem(video)) is None:
-            readable[key] = video
+        try:
+            video.read()
+        except UserError as error:  # noqa: PERF203 the others are shown all the same
+            broken.append(str(error))
         else:
-            broken.append(problem)
+            readable[key] = video
     strips: dict[Key, Strip] = {}
     for side, quality in LEVELS:
         if (side, quality) != LEVELS[-1] and _estimate(list(readable.values()), side, quality) > budget:
@@ -81,20 +83,9 @@ def strip(frames: np.ndarray, side: int | None = None, quality: int | None = Non
         y, x = i // columns * height, i % columns * width
         sheet[y : y + height, x : x + width] = frame
     file = io.BytesIO()
-    if quality is None:
-        Image.fromarray(sheet).save(file, "WEBP", lossless=True, quality=60, method=4)
-    else:
-        Image.fromarray(sheet).save(file, "WEBP", quality=quality, method=4)
+    Image.fromarray(sheet).save(file, "WEBP", lossless=quality is None, quality=quality or 60, method=4)
     uri = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
     return Strip(uri, count, width, height)
-
-
-def _problem(video: VideoFile) -> str | None:
-    try:
-        video.read()
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _estimate(videos: Sequence[VideoFile], side: int | None, quality: int | None, tried: int = 4) -> float:

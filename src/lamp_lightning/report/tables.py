@@ -12,8 +12,9 @@ import pandas as pd
 
 from lamp_lightning.metrics.registry import Measure
 from lamp_lightning.report.comparison import COLUMNS, COSTS, Comparison, Entry
-from lamp_lightning.report.statistics import Value, best, hardly_moves, summary, true_motion
+from lamp_lightning.report.statistics import Value, best, hardly_moves, measured, summary, true_motion
 from lamp_lightning.report.verdict import verdict
+from lamp_lightning.runtime.console import counted
 from lamp_lightning.runtime.runs import write_text
 
 MAIN = "table"
@@ -65,9 +66,9 @@ class Table:
 
 def main_table(c: Comparison) -> Table:
     """Entries by measures, means over motions and seeds."""
-    measures = [m for m in c.columns if any(summary(c, entry, m) is not None for entry in c.entries)]
-    over = f"Means over {_count(len(c.motions), 'motion')}"
-    over += f" and {_count(len(c.seeds), 'seed')}" if c.seeds else ""
+    measures = [measure for measure in c.columns if measured(c, c.entries, measure)]
+    over = f"Means over {counted(len(c.motions), 'motion')}"
+    over += f" and {counted(len(c.seeds), 'seed')}" if c.seeds else ""
     over += "; ± is the standard deviation over seeds" if len(c.seeds) > 1 else ""
     columns = [_column(c, measure, None) for measure in measures]
     helps = tuple(measure.meaning for measure in measures)
@@ -129,10 +130,6 @@ def _column(c: Comparison, measure: Measure, motion: str | None) -> list[Cell | 
     return cells
 
 
-def _count(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"
-
-
 def notes(c: Comparison, table: Table) -> list[str]:
     """What the marks in a table mean."""
     said = []
@@ -151,7 +148,7 @@ def notes(c: Comparison, table: Table) -> list[str]:
         said.append(f"{PARTIAL} lacks motions that others have, and is not ranked.")
     fewer = []
     for measure in c.columns:
-        count = max((len(s.motions) for entry in c.entries if (s := summary(c, entry, measure))), default=0)
+        count = max((len(found.motions) for _, found in measured(c, c.entries, measure)), default=0)
         fewer += [f"{measure.words} on {count}"] * (0 < count < len(c.motions))
     if fewer and table.name == MAIN:
         said.append(f"Not measured on all {len(c.motions)} motions: {', '.join(fewer)}.")

@@ -58,19 +58,19 @@ def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
     winners = {entry.name for entry in leaders.values()}
     if len(winners) == 1:
         winner = leaders[measures[0].name]
-        by = _joined([measure.words for measure in measures])
+        by = joined([measure.words for measure in measures])
         close = [(measure, names) for measure in measures if (names := _not_beaten(c, measure, winner))]
         if not close:
             return f"{winner.label} is best: ahead of every other method on {by}."
         over = "every other method"
         if len({name for _, names in close for name in names}) <= 2:
-            over = _joined([f"{_joined(names)} on {measure.words}" for measure, names in close])
+            over = joined([f"{joined(names)} on {measure.words}" for measure, names in close])
         return f"{winner.label} has the best values on {by}, but not a clear lead over {over}."
     led: dict[str, list[str]] = {}
     for measure in measures:
         led.setdefault(leaders[measure.name].label, []).append(measure.words)
-    parts = [f"{label} leads on {_joined(titles)}" for label, titles in led.items()]
-    return "No method is best at everything: " + _joined(parts, ", ") + "."
+    parts = [f"{label} leads on {joined(titles)}" for label, titles in led.items()]
+    return "No method is best at everything: " + joined(parts) + "."
 
 
 def _headline_of_parts(c: Comparison, measure: Measure) -> str:
@@ -82,7 +82,7 @@ def _headline_of_parts(c: Comparison, measure: Measure) -> str:
             f"None of the {len(other)} changes to {c.ours.label} makes a clear difference to {measure.words}."
         )
     parts = [
-        f"{how} with {_joined(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        f"{how} with {joined(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         for how, names in (("worse", worse), ("better", better))
         if names
     ]
@@ -115,7 +115,7 @@ def _reason(c: Comparison, measure: Measure) -> str:
     text += f"{_references(c, measure)}."
     ours = c.ours
     if ours != leader and (last := _last_on(c, leader)):
-        text += f" {leader.label} is last of all on {_joined(last)}."
+        text += f" {leader.label} is last of all on {joined(last)}."
     if ours is not None and ours != leader and ours in others:
         place = [entry for _, entry in ranking(c, measure)].index(ours) + 1
         found = difference(c, measure, ours, leader)
@@ -152,7 +152,7 @@ def _parts(c: Comparison, measures: Sequence[Measure]) -> list[str]:
         if c.ours is None or not (worse or better or other):
             continue
         words = [
-            f"clearly {how} with {_joined(names)}"
+            f"clearly {how} with {joined(names)}"
             for how, names in (("worse", worse), ("better", better))
             if names
         ]
@@ -164,21 +164,21 @@ def _parts(c: Comparison, measures: Sequence[Measure]) -> list[str]:
 
 def _changes(c: Comparison, measure: Measure) -> tuple[list[str], list[str], list[str]]:
     """The ablations that are clearly worse than ours (the worst first), clearly better, and neither."""
-    ours = c.ours
-    worse: list[tuple[float, str]] = []
-    better: list[tuple[float, str]] = []
-    other: list[str] = []
-    for entry in c.entries:
-        if ours is None or entry.kind != "ablation":
-            continue
-        found = difference(c, measure, ours, entry)
-        if found is not None and not found.clear:
-            other.append(entry.label)
-        elif found is not None:
-            said = f"{entry.label} (by {_amount(measure, found.mean)})"
-            (worse if found.mean > 0 else better).append((abs(found.mean), said))
-    first = [[said for _, said in sorted(each, reverse=True)] for each in (worse, better)]
-    return first[0], first[1], other
+    found = [
+        (entry.label, made)
+        for entry in c.entries
+        if c.ours is not None
+        and entry.kind == "ablation"
+        and (made := difference(c, measure, c.ours, entry)) is not None
+    ]
+    clear = [
+        (abs(each.mean), f"{label} (by {_amount(measure, each.mean)})", each.mean > 0)
+        for label, each in found
+        if each.clear
+    ]
+    clear.sort(reverse=True)
+    worse, better = ([said for _, said, is_worse in clear if is_worse is wanted] for wanted in (True, False))
+    return worse, better, [label for label, each in found if not each.clear]
 
 
 def _limits(c: Comparison, measures: Sequence[Measure]) -> list[str]:
@@ -273,8 +273,9 @@ def _references(c: Comparison, measure: Measure) -> str:
         entry = c.entry(name)
         if entry is not None and summary(c, entry, measure) is not None:
             words.append(f"{how} {_value(c, entry, measure)}")
-    return f"; {_joined(words, ', ')}" if words else ""
+    return f"; {joined(words)}" if words else ""
 
 
-def _joined(words: Sequence[str], comma: str = ", ") -> str:
-    return " and ".join(filter(None, (comma.join(words[:-1]), words[-1] if words else "")))
+def joined(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))

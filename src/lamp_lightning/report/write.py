@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
+import matplotlib
 from omegaconf import DictConfig
 
 from lamp_lightning.data.video import writable_folder, write_mp4
 from lamp_lightning.report.comparison import Comparison
-from lamp_lightning.report.drawing import write_plots
+from lamp_lightning.report.curves import over_frames
+from lamp_lightning.report.dots import dots
+from lamp_lightning.report.drawing import STYLE, Plot, write_plots
 from lamp_lightning.report.page import fewer_scenes, render, wanted_videos
-from lamp_lightning.report.plots import plots
+from lamp_lightning.report.scatter import scatter
+from lamp_lightning.report.statistics import measured
 from lamp_lightning.report.tables import wide, write_tables
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import scratch
-from lamp_lightning.runtime.loggers import close, where_to_look
-from lamp_lightning.runtime.runs import RunFolder, write_text
+from lamp_lightning.runtime.loggers import result_logger, where_to_look
+from lamp_lightning.runtime.runs import write_text
 
 SHOWN = 128  # pixels of the shorter side, at least, of the videos in a W&B table
 
@@ -55,6 +57,20 @@ def write_report(comparison: Comparison, folder: Path) -> Path:
         warnings.warn(f"Left out of the page: {problem}", stacklevel=2)
     write_text(folder / "index.html", page)
     return folder / "index.html"
+
+
+def plots(c: Comparison) -> list[Plot]:
+    """All plots that the results allow: deciding measures first."""
+    with matplotlib.rc_context(STYLE):
+        measures = sorted(
+            c.measures, key=lambda m: c.deciding.index(m.name) if m.name in c.deciding else len(c.deciding)
+        )
+        made = [dots(c, m) for m in measures if len(measured(c, c.methods, m)) > 1]
+        for measure in measures:
+            if c.moves_by and measure.only_moving:
+                made += scatter(c, c.measure(c.moves_by), measure)
+        made += [over_frames(c, m) for m in measures if any(m.name in r.over_frames for r in c.results)]
+    return made
 
 
 def log_report(logger: Any, comparison: Comparison, folder: Path) -> None:
@@ -115,11 +131,6 @@ def report_to(
     logger_cfg: DictConfig, comparison: Comparison, folder: Path, *, job_type: str
 ) -> list[tuple[str, str]]:
     """Log a written report to the logger that a command's config names; returns where to look."""
-    if logger_cfg._target_.endswith("no_logger"):
-        return []
-    info = {"id": secrets.token_hex(4), "group": None, "job_type": job_type}
-    logger = instantiate(logger_cfg, _partial_=True, _convert_="all")(RunFolder(folder.absolute(), info))
-    log_report(logger, comparison, folder)
-    lines = where_to_look(logger)
-    close(logger)
-    return lines
+    with result_logger(logger_cfg, folder, job_type) as logger:
+        log_report(logger, comparison, folder)
+        return where_to_look(logger)

@@ -70,6 +70,11 @@ def print_results(title: str, values: Mapping[str, float], places: Iterable[tupl
     sys.stdout.flush()
 
 
+def counted(number: int, word: str) -> str:
+    """A number and a word for what is counted: `1 clip`, `2 clips`."""
+    return f"{number} {word}{'s' * (number != 1)}"
+
+
 def is_first_process() -> bool:
     """Whether this is the process that writes and talks, of the several of a multi-GPU run."""
     return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"

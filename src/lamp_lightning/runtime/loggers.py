@@ -10,10 +10,12 @@ import contextlib
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from lamp_lightning.runtime.console import short
@@ -127,6 +129,15 @@ def close(logger: Logger | None, *, failed: bool = False) -> None:
         import wandb
 
         wandb.finish(exit_code=int(failed))
+
+
+@contextlib.contextmanager
+def result_logger(logger_cfg: Any, folder: Path, job_type: str) -> Iterator[Logger | None]:
+    """The logger that a command's config names, for results in a folder that is no run; closed at the end."""
+    info = {"id": secrets.token_hex(4), "group": None, "job_type": job_type}
+    logger = instantiate(logger_cfg, _partial_=True, _convert_="all")(RunFolder(folder.absolute(), info))
+    yield logger
+    close(logger)
 
 
 def where_to_look(logger: Logger | None) -> list[tuple[str, str]]:
