@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -20,6 +21,10 @@ from lamp_lightning.runtime.runs import write_text
 TRUTH, FROZEN = "truth", "frozen"  # names that entries of the kind "reference" may have
 COSTS = ("minutes", "seconds_per_video")
 COLUMNS = ("entry", "label", "kind", "motion", "seeds")  # of the wide table, before settings and measures
+_COSTS = (
+    Measure("minutes", "tuning time", digits=1, unit="min", help="Minutes of tuning."),
+    Measure("seconds_per_video", "painting time", digits=1, unit="s", help="Seconds to paint one video."),
+)
 _STRICT = ConfigDict(extra="forbid")
 
 
@@ -221,13 +226,7 @@ class Comparison:
     @property
     def columns(self) -> tuple[Measure, ...]:
         """The measures, and the costs where they are known."""
-        costs = (
-            Measure("minutes", "tuning time", digits=1, unit="min", help="Minutes of tuning."),
-            Measure(
-                "seconds_per_video", "painting time", digits=1, unit="s", help="Seconds to paint one video."
-            ),
-        )
-        known = [cost for cost in costs if any(r.value(cost.name) is not None for r in self.results)]
+        known = (m for m in _COSTS if any(r.value(m.name) is not None for r in self.results))
         return (*self.measures, *known)
 
     def save(self, file: Path) -> Path:
@@ -258,7 +257,7 @@ _ADAPTER = TypeAdapter(Comparison)
 
 def _with_files(comparison: Comparison, rename: Any) -> Comparison:
     def moved(video: VideoFile | None) -> VideoFile | None:
-        return None if video is None else replace(video, file=rename(video.file))
+        return video and replace(video, file=rename(video.file))
 
     scenes = [replace(s, first_frame=moved(s.first_frame), truth=moved(s.truth)) for s in comparison.scenes]
     results = [
@@ -274,14 +273,12 @@ def _check(c: Comparison) -> None:
         if not measure.title.strip():
             raise UserError(f"The measure {measure.name!r} has no title.")
     entries = [entry.name for entry in c.entries]
-    _unique("measures", names)
-    _unique("entries", entries)
-    _unique("motions", c.motions)
-    _unique("scenes", [(scene.motion, scene.name) for scene in c.scenes])
-    _unique("results", [(result.entry, result.motion, result.seed) for result in c.results])
     for kind, found in (("measures", names), ("entries", entries), ("motions", c.motions)):
+        _unique(kind, found)
         if not found:
             raise UserError(f"A comparison needs {kind}; it has none.")
+    _unique("scenes", [(scene.motion, scene.name) for scene in c.scenes])
+    _unique("results", [(result.entry, result.motion, result.seed) for result in c.results])
     if taken := set(names) & {*COSTS, *COLUMNS}:
         raise UserError(f"A measure cannot be called {taken.pop()!r}: tables have a column of that name.")
     _known("deciding", c.deciding, names)
@@ -307,11 +304,9 @@ def _check(c: Comparison) -> None:
 
 
 def _unique(kind: str, names: Iterable[Any]) -> None:
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise UserError(f"Two of the {kind} are called {name!r}: names must differ.")
-        seen.add(name)
+    name, count = next(iter(Counter(names).most_common(1)), ("", 0))
+    if count > 1:
+        raise UserError(f"Two of the {kind} are called {name!r}: names must differ.")
 
 
 def _known(what: str, names: Iterable[str], known: Iterable[str]) -> None:

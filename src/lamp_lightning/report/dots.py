@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROW = 0.52  # inches of a method's row
 LETTERS = 42  # of a label and a value that fit beside each other
-PATCH: Any = {"facecolor": light("card"), "edgecolor": "none", "pad": 1.5}  # words over lines stay legible
+PATCH: Any = {"facecolor": light("card"), "edgecolor": "none", "pad": 1.5}  # text over lines stays legible
 REFERENCE_LETTER = 0.023  # a letter of a reference's name, as a share of the axis
 
 

@@ -48,7 +48,7 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing, what it is called, and what it shows in words."""
+    """A drawing, what it is called, and what it shows."""
 
     name: str
     title: str
@@ -66,13 +66,11 @@ def colour(entry: Entry) -> str:
 
 
 def clean(axes: Axes, *, left: bool = False) -> None:
-    for side in ("top", "right", *(() if left else ("left",))):
-        axes.spines[side].set_visible(False)
-    for spine in axes.spines.values():
-        spine.set_color(light("line"))
+    axes.spines[["top", "right"] if left else ["top", "right", "left"]].set_visible(False)
+    axes.spines[:].set_color(light("line"))
     axes.tick_params(colors=light("soft"), labelsize=10.5, length=3)
-    axes.xaxis.label.set(color=light("soft"), fontsize=11)
-    axes.yaxis.label.set(color=light("soft"), fontsize=11)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=light("soft"), fontsize=11)
     axes.patch.set_alpha(0)
 
 
@@ -86,12 +84,9 @@ def span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def name_style(entry: Entry) -> dict[str, Any]:
-    weight = "bold" if entry.kind == "ours" else "normal"
-    return {
-        "color": light("soft" if entry.kind == "reference" else "ink"),
-        "fontsize": 10.5,
-        "fontweight": weight,
-    }
+    """Of an entry's name beside its dot or line."""
+    colour = light("soft" if entry.kind == "reference" else "ink")
+    return {"color": colour, "fontsize": 10.5, "fontweight": "bold" if entry.kind == "ours" else "normal"}
 
 
 def width_of(figure: Any, text: str, style: dict[str, Any]) -> float:

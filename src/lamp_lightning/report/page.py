@@ -91,7 +91,7 @@ def wanted_videos(c: Comparison) -> dict[ShownVideo, VideoFile]:
 def fewer_scenes(
     c: Comparison, wanted: dict[ShownVideo, VideoFile], most: int = VIDEOS
 ) -> tuple[dict[ShownVideo, VideoFile], str]:
-    """The videos of the first scenes of each motion, at most so many in all; and words on that."""
+    """The videos of the first scenes of each motion, at most so many in all; and a sentence on that."""
     if len(wanted) <= most:
         return wanted, ""
     places = {motion: [scene for scene in c.scenes if scene.motion == motion] for motion in c.motions}

@@ -29,7 +29,7 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
 
 DECIDING = ("motion_fidelity", "moving_error_ratio")  # where they were measured
-# Settings that make no difference to what a run learns and paints, or stand in another one already.
+# Settings that make no difference to what a run learns and generates, or stand in another one.
 FREE = ("seed", "threads", "resume", "save_every", "logger", "samples", "motion", "model.recipe",
         "data.root", "data.folder", "data.cache_dir", "data.num_workers", "data.decode_timeout",
         "trainer.log_every_n_steps", "sampler.fps")  # fmt: skip
@@ -234,7 +234,7 @@ def _telling(key: str) -> tuple[bool, int, str]:
 
 
 def _newest(runs: Sequence[Run], columns: dict[str, str]) -> tuple[list[Run], list[str]]:
-    """One run for each setting, motion and seed: the newest; and words on the others."""
+    """One run for each setting, motion and seed: the newest; and sentences on the others."""
     kept: dict[tuple[str, str, int | None], Run] = {}
     said = []
     for run in sorted(runs, key=lambda run: (run.started, str(run.folder))):

@@ -23,7 +23,7 @@ from lamp_lightning.report.drawing import (
     width_of,
 )
 from lamp_lightning.report.labels import BESIDE, DOT, LINE, choose, nearest, places
-from lamp_lightning.report.statistics import MOVES, Value, summary
+from lamp_lightning.report.statistics import MOVES, Value, measured, summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,11 +34,11 @@ BAR = [np.array(step) for k in np.linspace(-1, 1, 9) for step in ((k, 0), (0, k)
 
 def scatter(c: Comparison, motion: Measure, other: Measure) -> list[Plot]:
     """`other`, which standing still would win, against the amount of motion; [] with too little to show."""
-    points = []
-    for entry in c.entries:
-        across, up = summary(c, entry, motion), summary(c, entry, other)
-        if across is not None and up is not None:
-            points.append((entry, across, up))
+    points = [
+        (entry, across, up)
+        for entry, across in measured(c, c.entries, motion)
+        if (up := summary(c, entry, other)) is not None
+    ]
     if len(points) < 3:
         return []
     tall = 3.7 + 0.1 * min(max(0, len(points) - NAMED), 20)  # many names need room

@@ -12,7 +12,15 @@ import pandas as pd
 
 from lamp_lightning.metrics.registry import Measure
 from lamp_lightning.report.comparison import COLUMNS, COSTS, Comparison, Entry
-from lamp_lightning.report.statistics import Value, best, hardly_moves, measured, summary, true_motion
+from lamp_lightning.report.statistics import (
+    Summary,
+    Value,
+    best,
+    hardly_moves,
+    measured,
+    summary,
+    true_motion,
+)
 from lamp_lightning.report.verdict import verdict
 from lamp_lightning.runtime.console import counted
 from lamp_lightning.runtime.runs import write_text
@@ -116,15 +124,14 @@ def _column(c: Comparison, measure: Measure, motion: str | None) -> list[Cell | 
     leaders = best(c, measure, motion)
     cells: list[Cell | None] = []
     for entry in c.entries:
-        found = summary(c, entry, measure)
         value = _at(c, entry, measure, motion)
-        if found is None or value is None:
+        if value is None:
             cells.append(None)
             continue
         mark = ""
         if entry.kind != "reference":
             mark += STILL if measure.only_moving and hardly_moves(c, entry) else ""
-            mark += PARTIAL if motion is None and not found.complete else ""
+            mark += PARTIAL if isinstance(value, Summary) and not value.complete else ""
         spread = "" if value.spread is None else measure.number(value.spread)
         cells.append(Cell(measure.number(value.mean), spread, entry.name in leaders, mark))
     return cells

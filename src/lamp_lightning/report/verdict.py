@@ -76,15 +76,14 @@ def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
 def _headline_of_parts(c: Comparison, measure: Measure) -> str:
     """How many changes to ours make it worse and better, by the weightiest measure, and which most of all."""
     assert c.ours is not None
-    worse, better, other = _changes(c, measure)
-    if not worse and not better:
+    changes, other = _changes(c, measure)
+    if not changes:
         return (
             f"None of the {len(other)} changes to {c.ours.label} makes a clear difference to {measure.words}."
         )
     parts = [
         f"{how} with {joined(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        for how, names in (("worse", worse), ("better", better))
-        if names
+        for how, names in changes.items()
     ]
     rest = f"; {len(other)} changes make no clear difference" if other else ""
     return f"By {measure.words}, {c.ours.label} is clearly {'; clearly '.join(parts)}{rest}."
@@ -148,37 +147,33 @@ def _parts(c: Comparison, measures: Sequence[Measure]) -> list[str]:
     """What each ablation does to ours."""
     said = []
     for measure in measures:
-        worse, better, other = _changes(c, measure)
-        if c.ours is None or not (worse or better or other):
+        changes, other = _changes(c, measure)
+        if c.ours is None or not (changes or other):
             continue
-        words = [
-            f"clearly {how} with {joined(names)}"
-            for how, names in (("worse", worse), ("better", better))
-            if names
-        ]
-        rest = "the other " if words else "all "
-        words += [f"{rest}{len(other)} make no clear difference"] * bool(other)
-        said.append(f"{capital(measure.words)}, beside {c.ours.label}: {'; '.join(words)}.")
+        parts = [f"clearly {how} with {joined(names)}" for how, names in changes.items()]
+        rest = "the other " if parts else "all "
+        parts += [f"{rest}{len(other)} make no clear difference"] * bool(other)
+        said.append(f"{capital(measure.words)}, beside {c.ours.label}: {'; '.join(parts)}.")
     return said
 
 
-def _changes(c: Comparison, measure: Measure) -> tuple[list[str], list[str], list[str]]:
-    """The ablations that are clearly worse than ours (the worst first), clearly better, and neither."""
-    found = [
-        (entry.label, made)
-        for entry in c.entries
-        if c.ours is not None
-        and entry.kind == "ablation"
-        and (made := difference(c, measure, c.ours, entry)) is not None
-    ]
-    clear = [
-        (abs(each.mean), f"{label} (by {_amount(measure, each.mean)})", each.mean > 0)
-        for label, each in found
-        if each.clear
-    ]
-    clear.sort(reverse=True)
-    worse, better = ([said for _, said, is_worse in clear if is_worse is wanted] for wanted in (True, False))
-    return worse, better, [label for label, each in found if not each.clear]
+def _changes(c: Comparison, measure: Measure) -> tuple[dict[str, list[str]], list[str]]:
+    """The ablations that are clearly "worse" or "better" than ours, largest change first; and the others."""
+    clear: list[tuple[bool, float, str]] = []
+    other: list[str] = []
+    for entry in c.entries:
+        if c.ours is None or entry.kind != "ablation":
+            continue
+        found = difference(c, measure, c.ours, entry)
+        if found is not None and found.clear:
+            said = f"{entry.label} (by {_amount(measure, found.mean)})"
+            clear.append((found.mean > 0, abs(found.mean), said))
+        elif found is not None:
+            other.append(entry.label)
+    changes: dict[str, list[str]] = {}
+    for is_worse, _, said in sorted(clear, reverse=True):
+        changes.setdefault("worse" if is_worse else "better", []).append(said)
+    return changes, other
 
 
 def _limits(c: Comparison, measures: Sequence[Measure]) -> list[str]:
@@ -221,8 +216,7 @@ def check(c: Comparison, claim: Claim) -> CheckedClaim | None:
         outcomes.append(_outcome(found, claim))
         better = "better" if found.mean > 0 else "worse"
         by = f"{better} than {other.label} by {_amount(measure, found.mean)}"
-        words = by if found.mean else f"the same as {other.label}"
-        evidence.setdefault(_how_sure(found), []).append(words)
+        evidence.setdefault(_how_sure(found), []).append(by if found.mean else f"the same as {other.label}")
     if entry is None or not outcomes:
         return None
     outcome = next((each for each in (FAILS, OPEN) if each in outcomes), HOLDS)
