@@ -239,15 +239,13 @@ def find_held_out(cfg: DictConfig, trial: Trial) -> HeldOut:
             found = HeldOut.drawn(motion, trial.scenes, cfg.data.num_frames, height)
         else:  # first frames by the image model below the run: the same for all methods of that model
             prompts = sample_prompts(cfg, trial.scenes)
-            method = load_method(trial.run).with_sampler(
-                start="still", num_frames=2, histogram_matching=False
-            )
-            videos = method.generate(prompts, None, range(len(prompts)), at_once=1)
+            method = load_method(trial.run)
+            stills = method.with_sampler(start="still", num_frames=2, histogram_matching=False)
+            videos = stills.generate(prompts, at_once=1)
             found = HeldOut(tuple(prompts), np.stack([video[0] for video in videos]))
-        arrays = {"first_frames": found.first_frames[:, None]}
-        if found.truth is not None:
-            arrays["truth"] = found.truth
-        write_arrays(file, prompts=np.array(found.prompts), **arrays)
+        arrays = {} if found.truth is None else {"truth": found.truth}
+        first = found.first_frames[:, None]
+        write_arrays(file, prompts=np.array(found.prompts), first_frames=first, **arrays)
     arrays = read_arrays(file)
     try:
         said, first = arrays["prompts"], arrays["first_frames"]

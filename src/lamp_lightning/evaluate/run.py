@@ -270,10 +270,10 @@ def _truths(
         return None
     folder = Path(str(cfg.truth)).expanduser()
     named = {key_of(path): path for path in list_videos(folder, "truth")}
-    _check_names("truth", folder, named, read, result)
+    paths = _matched("truth", folder, named, read, result)
     return [
-        cropped_like(reader.read(named[video.name]), frames) if video.name in named else None
-        for video, frames in read
+        None if path is None else cropped_like(reader.read(path), frames)
+        for path, (_, frames) in zip(paths, read, strict=True)
     ]
 
 
@@ -281,28 +281,24 @@ def _first_frames(
     read: Sequence[tuple[Footage, np.ndarray]], cfg: DictConfig, result: Evaluated
 ) -> list[np.ndarray | None]:
     """The picture that each video was to begin with: from the folder `first_frames`, else its record."""
-    if cfg.first_frames is None:
-        return [
-            None if video.first_frame is None else fitted_picture(video.first_frame, video.fit, frames)
-            for video, frames in read
-        ]
-    folder = Path(str(cfg.first_frames)).expanduser()
-    named = pictures_by_name(folder, "first_frames")
-    _check_names("first_frames", folder, named, read, result)
+    paths = [video.first_frame for video, _ in read]
+    if cfg.first_frames is not None:
+        folder = Path(str(cfg.first_frames)).expanduser()
+        paths = _matched("first_frames", folder, pictures_by_name(folder, "first_frames"), read, result)
     return [
-        fitted_picture(named[video.name], video.fit, frames) if video.name in named else None
-        for video, frames in read
+        None if path is None else fitted_picture(path, video.fit, frames)
+        for path, (video, frames) in zip(paths, read, strict=True)
     ]
 
 
-def _check_names(
+def _matched(
     what: str,
     folder: Path,
     named: Mapping[str, Path],
     read: Sequence[tuple[Footage, np.ndarray]],
     result: Evaluated,
-) -> None:
-    """Name the videos that have none there. UserError where no name fits."""
+) -> list[Path | None]:
+    """The file of each video's name; those that have none are left out. UserError where no name fits."""
     without = [video.path.name for video, _ in read if video.name not in named]
     if len(without) == len(read):
         found = f"{next(iter(named))!r}" if named else "nothing"
@@ -313,3 +309,4 @@ def _check_names(
     result.left_out += [
         {"file": name, "reason": f"nothing of that name in {what}={folder}"} for name in without
     ]
+    return [named.get(video.name) for video, _ in read]
