@@ -143,7 +143,7 @@ def _videos_of(run: RunFolder, settings: DictConfig) -> list[Footage]:
         if recorded:
             return recorded
     raise UserError(
-        f"{run.path} has no videos: it is not finished, or was tuned with samples.final=0. Generate some by "
+        f"{run.path} has no videos: it is not finished, or was tuned with samples.final=0. Paint some by "
         f"python -m lamp_lightning.sample run={short(run.path)}, or go on with it by "
         f"python -m lamp_lightning.train resume={short(run.path)}"
     )
