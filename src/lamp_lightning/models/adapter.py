@@ -42,18 +42,9 @@ class Adapter:
 def write_adapter(
     file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], inverted_clip: Tensor | None
 ) -> None:
-    """Write a motion adapter, whole or not at all; the same arguments make the same bytes.
+    """Write a motion adapter, whole or not at all: the tuned parameters by name, and facts for its header.
 
-    Args:
-        file: path of the `.safetensors` file.
-        tensors: the tuned parameters by name.
-        facts: for the header (`models.header.Header`). Strings are kept as they are, other values as JSON,
-            None is left out. Format and versions are added.
-        inverted_clip: `1 c f h w`, or None.
-
-    Raises:
-        UserError: the file cannot be written, a tensor is not finite, or a fact is not what the header can
-            hold.
+    See `VideoBackbone.save_motion`. Texts are kept as they are, other facts become JSON, None is left out.
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(tensors, "The tuned UNet", "The training has diverged: lower the learning rate.")
@@ -69,10 +60,9 @@ def write_adapter(
 
 
 def _sort_header(file: Path) -> None:
-    """Put the header of a safetensors file into one order; as written, that of its texts is random.
+    """Sort the texts of a safetensors header, whose order is random: the same content is the same bytes.
 
-    They come out of a hash map, and every process orders those otherwise. Sorted, the same content is the
-    same bytes; the length of the header, and so the place of every tensor, stays as it is.
+    The length of the header, and so the place of every tensor, stays as it is.
     """
     with open(file, "r+b") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -91,8 +81,8 @@ def read_adapter(
 
     Args:
         file: path of the `.safetensors` file.
-        shapes: gives the shapes by name that tuned parameters of a variant have to have.
-        channels: of the latents that an inverted clip has to go with.
+        shapes: gives the shapes by name of the tuned parameters of a variant.
+        channels: of the latents that an inverted clip goes with.
 
     Raises:
         UserError: it is no adapter, or its tensors are not exactly those, or not finite.
@@ -120,8 +110,7 @@ def read_metadata(file: str | Path) -> dict[str, str]:
     """The header of a motion adapter as texts, checked (`models.header.Header`), without its tensors.
 
     Raises:
-        UserError: no such file, not a safetensors file, not a motion adapter that this version reads, or a
-            header that cannot be used.
+        UserError: no such file, no motion adapter that this version reads, or an unusable header.
 
     Example:
         >>> from lamp_lightning import LAMPPipeline
@@ -177,11 +166,6 @@ def _opened(file: Path) -> Iterator[Any]:
         raise UserError(f"{file} does not exist: give a motion adapter, the .safetensors file of a run.")
     with open_safetensors(file, LARGEST_HEADER) as opened:
         yield opened
-
-
-def of_same_base(one: Header, other: Header) -> bool:
-    """Whether two adapters, by their headers, were tuned on the same base model, whatever it was called."""
-    return same_weights(one.base_fingerprint, other.base_fingerprint)
 
 
 def same_weights(fingerprint: Sequence[float], other: Sequence[float]) -> bool:

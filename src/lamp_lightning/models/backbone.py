@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from lamp_lightning.models.adapter import Adapter, read_adapter, same_weights, write_adapter
-from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.variant import LAMP_SETS, Variant
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.settings import Norm
 
 
 class VideoBackbone(ABC, nn.Module):
@@ -85,8 +85,7 @@ class VideoBackbone(ABC, nn.Module):
     def set_variant(self, variant: Variant) -> None:
         """Be another variant from now on; `load_motion` sets its adapter's. Weights stay as they are.
 
-        Raises:
-            UserError: a variant with other motion layers, which need another backbone.
+        A variant with other motion layers needs another backbone: UserError.
         """
 
     @abstractmethod
@@ -148,34 +147,26 @@ class VideoBackbone(ABC, nn.Module):
     def save_motion(self, file: str | Path, *, inverted_clip: Tensor | None = None, **metadata: Any) -> None:
         """Write the tuned parameters as a motion adapter.
 
-        The same parameters and facts make the same bytes.
-
         Args:
-            file: path of the `.safetensors` file; written whole or not at all.
+            file: path of the `.safetensors` file; written whole or not at all, always with the same bytes.
             inverted_clip: noise that a tuned clip was inverted to, `1 c f h w`, where sampling begins there.
-            metadata: facts for the file's header (`models.header.Header`), such as `base_model`, `motion`,
-                `prompt`, `num_frames`. Norm, variant, versions and a sample of the frozen weights, by which
-                the base model is known again, are added.
+            metadata: facts for the file's header (`models.header.Header`), such as `base_model` and
+                `motion`. Norm, variant, versions and a sample of the frozen weights, by which the base model
+                is known again, are added.
 
         Raises:
             UserError: several motions are mixed, the file cannot be written, a parameter is not finite, or a
-                fact is not what the header can hold.
+                fact does not fit the header.
         """
         if self.is_mixed:
             raise UserError(f"{file} is not written: several motions are mixed. Load one of them.")
-        facts = {
-            **metadata,
-            "norm": self.norm,
-            "variant": self.variant.settings(),
-            "base_fingerprint": self.fingerprint(),
-        }
+        own = {"norm": self.norm, "variant": self.variant.settings(), "base_fingerprint": self.fingerprint()}
         tuned = zip(self.trainable_names(), self.tuned_parameters(), strict=True)
-        write_adapter(Path(file), {name: p.detach() for name, p in tuned}, facts, inverted_clip)
+        tensors = {name: parameter.detach() for name, parameter in tuned}
+        write_adapter(Path(file), tensors, metadata | own, inverted_clip)
 
     def load_motion(self, file: str | Path, *, check_base: bool = True) -> dict[str, str]:
-        """Take a motion adapter's parameters, all of them or none, and be the adapter's variant and norm.
-
-        What the adapter did not tune is as in the untuned model.
+        """Take a motion adapter's parameters, variant and norm; what it did not tune is as before tuning.
 
         Args:
             file: an adapter of this base model.
@@ -227,12 +218,8 @@ class VideoBackbone(ABC, nn.Module):
         self.set_variant(header.variant)
         self.put_tuned({})
         untuned = {name: tensor for name, tensor in self.named_parameters() if name in self.untuned()}
-        self.mix(
-            [
-                (float(weight), {**untuned, **adapter.tensors})
-                for weight, adapter in zip(motions.values(), adapters, strict=True)
-            ]
-        )
+        weighted = zip(motions.values(), adapters, strict=True)
+        self.mix([(float(weight), {**untuned, **adapter.tensors}) for weight, adapter in weighted])
         self.set_norm(header.norm)
         return [adapter.metadata for adapter in adapters]
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from lamp_lightning.models.tensors import PICKLES, read_pickle, tensor_names
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import check_depth, checked, read_json
+from lamp_lightning.runtime.settings import Share
 
 FETCH = "Fetch the model again."
 LARGEST_JSON = 128 * 2**20  # bytes; the tokenizers of language models have 30 MB
@@ -33,16 +34,11 @@ _SPARE = 2**30  # bytes that a model may have above what its files can hold
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 Widths = Annotated[list[Count], Field(min_length=1, max_length=64)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Blocks = Annotated[list[str], Field(min_length=1, max_length=64)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
-
-
-def _not_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("it should be a number")
-    return value
-
-
-Positive = Annotated[float, BeforeValidator(_not_bool), Field(gt=0, le=1e6, allow_inf_nan=False)]
+NoiseSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid", "exp"]
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 
 
 class PartConfig(BaseModel):
@@ -64,16 +60,12 @@ class AutoencoderConfig(PartConfig):
 class UNetConfig(PartConfig):
     """Of a UNet2DConditionModel."""
 
-    sample_size: (
-        Annotated[int, Field(ge=1, le=4096)]
-        | Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)]
-        | None
-    ) = None
+    sample_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     in_channels: Count = 4
     out_channels: Count = 4
     block_out_channels: Widths = [320, 640, 1280, 1280]
-    down_block_types: Annotated[list[str], Field(min_length=1, max_length=64)] = ["DownBlock2D"]
-    up_block_types: Annotated[list[str], Field(min_length=1, max_length=64)] = ["UpBlock2D"]
+    down_block_types: Blocks = ["DownBlock2D"]
+    up_block_types: Blocks = ["UpBlock2D"]
     cross_attention_dim: Count | Widths = 1280
     layers_per_block: Annotated[int, Field(ge=1, le=64)] | Widths = 2
     addition_embed_type: str | None = None
@@ -109,16 +101,16 @@ class ClipConfig(PartConfig):
 
 
 class _Sides(PartConfig):
-    shortest_edge: Annotated[int, Field(ge=1, le=4096)] | None = None
-    height: Annotated[int, Field(ge=1, le=4096)] | None = None
-    width: Annotated[int, Field(ge=1, le=4096)] | None = None
+    shortest_edge: Side | None = None
+    height: Side | None = None
+    width: Side | None = None
 
 
 class ProcessorConfig(PartConfig):
     """Of CLIP's image processor."""
 
-    size: _Sides | Annotated[int, Field(ge=1, le=4096)] | None = None
-    crop_size: _Sides | Annotated[int, Field(ge=1, le=4096)] | None = None
+    size: _Sides | Side | None = None
+    crop_size: _Sides | Side | None = None
     image_mean: list[Real] | None = None
     image_std: list[Positive] | None = None
     rescale_factor: Real | None = None
@@ -131,12 +123,8 @@ class SchedulerConfig(PartConfig):
     num_train_timesteps: Annotated[int, Field(ge=2, le=100_000)] = 1000
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 0.0001
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "laplace", "sigmoid", "exp"] = (
-        "linear"
-    )
-    trained_betas: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(max_length=100_000)] | None = (
-        None
-    )
+    beta_schedule: NoiseSchedule = "linear"
+    trained_betas: Annotated[list[Share], Field(max_length=100_000)] | None = None
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
     steps_offset: Annotated[int, Field(ge=0, le=1000)] = 0
 
@@ -152,22 +140,14 @@ CONFIGS: dict[str, type[PartConfig]] = {
 def check_folder(folder: Path, schema: type[BaseModel] | None = None, name: str = "config.json") -> None:
     """Refuse a part's folder with JSON files that no library expects, or pickles that would fill the memory.
 
-    Args:
-        folder: of the part.
-        schema: what must hold of its configuration; None: only what holds of all.
-        name: of the configuration.
-
-    Raises:
-        UserError: names the file, what was found and what to do.
+    `schema` is what its configuration, the file `name`, must be; None: only what all must be.
     """
     for file in sorted(folder.glob("*.json")):
         if not file.is_file():
             raise UserError(f"{file} is no regular file. {FETCH}")
         value = read_json(file, what="a part of a model", limit=LARGEST_JSON)
-        if file.name == name:
-            check_config(value, file, schema)
-        elif file.name == "tokenizer_config.json":
-            check_config(value, file, None)
+        if file.name in (name, "tokenizer_config.json"):
+            check_config(value, file, schema if file.name == name else None)
     for file in sorted(folder.iterdir()):
         if file.suffix in PICKLES and file.is_file():
             read_pickle(file)
@@ -198,20 +178,13 @@ def check_processor(folder: Path) -> None:
     """Refuse the configuration of an image processor that would blow pictures up; it may be missing."""
     file = folder / "preprocessor_config.json"
     if file.is_file():
-        value = read_json(file, what="a configuration")
-        check_config(value, file, ProcessorConfig)
+        check_config(read_json(file, what="a configuration"), file, ProcessorConfig)
 
 
 def check_size(folder: Path, cls: Any, config: dict[str, Any], dtype: torch.dtype) -> None:
-    """Refuse a configuration of a model far larger than the weights that are there.
+    """Refuse a configuration of a model far larger than the weights in its folder.
 
-    The libraries would make what is missing, and fill the memory.
-
-    Args:
-        folder: of the part.
-        cls: the class of diffusers or transformers.
-        config: its configuration.
-        dtype: that its weights are wanted in.
+    The library that `cls` is from would make what is missing, in `dtype`, and fill the memory.
     """
     files = [f for f in folder.iterdir() if f.suffix in (".safetensors", *PICKLES) and f.is_file()]
     if not files:
@@ -226,12 +199,10 @@ def check_size(folder: Path, cls: Any, config: dict[str, Any], dtype: torch.dtyp
                 )
     try:
         with torch.device("meta"):
-            # Both libraries make a model of a configuration without weights; nothing is allocated.
-            model = (
-                cls.from_config(config)
-                if hasattr(cls, "from_config")
-                else cls(cls.config_class.from_dict(config))
-            )
+            if hasattr(cls, "from_config"):
+                model = cls.from_config(config)
+            else:
+                model = cls(cls.config_class.from_dict(config))
     except Exception:
         return  # a configuration that the class cannot take: loading says so in the library's words
     wanted = sum(p.numel() for p in (*model.parameters(), *model.buffers())) * dtype.itemsize
@@ -303,13 +274,9 @@ def quiet_loading() -> Iterator[None]:
 
 
 def check_tokenizer(tokenizer: Any, words: int, positions: int | None, where: str) -> None:
-    """Refuse a tokenizer that is of another text encoder.
+    """Refuse a tokenizer of another text encoder than one of so many tokens that reads so many positions.
 
-    Args:
-        tokenizer: as transformers loaded it.
-        words: how many tokens the text encoder knows.
-        positions: how many it reads at once; None: texts are cut to that elsewhere.
-        where: the tokenizer's folder, for the message.
+    `positions` is None where texts are cut elsewhere; `where` is the tokenizer's folder, for the message.
     """
     numbers = check_vocabulary(tokenizer, where).values()
     if min(numbers) < 0 or max(numbers) >= words:

@@ -13,12 +13,11 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, Json
 
 from lamp_lightning.diffusion.sampler import Memory, Sampler
-from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.names import Name, Text, Weight, is_unicode
 from lamp_lightning.runtime.reading import Schema, checked
-from lamp_lightning.runtime.settings import Dtype, Frames
+from lamp_lightning.runtime.settings import Dtype, Frames, Norm
 
 FORMAT = "lamp-lightning motion adapter"
 FORMAT_VERSION = "1"
@@ -87,11 +86,7 @@ def as_texts(facts: Mapping[str, Any], file: Path) -> dict[str, str]:
 
 
 def read_header(texts: Mapping[str, str], file: Path) -> Header:
-    """The header that these texts make.
-
-    Args:
-        texts: the metadata of a safetensors file.
-        file: its path, for messages.
+    """The header that the metadata of a safetensors file makes.
 
     Raises:
         UserError: it is of no motion adapter, of another version, or a part of it cannot be used.

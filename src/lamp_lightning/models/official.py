@@ -104,12 +104,7 @@ def official_image_unet(folder: Path) -> UNet2DConditionModel:
 
 
 def read_official_weights(folder: Path, unet: VideoBackbone) -> dict[str, Tensor]:
-    """The state dictionary of a checkpoint folder, which must be exactly that of `unet`.
-
-    Raises:
-        UserError: no weights there, a damaged or unsafe file, missing, extra, mis-shaped or non-finite
-            tensors.
-    """
+    """The state dictionary of a checkpoint folder; UserError where it is not exactly that of `unet`."""
     file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise UserError(f"{folder} holds no weights: neither {' nor '.join(_WEIGHTS)}.")
@@ -126,15 +121,13 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def save_official(unet: VideoBackbone, folder: str | Path, config: str | None = None) -> None:
     """Write `config.json` and `diffusion_pytorch_model.bin` as the authors' code reads them.
 
-    The folder never looks whole before it is: until both parts are written what was there stays as it was,
-    and whoever is interrupted after that leaves a folder without `config.json`.
+    Until both files are written what was there stays; an interruption after that leaves no `config.json`.
 
     Args:
         unet: a MotionUNet with norm "joint".
-        folder: the UNet's folder; made where it is missing. Weights of other formats in it are removed, as
-            their code would prefer them.
-        config: the text of an official `config.json` to write again, as it stands, where it describes this
-            UNet; otherwise, and by default, it is made of the UNet's own.
+        folder: the UNet's folder. Weights of other formats in it, which their code would prefer, are removed.
+        config: the text of an official `config.json` to write again where it describes this UNet; otherwise
+            the UNet's own configuration is written.
 
     Raises:
         UserError: a norm or a setting that their code does not know, or the folder cannot be written.
@@ -189,7 +182,7 @@ def check_new_norms(unet: VideoBackbone, source: Path) -> None:
 def check_frozen(unet: VideoBackbone, untuned: VideoBackbone, source: Path, base: str) -> None:
     """Compare every frozen tensor of an official checkpoint with its base model's, `untuned`.
 
-    Equal to the bit in the checkpoint's precision: fine. Equal in half precision: a warning. Else UserError.
+    They must be equal in the checkpoint's precision; those equal in half precision only get a warning.
     """
     tuned = set(unet.trainable_names())
     theirs = {name: tensor for name, tensor in unet.state_dict().items() if name not in tuned}
@@ -250,11 +243,7 @@ def warn_of_half(unet: VideoBackbone, source: Path) -> None:
 
 
 def unet_folder(folder: str | Path) -> Path:
-    """The folder of the UNet: `folder`, or its `unet`.
-
-    Raises:
-        UserError: neither has a `config.json`.
-    """
+    """The folder of the UNet: `folder`, or its `unet`; UserError where neither has a `config.json`."""
     folder = Path(folder)
     for candidate in (folder, folder / "unet"):
         if (candidate / _CONFIG).is_file():
@@ -265,11 +254,7 @@ def unet_folder(folder: str | Path) -> Path:
 
 
 def official_config(folder: str | Path) -> str:
-    """The text of a checkpoint folder's `config.json`; for `save_official` to write again.
-
-    Raises:
-        UserError: not a folder that the authors' code saved.
-    """
+    """The text of a checkpoint folder's `config.json`, checked; for `save_official` to write again."""
     path = unet_folder(folder) / _CONFIG
     text = _read_config(path)
     _image_config(path, text)

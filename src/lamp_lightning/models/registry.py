@@ -6,9 +6,9 @@ import importlib
 from typing import Any
 
 from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.unet.motion_unet import MotionUNet
 from lamp_lightning.models.variant import Kind, Variant
+from lamp_lightning.runtime.settings import Norm
 
 __all__ = ["BACKBONES", "MotionUNet", "Variant", "inflated"]
 

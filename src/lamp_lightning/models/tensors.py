@@ -126,13 +126,9 @@ def _check_packing(file: Path) -> None:
 def check_shapes(
     found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], file: Path, base: str = ""
 ) -> None:
-    """Refuse tensors that are not exactly those wanted, by name and shape.
+    """Refuse shapes by name, found in a file, that are not exactly those that the UNet wants.
 
-    Args:
-        found: shapes by name, as the file has them.
-        wanted: shapes by name, as the UNet needs them.
-        file: for the message.
-        base: the base model that the file says it belongs to, for the message; may be empty.
+    `base` is the base model that the file names, for the message; it may be empty.
     """
     belongs = f" It was tuned on {base!r}." if base else ""
     for kind, names in (

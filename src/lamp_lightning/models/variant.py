@@ -65,9 +65,7 @@ class Variant(LayerSettings):
                 f"not have: give model.layers.{other[0]}={str(default[other[0]].default).lower()}."
             )
 
-    def _ordered(self, tuned: Any) -> tuple[str, ...]:
-        if isinstance(tuned, str):
-            tuned = [tuned]
+    def _ordered(self, tuned: tuple[str, ...]) -> tuple[str, ...]:
         for name in tuned:
             if name not in SETS[self.kind]:
                 raise UserError(

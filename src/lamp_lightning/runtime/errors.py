@@ -29,6 +29,11 @@ def with_causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, else its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says so: CUDA's kind, Python's, or the processor's, which has no type of its own."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

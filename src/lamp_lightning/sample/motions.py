@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from lamp_lightning.diffusion.sampler import Sampler
-    from lamp_lightning.models.unet.inflate import Norm
+    from lamp_lightning.runtime.settings import Norm
     from lamp_lightning.sample.first_frames import Painter
     from lamp_lightning.sample.pipeline import LAMPPipeline
 
@@ -140,10 +140,11 @@ def _newest_run(folder: Path) -> Path | None:
 
 
 def _check_pair(first: Adapter, other: Adapter) -> None:
-    from lamp_lightning.models.adapter import header_of, of_same_base
+    from lamp_lightning.models.adapter import header_of, same_weights
 
     told = [header_of(adapter.file) for adapter in (first, other)]
-    if told[0].variant == told[1].variant and not of_same_base(*told):
+    same_variant = told[0].variant == told[1].variant
+    if same_variant and not same_weights(*(header.base_fingerprint for header in told)):
         bases = [header.base_model or "an unknown one" for header in told]
         raise UserError(
             f"{first.file} and {other.file} were tuned on different base models ({bases[0]} and {bases[1]}) "

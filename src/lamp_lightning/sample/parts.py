@@ -21,8 +21,8 @@ from lamp_lightning.models.base.folder import pipeline_class
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.registry import MotionUNet, Variant, inflated
-from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.settings import Norm
 
 
 class MotionPipeline(DiffusionPipeline):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, ModelMixin
+from torch import nn
 
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.checks import (
@@ -23,12 +25,12 @@ from lamp_lightning.models.checks import (
     quiet_loading,
     weights_variant,
 )
-from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.reading import checked, read_json
 
 SINGLE_FILES = (".safetensors", ".ckpt")
-_NEEDED = ("tokenizer", "text_encoder", "vae", "unet")
-_SDXL = ("tokenizer_2", "text_encoder_2")
+NEEDED = ("tokenizer", "text_encoder", "vae", "unet")
+OF_SDXL = ("tokenizer_2", "text_encoder_2")
 _LIBRARIES = ("diffusers", "transformers")
 _CLASSES = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
@@ -39,34 +41,45 @@ _CLASSES = {
     "text_encoder_2": ("CLIPTextModelWithProjection",),
 }
 _NOT_WEIGHTS = "position_ids"  # once saved in checkpoints, now computed: it may be there or not
+FAULTS = {  # in the words of the libraries, which only warn of them, and in ours
+    "missing_keys": "lacks tensors",
+    "unexpected_keys": "has tensors that such a model does not have",
+    "mismatched_keys": "has tensors of other shapes than its config.json says",
+}
 
 
 def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> BaseModel:
     """The parts of the pipeline folder, hub id or packaged model `name` (see `models.base.load`)."""
     source = find_model(name)
     index = read_index(source)
-    named = {part: _named(index.get(part)) for part in (*_NEEDED, *_SDXL)}
-    xl = any(named[part][0] for part in _SDXL)
-    parts = [*_NEEDED, *(_SDXL if xl else ())]
+    named = {part: _named(index.get(part)) for part in (*NEEDED, *OF_SDXL)}
+    xl = any(named[part][0] for part in OF_SDXL)
+    parts = [*NEEDED, *(OF_SDXL if xl else ())]
     for part in parts:
         if not named[part][0]:
             raise UserError(
                 f"{source}: its model_index.json names no {part}. A Stable Diffusion text-to-image pipeline "
-                f"is needed ({', '.join(_NEEDED)}, scheduler; for SDXL also {' and '.join(_SDXL)})."
+                f"is needed ({', '.join(NEEDED)}, scheduler; for SDXL also {' and '.join(OF_SDXL)})."
             )
     with quiet_loading() if os.path.isdir(source) else nullcontext():  # a download does show its progress
         loaded = {part: _load_part(source, part, named[part], variant, torch_dtype) for part in parts}
-    for number in ("", "_2") if xl else ("",):
-        encoder = loaded[f"text_encoder{number}"].config
-        where = f"{source}/tokenizer{number}"
-        tokenizer = loaded[f"tokenizer{number}"]
-        check_tokenizer(tokenizer, encoder.vocab_size, encoder.max_position_embeddings, where)
-    return BaseModel(
+    base = BaseModel(
         name=name,
         scheduler=make_scheduler(_load(DDIMScheduler.load_config, source, "scheduler"), source),
         zeros_for_no_prompt=xl and bool(index.get("force_zeros_for_empty_prompt")),
         **loaded,
     )
+    check_tokenizers(base, f"{source}/")
+    return base
+
+
+def check_tokenizers(base: BaseModel, where: str) -> None:
+    """Refuse tokenizers of other text encoders; `where` stands before their names in the message."""
+    for number in ("", "_2"):
+        if (tokenizer := getattr(base, f"tokenizer{number}")) is not None:
+            text = getattr(base, f"text_encoder{number}").config
+            name = f"{where}tokenizer{number}"
+            check_tokenizer(tokenizer, text.vocab_size, text.max_position_embeddings, name)
 
 
 def pipeline_class(path_or_id: str | Path) -> str | None:
@@ -77,12 +90,7 @@ def pipeline_class(path_or_id: str | Path) -> str | None:
 
 
 def make_scheduler(config: Any, source: str) -> DDIMScheduler:
-    """A `DDIMScheduler` with the noise schedule that the model was trained with, whatever sampler it names.
-
-    Args:
-        config: the model's `scheduler_config.json`.
-        source: the model, for errors.
-    """
+    """A `DDIMScheduler` with the noise schedule of a model's `scheduler_config.json`, whatever that names."""
     config = dict(config)
     checked(SchedulerConfig, config, file=Path(source), what="a model with its scheduler", advice=FETCH)
     name = config.get("_class_name", "")
@@ -96,14 +104,9 @@ def make_scheduler(config: Any, source: str) -> DDIMScheduler:
 
 
 def find_model(name: str, what: str = "") -> str:
-    """The folder, file or hub id behind a name; a hub id is not looked up yet.
+    """The folder, file or hub id of a path, a hub id (not looked up yet) or "tiny", the packaged model.
 
-    Args:
-        name: a path, a hub id, or "tiny", the model that comes with this package.
-        what: what the model is for, before its path in the message: "The painter ".
-
-    Raises:
-        UserError: it is neither there nor a hub id.
+    `what` stands before the path where it is neither there nor a hub id: "The painter ".
     """
     if name == "tiny":
         from lamp_lightning.toyworld import tiny_model_path
@@ -168,9 +171,22 @@ def _load_part(
         check_folder(folder, CONFIGS.get(part))
     if part.startswith("tokenizer"):
         return _load(cls.from_pretrained, source, part)
+    return load_weights(cls, source, part, variant, torch_dtype)
+
+
+def load_weights(
+    cls: Any,
+    source: str,
+    part: str,
+    variant: str | None,
+    dtype: torch.dtype,
+    faults: Sequence[str] = tuple(FAULTS),
+) -> Any:
+    """A model of a pipeline folder or hub id; refused where the library made up tensors that it lacks."""
+    folder = Path(source) / part
     if (folder / "config.json").is_file():
-        check_size(folder, cls, read_json(folder / "config.json", what="a configuration"), torch_dtype)
-    precision = "torch_dtype" if library == "diffusers" else "dtype"
+        check_size(folder, cls, read_json(folder / "config.json", what="a configuration"), dtype)
+    precision = "torch_dtype" if issubclass(cls, ModelMixin) else "dtype"
     model, report = _load(
         cls.from_pretrained,
         source,
@@ -178,24 +194,32 @@ def _load_part(
         variant=weights_variant(folder, variant) if folder.is_dir() else variant,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # the report names them
-        **{precision: torch_dtype},
+        **{precision: dtype},
     )
-    check_loaded(report, f"{source}/{part}")
+    for fault in faults:
+        names = [name if isinstance(name, str) else name[0] for name in report.get(fault) or ()]
+        _check_names(names, f"{folder} {FAULTS[fault]}", "fetch the model again.")
     return model
 
 
-def check_loaded(report: Any, where: str) -> None:
-    """Refuse what the libraries only warn of: tensors that were missing, left over or of other shapes."""
-    faults = (
-        ("missing_keys", "lacks tensors"),
-        ("unexpected_keys", "has tensors that such a model does not have"),
-        ("mismatched_keys", "has tensors of other shapes than its config.json says"),
-    )
-    for key, fault in faults:
-        names = sorted(str(n if isinstance(n, str) else n[0]) for n in report.get(key) or ())
-        names = [name for name in names if not name.endswith(_NOT_WEIGHTS)]
-        if names:
-            raise UserError(f"{where} {fault} ({len(names)}, first {names[0]!r}): fetch the model again.")
+def check_data(model: nn.Module, where: str, advice: str) -> None:
+    """Refuse a model from a single file that lacks tensors: diffusers leaves those without data."""
+    missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
+    _check_names(missing, f"{where} {FAULTS['missing_keys']}", advice)
+
+
+def _check_names(names: Sequence[str], fault: str, advice: str) -> None:
+    names = [name for name in names if not name.endswith(_NOT_WEIGHTS)]
+    if names:
+        raise UserError(f"{fault} ({len(names)}, first {min(names)!r}): {advice}")
+
+
+def config_source(config: str | Path) -> str:
+    """The diffusers folder or hub id that a single file's configuration is taken from."""
+    source = str(Path(config).expanduser())
+    if not Path(source).is_dir() and source.count("/") != 1:
+        raise UserError(f"config={config} is neither a diffusers folder nor a hub id like owner/model.")
+    return source
 
 
 def check_local_config(folder: Path) -> None:
@@ -225,8 +249,7 @@ def _load(method: Any, source: str, part: str, **options: Any) -> Any:
 
 def not_from_hub(what: str, error: Exception) -> UserError:
     """The error of a hub that cannot be reached or does not have it."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return UserError(
-        f"{what} cannot be fetched from the hub: {first}. Check the id (and model.variant) and the network, "
-        "or download the model elsewhere and give its folder."
+        f"{what} cannot be fetched from the hub: {first_line(error).rstrip('.')}. Check the id (and "
+        "model.variant) and the network, or download the model elsewhere and give its folder."
     )

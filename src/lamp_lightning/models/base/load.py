@@ -52,9 +52,8 @@ def load_base_model(
         base = load_folder(name, variant, torch_dtype)
     check_parts(base)
     for part in (*base.encoders, base.unet):
-        dtype = torch_dtype
-        if part is base.vae and base.overflows_in_float16 and torch_dtype == torch.float16:
-            dtype = torch.float32
+        upcast = part is base.vae and base.overflows_in_float16 and torch_dtype == torch.float16
+        dtype = torch.float32 if upcast else torch_dtype
         for tensor in (*part.parameters(), *part.buffers()):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(dtype)

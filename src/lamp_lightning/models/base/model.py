@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ class BaseModel:
         text = _hash_model(self.text_encoder, _tokenizer_identity(self.tokenizer))
         if self.text_encoder_2 is not None:
             text += _hash_model(self.text_encoder_2, _tokenizer_identity(self.tokenizer_2))
-        return {"vae": _hash_model(self.vae, json.dumps(_plain(self.vae.config))), "text_encoder": text}
+        config = {key: value for key, value in sorted(self.vae.config.items()) if not key.startswith("_")}
+        return {"vae": _hash_model(self.vae, json.dumps(config)), "text_encoder": text}
 
     def to(self, *args: Any, **kwargs: Any) -> BaseModel:
         """Move or cast all parts, as `nn.Module.to`."""
@@ -90,14 +92,7 @@ class BaseModel:
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
-        """The autoencoder's posterior for images: mean and log variance, unscaled.
-
-        Args:
-            pixels: `n 3 h w` in [-1, 1].
-
-        Returns:
-            `n 2c h' w'`.
-        """
+        """The autoencoder's mean and log variance, unscaled: `n 3 h w` in [-1, 1] to `n 2c h' w'`."""
         with self._autoencoding():
             return self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.parameters
 
@@ -143,23 +138,14 @@ def _shift(vae: Any) -> float:
 
 def _hash_model(model: nn.Module, settings: str) -> str:
     digest = hashlib.sha256(settings.encode())
-    for name, tensor in _sorted(model.state_dict().items()):
+    for name, tensor in sorted(model.state_dict().items(), key=itemgetter(0)):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         raw: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         digest.update(raw)
     return digest.hexdigest()
 
 
-def _sorted(items: Iterable[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
-    return sorted(items, key=lambda item: item[0])
-
-
 def _tokenizer_identity(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = json.dumps(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
     return f"{type(tokenizer).__name__} {tokenizer.model_max_length} {tokenizer.special_tokens_map} {words}"
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """A model's configuration without what says where it came from."""
-    return {key: value for key, value in sorted(config.items()) if not key.startswith("_")}

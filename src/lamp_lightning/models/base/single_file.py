@@ -9,15 +9,25 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-from lamp_lightning.models.base.folder import SINGLE_FILES, check_local_config, make_scheduler
+from lamp_lightning.models.base.folder import (
+    NEEDED,
+    OF_SDXL,
+    SINGLE_FILES,
+    check_data,
+    check_local_config,
+    check_tokenizers,
+    config_source,
+    make_scheduler,
+)
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.checks import check_tokenizer, library_reason, quiet_loading
+from lamp_lightning.models.checks import library_reason, quiet_loading
 from lamp_lightning.models.tensors import tensor_names
 from lamp_lightning.runtime.errors import UserError
 
 _XL_KEY = "conditioner.embedders.1."  # the second text encoder
 _UNET_KEY, _VAE_KEY = "model.diffusion_model.", "first_stage_model."
 _TEXT_KEYS = ("cond_stage_model.", "conditioner.embedders.0.")
+_OTHER = "fetch the file again, or give the model.config of a model of the same kind."
 
 
 def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.dtype) -> BaseModel:
@@ -38,10 +48,8 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
                 "motion adapter, a LoRA or a part alone is no base model; a diffusers folder is given by its "
                 "folder."
             )
-    source = None if config is None else str(Path(config).expanduser())
+    source = None if config is None else config_source(config)
     local = source is not None and Path(source).is_dir()
-    if source is not None and not local and source.count("/") != 1:
-        raise UserError(f"config={config} is neither a diffusers folder nor a hub id like owner/model.")
     xl = any(name.startswith(_XL_KEY) for name in names)
     if local:
         check_local_config(Path(str(source)))
@@ -57,36 +65,20 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
             )
         except Exception as error:  # whatever the libraries meet
             raise _not_loaded(file, source, local, error) from error
-    for part in ("unet", "vae", "text_encoder", *(["text_encoder_2"] if xl else [])):
-        _check_complete(getattr(pipeline, part), f"{file}: its {part}")
+    parts = {part: getattr(pipeline, part) for part in (*NEEDED, *(OF_SDXL if xl else ()))}
+    for part, model in parts.items():
+        if isinstance(model, torch.nn.Module):
+            check_data(model, f"{file}: its {part}", _OTHER)
     _check_count(pipeline.unet, names, _UNET_KEY, file)
     _check_count(pipeline.vae, names, _VAE_KEY, file)
-    for number in ("", "_2") if xl else ("",):
-        encoder = getattr(pipeline, f"text_encoder{number}").config
-        tokenizer = getattr(pipeline, f"tokenizer{number}")
-        where = f"{source or file}: its tokenizer{number}"
-        check_tokenizer(tokenizer, encoder.vocab_size, encoder.max_position_embeddings, where)
-    second = {name: getattr(pipeline, name) for name in ("text_encoder_2", "tokenizer_2")} if xl else {}
-    return BaseModel(
+    base = BaseModel(
         name=str(file),
-        vae=pipeline.vae,
-        unet=pipeline.unet,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
         scheduler=make_scheduler(pipeline.scheduler.config, str(file)),
         zeros_for_no_prompt=xl and bool(pipeline.config.get("force_zeros_for_empty_prompt")),
-        **second,
+        **parts,
     )
-
-
-def _check_complete(model: torch.nn.Module, where: str) -> None:
-    """diffusers leaves what the file lacks without data."""
-    missing = sorted(name for name, tensor in model.state_dict().items() if tensor.is_meta)
-    if missing:
-        raise UserError(
-            f"{where} lacks tensors ({len(missing)}, first {missing[0]!r}): fetch the file again, or give "
-            "the model.config of a model of the same kind."
-        )
+    check_tokenizers(base, f"{source or file}: its ")
+    return base
 
 
 def _check_count(model: torch.nn.Module, names: Collection[str], key: str, file: Path) -> None:
@@ -100,11 +92,10 @@ def _check_count(model: torch.nn.Module, names: Collection[str], key: str, file:
 
 
 def _not_loaded(file: Path, source: Any, local: bool, error: Exception) -> UserError:
-    other = "fetch the file again, or give the model.config of a model of the same kind."
     if isinstance(error, KeyError):
-        return UserError(f"{file} lacks the tensor {error.args[0]!r}: {other}")
+        return UserError(f"{file} lacks the tensor {error.args[0]!r}: {_OTHER}")
     if isinstance(error, NotImplementedError):  # torch's, of a model that is left partly without data
-        return UserError(f"{file} lacks tensors of its UNet or autoencoder: {other}")
+        return UserError(f"{file} lacks tensors of its UNet or autoencoder: {_OTHER}")
     if local:
         return UserError(
             f"{file} cannot be loaded with the configuration of {source}: {library_reason(error)}"

@@ -14,17 +14,16 @@ import transformers
 from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
 
-from lamp_lightning.models.base.folder import check_loaded, not_from_hub, read_index
-from lamp_lightning.models.checks import (
-    check_folder,
-    check_size,
-    check_vocabulary,
-    quiet_loading,
-    weights_variant,
+from lamp_lightning.models.base.folder import (
+    check_data,
+    config_source,
+    load_weights,
+    not_from_hub,
+    read_index,
 )
+from lamp_lightning.models.checks import check_folder, check_vocabulary, quiet_loading
 from lamp_lightning.models.tensors import read_pickle
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.reading import read_json
 
 _SPECIAL = {  # arguments of pipelines that do more than to paint an image from a text
     *("image", "images", "control_image", "mask_image", "image_embeds", "token_indices"),
@@ -37,12 +36,7 @@ def load_text_to_image(
 ) -> Any:
     """A diffusers pipeline that paints images from text, on the CPU, without its safety checker.
 
-    Args:
-        source: from `find_model`.
-        config: for a single-file checkpoint, the diffusers folder or hub id that its configuration and
-            tokenizers are taken from; None: the hub's, by the kind of model that the file holds.
-        variant: of the weight files, such as "fp16"; a folder that has no other needs none.
-        dtype: of all weights.
+    `source` is from `find_model`; the other arguments are those of `load_base_model`.
 
     Raises:
         UserError: a part that is missing, damaged or lacks tensors, a pipeline for something else, or a hub
@@ -78,7 +72,9 @@ def _load_folder(source: str, variant: str | None, dtype: torch.dtype) -> Any:
             raise UserError(f"{source} lacks the folder {part}: fetch the model again.")
         check_folder(folder / part)
         if (model := _model_class(*entry)) is not None:
-            options[part] = _load_part(model, folder / part, variant, dtype)
+            # Tensors too many do no harm: text encoders are often shared with parts that no painter needs.
+            faults = ("missing_keys", "mismatched_keys")
+            options[part] = load_weights(model, str(folder), part, variant, dtype, faults)
     try:
         pipeline = cls.from_pretrained(folder, torch_dtype=dtype, **options)
     except Exception as error:  # whatever the libraries meet in a damaged folder
@@ -108,26 +104,9 @@ def _check_index(index: Mapping[str, Any], source: str) -> None:
             )
 
 
-def _load_part(model: Any, where: Path, variant: str | None, dtype: torch.dtype) -> torch.nn.Module:
-    """One model of a pipeline folder. What a pipeline loads by itself is random where it lacks tensors."""
-    if (where / "config.json").is_file():
-        check_size(where, model, read_json(where / "config.json", what="a configuration"), dtype)
-    precision = "torch_dtype" if issubclass(model, diffusers.ModelMixin) else "dtype"
-    options = {precision: dtype, "variant": weights_variant(where, variant), "output_loading_info": True}
-    try:
-        loaded, report = model.from_pretrained(where, **options)
-    except Exception as error:  # whatever the libraries meet in a damaged folder
-        raise UserError(f"{where} cannot be loaded: {one_line(error)}") from error
-    # Tensors too many do no harm: text encoders are often shared with parts that no painter needs.
-    check_loaded({key: report.get(key) for key in ("missing_keys", "mismatched_keys")}, str(where))
-    return loaded
-
-
 def _load_file(file: Path, config: str | None, dtype: torch.dtype) -> Any:
-    source = config or _kind_of_file(file)
+    source = config_source(config or _kind_of_file(file))
     local = Path(source).is_dir()
-    if not local and source.count("/") != 1:
-        raise UserError(f"config={source} is neither a diffusers folder nor a hub id like owner/model.")
     try:
         index = read_index(source)
         _check_index(index, source)
@@ -155,9 +134,8 @@ def _load_file(file: Path, config: str | None, dtype: torch.dtype) -> Any:
             reason = "it lacks tensors of such a model."
         raise UserError(f"{file} cannot be loaded with the configuration of {source}: {reason}") from error
     for part, model in pipeline.components.items():
-        if isinstance(model, torch.nn.Module):  # diffusers leaves what the file lacks without data
-            missing = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
-            check_loaded({"missing_keys": missing}, f"{file}: its {part}")
+        if isinstance(model, torch.nn.Module):
+            check_data(model, f"{file}: its {part}", "fetch the model again.")
     return pipeline
 
 

@@ -1,7 +1,6 @@
 """AnimateDiff's motion modules (Guo et al. 2024, arXiv 2307.04725) in the place of LAMP's motion layers.
 
-The modules and the UNet are diffusers' (`MotionAdapter`, `UNetMotionModel`); here they are tuned, loaded and
-sampled by what tunes, loads and samples LAMP.
+The modules and the UNet are diffusers'; they are tuned, loaded and sampled as LAMP's are.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
 from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.settings import Norm
 
 __all__ = ["AnimateDiffUNet", "ModelMixin"]  # diffusers looks for ModelMixin here when it loads a pipeline
 
@@ -37,10 +36,7 @@ class MotionModule(AnimateDiffTransformer3D):
 
 
 class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
-    """diffusers' `UNetMotionModel` as a backbone that is tuned and sampled as LAMP is.
-
-    Make one with `from_unet`. Only the motion modules are tuned; the image model stays as it is.
-    """
+    """diffusers' `UNetMotionModel` as a backbone, of which the motion modules are tuned; see `from_unet`."""
 
     @classmethod
     def from_unet(
@@ -56,8 +52,7 @@ class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
         Raises:
             UserError: another norm, or a UNet that diffusers' motion UNet cannot be made from.
         """
-        if norm != "per_frame":
-            raise UserError("AnimateDiff normalises frame by frame: model.norm=per_frame.")
+        _check_norm(norm)
         config = unet.config
         try:
             adapter = MotionAdapter(
@@ -93,11 +88,6 @@ class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Denoise clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`).
-
-        Raises:
-            UserError: more frames than the modules count.
-        """
         frames = sample.shape[2]
         if frames > self.config.motion_max_seq_length:
             raise UserError(
@@ -116,21 +106,16 @@ class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
 
     @property
     def norm(self) -> Norm:
-        """Always "per_frame"."""
         return "per_frame"
 
     def set_norm(self, norm: Norm) -> None:
-        """Raises UserError for any other than "per_frame"."""
-        if norm != self.norm:
-            raise UserError("AnimateDiff normalises frame by frame: model.norm=per_frame.")
+        _check_norm(norm)
 
     @property
     def variant(self) -> Variant:
-        """Whether frame 0 is given, and what is tuned."""
         return Variant.from_settings(self.config._motion_variant)
 
     def set_variant(self, variant: Variant) -> None:
-        """Be another variant from now on. Raises UserError for one with other motion layers."""
         if variant.kind != "animatediff":
             raise UserError(
                 "This UNet has AnimateDiff's motion modules and cannot take LAMP's layers, which need "
@@ -141,7 +126,6 @@ class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
 
     @contextmanager
     def image_model(self) -> Iterator[AnimateDiffUNet]:
-        """In this context the UNet is the image model, frame by frame. Without gradients."""
         modules = self._motion_modules()
         try:
             for module in modules:
@@ -151,3 +135,8 @@ class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
         finally:
             for module in modules:
                 module.motion = True
+
+
+def _check_norm(norm: Norm) -> None:
+    if norm != "per_frame":
+        raise UserError("AnimateDiff normalises frame by frame: model.norm=per_frame.")

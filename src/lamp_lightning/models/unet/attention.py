@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from lamp_lightning.models.unet.fixed import FixedAttention
-from lamp_lightning.models.unet.layers import ClipShape, Mixture
+from lamp_lightning.models.unet.layers import ClipShape
 from lamp_lightning.runtime.hardware import plain_attention
 
 MAX_HEADS = 65535  # CUDA's attention kernels take no more at once
@@ -22,9 +22,9 @@ MAX_HEADS = 65535  # CUDA's attention kernels take no more at once
 class ClipAttention:
     """Attention processor for `attn1` and `attn2` of an inflated block.
 
-    Without text: queries from every frame, keys and values from frame 0 alone (paper, section 3.3). With
-    text: every frame attends to its clip's prompt. Either way keys and values are projected once per clip,
-    and the frames of a clip form one long query. Other variants of the model look elsewhere (`Variant`).
+    Without text: queries from every frame, keys and values from frame 0 alone (paper, section 3.3), or as
+    the `Variant` says. With text: every frame attends to its clip's prompt. Keys and values are projected
+    once per clip, and the frames of a clip form one long query.
 
     Shapes: `(b f) n c` (and text `b l d`) -> `(b f) n c`.
     """
@@ -93,7 +93,8 @@ class MotionTransformerBlock(BasicTransformerBlock):
     clip: ClipShape
     attn_temp: Attention
     norm_temp: nn.LayerNorm
-    mixture: Mixture[Attention]
+    mixture: list[Any]  # weight and layer of each motion, as in `MotionConv`
+    MIXED: ClassVar[tuple[str, ...]] = ("attn_temp",)
 
     @staticmethod
     def inflate(block: BasicTransformerBlock, clip: ClipShape) -> None:
@@ -122,16 +123,16 @@ class MotionTransformerBlock(BasicTransformerBlock):
         inflated.attn_temp = temporal
         inflated.norm_temp = nn.LayerNorm(block.dim, **like)
         inflated.clip = clip
-        inflated.mixture = Mixture()
+        inflated.mixture = []
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         hidden_states = super().forward(hidden_states, *args, **kwargs)
         if not self.clip.motion or not self.clip.variant.temporal_attention:
             return hidden_states
         normed = self.norm_temp(hidden_states)
-        if not self.mixture.parts:
+        if not self.mixture:
             return hidden_states + self.attn_temp(normed)
-        return hidden_states + sum(weight * attention(normed) for weight, attention in self.mixture.parts)
+        return hidden_states + sum(weight * attention(normed) for weight, attention in self.mixture)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False) -> Tensor:
@@ -149,14 +150,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False) -
 
 
 def attend_in_slices(query: Tensor, key: Tensor, value: Tensor, *, frames: int, heads: int) -> Tensor:
-    """`attend` with no more scores at once than so many heads of one frame have.
-
-    Args:
-        query: `b heads (f n) d`.
-        key, value: `b heads m d`.
-        frames: frames of a clip, `f`.
-        heads: heads at once.
-    """
+    """`attend`, so many heads of a frame at a time: query `b heads (f n) d`, key and value `b heads m d`."""
 
     def by_frames(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return torch.cat([attend(frame, key, value, sliced=True) for frame in query.chunk(frames, 2)], dim=2)
@@ -168,8 +162,7 @@ def attend_in_slices(query: Tensor, key: Tensor, value: Tensor, *, frames: int, 
 def first_and_former(x: Tensor, frames: int) -> Tensor:
     """The tokens of frame 0 and of the frame before each frame, `(b f) n c -> (b f) 2n c`.
 
-    Tune-A-Video's sparse-causal attention (Wu et al. 2023, section 3.2); frame 0 has itself twice, which is
-    to attend to itself.
+    Tune-A-Video's sparse-causal attention (Wu et al. 2023, section 3.2); frame 0 has itself twice.
     """
     clips = x.unflatten(0, (-1, frames))
     first = clips[:, :1].expand_as(clips)

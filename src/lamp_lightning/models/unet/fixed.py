@@ -14,31 +14,24 @@ from lamp_lightning.runtime.errors import UserError
 
 
 class FixedAttention(Attention):
-    """An attention layer that keeps its processor.
-
-    Not constructed: `FixedAttention.fix(attention, processor)` turns a diffusers layer into one.
-    """
+    """An attention layer that keeps its processor; `fix` turns a layer of diffusers into one."""
 
     processor: Any
 
     @staticmethod
     def fix(attention: Attention, processor: Any) -> None:
-        """Give the layer its last processor."""
+        """Give a layer its last processor."""
         attention.set_processor(processor)
         attention.__class__ = FixedAttention
 
     def set_processor(self, processor: Any) -> None:
-        """Take a processor of the same kind only.
-
-        Raises:
-            UserError: a processor of another kind; whatever of diffusers wanted to set it is refused.
-        """
+        """Take a processor of the same kind; UserError for another."""
         if type(processor) is not type(self.processor):
             _refuse_attention(f"processor {type(processor).__name__}")
         self.processor = processor
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, *args: Any, **kwargs: Any) -> None:
-        """Switching xFormers off changes nothing; see `set_processor` for on."""
+        """Switching xFormers off changes nothing; on, it is refused."""
         if valid:
             _refuse_attention("xFormers")
 
@@ -48,10 +41,7 @@ class FixedAttention(Attention):
 
 
 class FixedUNet:
-    """The refusals of a `MotionUNet`, before its layers are touched.
-
-    Every method raises a `UserError`.
-    """
+    """The refusals of a `MotionUNet`, before its layers are touched: every method raises a `UserError`."""
 
     def set_default_attn_processor(self) -> None:
         _refuse_attention("diffusers' default processors")

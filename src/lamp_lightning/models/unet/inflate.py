@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
+from typing import get_args
 
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
@@ -14,15 +14,11 @@ from torch import nn
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.layers import ClipGroupNorm, ClipShape, MotionConv
 from lamp_lightning.runtime.errors import UserError
-
-Norm = Literal["joint", "per_frame"]
+from lamp_lightning.runtime.settings import Norm
 
 
 def inflate(unet: UNet2DConditionModel, norm: Norm, clip: ClipShape) -> None:
-    """Inflate every layer of `unet` in place; all new layers share `clip`.
-
-    Convolutions outside the transformers become `MotionConv`, GroupNorms `ClipGroupNorm`, and every
-    transformer block a `MotionTransformerBlock`.
+    """Turn convolutions, GroupNorms and transformer blocks of `unet` into motion layers that share `clip`.
 
     Raises:
         UserError: unknown `norm`, or a UNet whose attention does not lie in diffusers' transformer blocks.
@@ -58,11 +54,8 @@ def _outside_transformers(module: nn.Module) -> Iterator[tuple[nn.Module, str, n
 
 def _check_attention(unet: nn.Module, blocks: list[BasicTransformerBlock]) -> None:
     known = {id(module) for block in blocks for module in block.modules()}
-    strange = [
-        name
-        for name, module in unet.named_modules()
-        if isinstance(module, Attention) and id(module) not in known
-    ]
+    attention = {name: module for name, module in unet.named_modules() if isinstance(module, Attention)}
+    strange = [name for name, module in attention.items() if id(module) not in known]
     if strange or not blocks:
         found = f"attention outside of them, first in {strange[0]!r}" if strange else "no such block"
         raise UserError(

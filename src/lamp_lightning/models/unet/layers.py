@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,26 +39,11 @@ class ClipShape:
         return 1 if self.slice_size == "max" else self.slice_size
 
 
-Part = TypeVar("Part")
-
-
-@dataclass
-class Mixture(Generic[Part]):
-    """The layers of several motions with their weights; empty where the layer's own parameters count.
-
-    Not a module, so that these copies are in no state dict: they belong to the adapters that they came from.
-    """
-
-    parts: list[tuple[float, Part]] = field(default_factory=list)
-
-
 class PastConv1d(nn.Conv1d):
-    """A 1D convolution over frames, padded on the past side only: frame f is computed from f-2, f-1 and f.
+    """A 1D convolution over frames, `b c f n -> b c f n`: frame f is computed from f-2, f-1 and f.
 
-    Not `causal`, it is padded on both sides, and frame f is computed from f-1, f and f+1.
-
-    Shapes: `b c f n -> b c f n`. Written as a (3, 1) convolution: of the equivalent forms the fastest on CPU,
-    forward and backward, as frames need not become the innermost axis.
+    Not `causal`, frame f is computed from f-1, f and f+1. Written as a (3, 1) convolution, which is the
+    fastest form on CPU: frames need not become the innermost axis.
     """
 
     def __init__(self, channels: int, **like: Any) -> None:
@@ -74,15 +59,16 @@ class MotionConv(nn.Module):
 
     `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`, where `conv1d` runs over the frames and
     looks at the past only (the paper's video-prediction convolution). Gate and temporal convolution start at
-    zero: an untuned layer is the 2D convolution.
+    zero: an untuned layer is the 2D convolution. Their parameters exist in variants without them, too, as a
+    motion that has them may be loaded.
 
-    A variant without gate adds `conv1d(y)` as it is; one without temporal convolution is the 2D convolution.
-    Their parameters are there all the same, as the image model has no say in what will be loaded.
-
-    With several motions at once (`mixture`) each adds its own gated convolution, times its weight.
+    In a mixture of motions each adds its own gated convolution, times its weight.
 
     Shapes: `(b f) c h w -> (b f) c' h' w'`.
     """
+
+    MIXED: ClassVar[tuple[str, ...]] = ("conv_gate", "conv1d")  # the layers of each motion in `mixture`
+    mixture: list[Any]  # weight and layers of each motion; not submodules, so that no state dict has them
 
     def __init__(self, conv2d: nn.Conv2d, clip: ClipShape) -> None:
         super().__init__()
@@ -92,7 +78,7 @@ class MotionConv(nn.Module):
         self.conv2d = conv2d
         self.conv_gate = nn.Conv2d(channels, 1, kernel_size=3, padding=1, **like)
         self.conv1d = PastConv1d(channels, **like)
-        self.mixture: Mixture[tuple[nn.Conv2d, PastConv1d]] = Mixture()
+        self.mixture = []
         for parameter in (*self.conv_gate.parameters(), *self.conv1d.parameters()):
             nn.init.zeros_(parameter)
 
@@ -101,12 +87,12 @@ class MotionConv(nn.Module):
         variant = self.clip.variant
         if not self.clip.motion or not variant.temporal_conv:
             return y
-        if not self.mixture.parts:
+        if not self.mixture:
             change = self.over_frames(y, self.conv1d)
             return torch.addcmul(y, torch.sigmoid(self.conv_gate(y)), change) if variant.gate else y + change
         return y + sum(
             weight * (torch.sigmoid(gate(y)) if variant.gate else 1) * self.over_frames(y, conv1d)
-            for weight, (gate, conv1d) in self.mixture.parts
+            for weight, gate, conv1d in self.mixture
         )
 
     def over_frames(self, y: Tensor, conv1d: PastConv1d) -> Tensor:
@@ -117,12 +103,7 @@ class MotionConv(nn.Module):
 
 
 class ClipGroupNorm(nn.GroupNorm):
-    """GroupNorm whose statistics pool over all frames of a clip (`norm="joint"`), as the authors' do.
-
-    With `norm="per_frame"` it is the image model's.
-
-    Shapes: `(b f) c h w -> (b f) c h w`.
-    """
+    """GroupNorm, `(b f) c h w -> (b f) c h w`, that pools over all frames of a clip where that is `joint`."""
 
     def __init__(self, norm: nn.GroupNorm, clip: ClipShape) -> None:
         super().__init__(norm.num_groups, norm.num_channels, norm.eps, affine=False)

@@ -18,27 +18,20 @@ from torch import Tensor, nn
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.layers import MotionConv
 
+MIXABLE = (MotionConv, MotionTransformerBlock)
+
 
 def mix(
     unet: nn.Module, motions: Sequence[tuple[float, Mapping[str, Tensor]]], untuned: Mapping[str, Tensor]
 ) -> None:
-    """Let `unet` move as a weighted sum of motions, from its next forward on.
+    """Let a MotionUNet move as a weighted sum of motions: weight and tuned parameters of each. None ends it.
 
-    Args:
-        unet: a MotionUNet.
-        motions: weight and tuned parameters by name of each; none of them ends the mixture.
-        untuned: the query projections of the image model, by name.
+    `untuned` are the query projections of the image model, by name.
     """
     for name, module in unet.named_modules():
-        if isinstance(module, MotionConv):
-            module.mixture.parts = [
-                (weight, (_filled(module.conv_gate, tensors, f"{name}.conv_gate"),
-                          _filled(module.conv1d, tensors, f"{name}.conv1d")))
-                for weight, tensors in motions
-            ]  # fmt: skip
-        elif isinstance(module, MotionTransformerBlock):
-            module.mixture.parts = [
-                (weight, _filled(module.attn_temp, tensors, f"{name}.attn_temp"))
+        if isinstance(module, MIXABLE):
+            module.mixture = [
+                (weight, *(_filled(module, layer, tensors, name) for layer in module.MIXED))
                 for weight, tensors in motions
             ]
     parameters = dict(unet.named_parameters())
@@ -51,22 +44,16 @@ def mix(
 
 def parts(unet: nn.Module) -> list[nn.Module]:
     """The layers of the mixture: what has to move to another device or precision along with the UNet."""
-    found: list[nn.Module] = []
-    for module in unet.modules():
-        if isinstance(module, MotionConv):
-            found += [layer for _, pair in module.mixture.parts for layer in pair]
-        elif isinstance(module, MotionTransformerBlock):
-            found += [attention for _, attention in module.mixture.parts]
-    return found
+    mixable = [module for module in unet.modules() if isinstance(module, MIXABLE)]
+    return [layer for module in mixable for _, *layers in module.mixture for layer in layers]
 
 
-def _filled(layer: Any, tensors: Mapping[str, Tensor], name: str) -> Any:
-    """A copy of a layer with the tensors of another motion."""
-    processor = getattr(layer, "processor", None)
-    twin = copy.deepcopy(layer)
-    if processor is not None:
-        twin.set_processor(processor)  # not a copy: it must see the clip shape that the UNet sets
+def _filled(module: nn.Module, layer: str, tensors: Mapping[str, Tensor], name: str) -> Any:
+    """A copy of a layer of the module `name` with the tensors of another motion."""
+    original: Any = getattr(module, layer)
+    processor = getattr(original, "processor", None)
+    twin = copy.deepcopy(original, {id(processor): processor})  # shared: it sees the UNet's clip shape
     with torch.no_grad():
         for key, parameter in twin.named_parameters():
-            parameter.copy_(tensors[f"{name}.{key}"])
+            parameter.copy_(tensors[f"{name}.{layer}.{key}"])
     return twin.requires_grad_(False)

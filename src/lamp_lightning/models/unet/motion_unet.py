@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -27,10 +27,11 @@ from lamp_lightning.models.official import (
 from lamp_lightning.models.unet import mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet, refuse_lora
-from lamp_lightning.models.unet.inflate import Norm, inflate, is_joint
+from lamp_lightning.models.unet.inflate import inflate, is_joint
 from lamp_lightning.models.unet.layers import ClipShape, SliceSize
 from lamp_lightning.models.variant import Variant
-from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.errors import UserError, first_line
+from lamp_lightning.runtime.settings import Norm
 
 __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
 
@@ -44,9 +45,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
 
     Make one with `from_unet`, `from_pretrained` or `from_official`. It runs diffusers' own forward pass on
     folded frames, so what works on a `UNet2DConditionModel` (SDPA, gradient checkpointing, `torch.compile`,
-    `.to`, `save_pretrained`, offloading, FreeU) works here. What would replace the attention is refused.
-
-    Only the tuned parameters require gradients: see `trainable_names()` and `tuned_parameters()`.
+    offloading, FreeU) works here. What would replace the attention is refused.
 
     Args:
         motion_norm: "joint" pools the statistics of the ResNet blocks' GroupNorms over all frames of a clip
@@ -97,7 +96,14 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         if getattr(unet, "peft_config", None):
             refuse_lora()
         queries = {k: v.detach().clone() for k, v in unet.named_parameters() if _IMAGE_QUERY.search(k)}
-        inflated = _inflate_into(unet, cls, norm)
+        inflated = cast(MotionUNet, unet)
+        inflated.__class__ = cls
+        try:
+            inflated._inflate(norm, Variant())
+        except UserError:
+            unet.__class__ = UNet2DConditionModel
+            raise
+        inflated.register_to_config(motion_norm=norm, motion_variant=None)
         inflated._image_queries = queries
         if variant is not None:
             inflated.set_variant(variant)
@@ -121,20 +127,20 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         where = str(path_or_id)
         if "subfolder" not in kwargs and not (Path(where) / "config.json").is_file():
             kwargs["subfolder"] = "unet"
+        of_config = ("subfolder", "revision", "cache_dir", "token")
         try:
-            config: Any = cls.load_config(
-                where, **_only(kwargs, "subfolder", "revision", "cache_dir", "token")
-            )
+            config: Any = cls.load_config(where, **{key: kwargs[key] for key in of_config if key in kwargs})
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{where} holds no UNet that can be loaded ({_first_line(error)}). Give a diffusers folder "
+                f"{where} holds no UNet that can be loaded ({first_line(error)}). Give a diffusers folder "
                 "with a unet/config.json, or the id of one on the hub."
             ) from error
         if config.get("_class_name") == "MotionUNet":
             if norm is not None and norm != config["motion_norm"]:
                 raise UserError(f"{where} was made with norm={config['motion_norm']!r}, not {norm!r}.")
             unet = super().from_pretrained(where, **kwargs)
-            unet._image_queries = _read_image_queries(Path(where) / (kwargs.get("subfolder") or ""))
+            queries = Path(where, kwargs.get("subfolder") or "", _QUERIES_FILE)
+            unet._image_queries = load_file(queries) if queries.is_file() else None
             return unet
         return cls.from_unet(UNet2DConditionModel.from_pretrained(where, **kwargs), norm or "joint")
 
@@ -165,11 +171,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         save_official(self, folder)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save as diffusers does, with the image model's queries beside the weights, for `image_model()`.
-
-        Raises:
-            UserError: several motions are mixed, which one set of weights cannot say.
-        """
+        """Save as diffusers does, with the image model's queries; UserError for a mixture of motions."""
         if self.is_mixed:
             raise UserError("Several motions are mixed: load one, or unload them, and save then.")
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -190,7 +192,6 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Denoise clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`)."""
         if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
             raise ValueError(
                 "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
@@ -213,25 +214,17 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
 
     @property
     def norm(self) -> Norm:
-        """How ResNet blocks normalise: "joint" over a clip's frames, or "per_frame"."""
         return self.config["motion_norm"]
 
     def set_norm(self, norm: Norm) -> None:
-        """Normalise "joint" or "per_frame" from now on; `load_motion` sets its adapter's."""
         self._clip.joint = is_joint(norm)
         self.register_to_config(motion_norm=norm)
 
     @property
     def variant(self) -> Variant:
-        """What of LAMP this model has, and what of it is tuned."""
         return self._clip.variant
 
     def set_variant(self, variant: Variant) -> None:
-        """Be another variant from now on; `load_motion` sets its adapter's. Weights stay as they are.
-
-        Raises:
-            UserError: a variant with other motion modules, which need another UNet (`inflated`).
-        """
         if variant == self.variant:
             return
         _check_kind(variant)
@@ -244,17 +237,13 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         self.require_gradients()
 
     def set_attention_slice(self, slice_size: SliceSize = "auto") -> None:  # type: ignore[override]
-        """Compute attention a few heads of a frame at a time, in less memory; a pipeline's
-        `enable_attention_slicing` comes here.
+        """Compute attention a few heads of a frame at a time; a pipeline's `enable_attention_slicing`.
 
-        Worth its time only where torch has no fused attention for the device: that needs no such memory.
+        It saves memory only where torch has no fused attention for the device.
 
         Args:
-            slice_size: "auto" for half the heads of a frame at a time, "max" for one, a number of heads, or
-                None for everything at once.
-
-        Raises:
-            UserError: another word, or more heads than the smallest layer has.
+            slice_size: "auto" for half of the heads at a time, "max" for one, a number of heads, or None for
+                everything at once. UserError for another value.
         """
         heads = min(module.heads for module in self.modules() if isinstance(module, Attention))
         if slice_size and slice_size not in ("auto", "max", *range(1, heads + 1)):
@@ -265,7 +254,6 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         self._clip.slice_size = slice_size or None
 
     def queries_and_keys(self) -> Iterator[nn.Module]:
-        """The layers that project queries and keys where frames attend to frames."""
         for block in self.modules():
             if isinstance(block, MotionTransformerBlock):
                 own = [] if block.only_cross_attention else [block.attn1]
@@ -274,15 +262,10 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
 
     @property
     def knows_image_model(self) -> bool:
-        """Whether `image_model()` can be used: the queries that the image model had are kept."""
         return self._image_queries is not None
 
     def image_queries(self) -> dict[str, Tensor]:
-        """The query projections of the image model, by name.
-
-        Raises:
-            UserError: they are not known (official checkpoints hold tuned ones).
-        """
+        """The query projections of the image model, by name; UserError where only tuned ones are known."""
         if self._image_queries is None:
             raise UserError(
                 "The image model's own weights are not known, only tuned ones were loaded: give a first "
@@ -291,28 +274,17 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         return self._image_queries
 
     def check_mixing(self) -> None:
-        """Raises UserError where the image model is not known, as a mixture begins with its queries."""
-        self.image_queries()
+        self.image_queries()  # a mixture begins with them
 
     def mix(self, motions: Sequence[tuple[float, Mapping[str, Tensor]]]) -> None:
-        """Move as a weighted sum of motions (see `unet.mixture`); none ends the mixture."""
         mixture.mix(self, motions, self.image_queries() if motions else {})
 
     @property
     def is_mixed(self) -> bool:
-        """Whether several motions are mixed now."""
         return bool(mixture.parts(self))
 
     @contextmanager
     def image_model(self) -> Iterator[MotionUNet]:
-        """In this context the UNet is the image model that it was inflated from, whatever was tuned since.
-
-        Frames are then independent images. Without gradients.
-
-        Raises:
-            UserError: the image model's own weights are not known (official checkpoints hold tuned ones), or
-                the weights are offloaded layer by layer and cannot be exchanged.
-        """
         queries = self.image_queries()
         parameters = dict(self.named_parameters())
         if any(parameters[name].is_meta for name in queries):
@@ -343,35 +315,8 @@ def _check_kind(variant: Variant) -> None:
         )
 
 
-def _inflate_into(unet: Any, cls: type[MotionUNet], norm: Norm) -> MotionUNet:
-    unet.__class__ = cls
-    try:
-        unet._inflate(norm, Variant())
-    except UserError:
-        unet.__class__ = UNet2DConditionModel
-        raise
-    unet.register_to_config(motion_norm=norm, motion_variant=None)
-    return unet
-
-
-def _read_image_queries(folder: Path) -> dict[str, Tensor] | None:
-    file = folder / _QUERIES_FILE
-    return load_file(file) if file.is_file() else None
-
-
-def _only(kwargs: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: kwargs[name] for name in names if name in kwargs}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _signature_with_unet_arguments() -> inspect.Signature:
-    """diffusers reads a model's configuration keys from its constructor's signature."""
-    own = inspect.signature(MotionUNet.__init__).parameters
-    unet = inspect.signature(UNet2DConditionModel.__init__).parameters
-    return inspect.Signature([*unet.values(), own["motion_norm"], own["motion_variant"]])
-
-
-MotionUNet.__init__.__signature__ = _signature_with_unet_arguments()
+# diffusers reads a model's configuration keys from its constructor's signature.
+_own, _unet = (inspect.signature(cls.__init__).parameters for cls in (MotionUNet, UNet2DConditionModel))
+MotionUNet.__init__.__signature__ = inspect.Signature(
+    [*_unet.values(), _own["motion_norm"], _own["motion_variant"]]
+)
