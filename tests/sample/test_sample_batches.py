@@ -29,7 +29,7 @@ from lamp_lightning.sample import run as painting
 from lamp_lightning.sample import write as writing
 from lamp_lightning.sample.__main__ import main
 from lamp_lightning.sample.motions import find_adapter
-from lamp_lightning.sample.progress import PaintingProgress
+from lamp_lightning.sample.progress import GeneratingProgress
 from lamp_lightning.train.samples import Studio
 from processes import start
 
@@ -243,7 +243,7 @@ def test_a_record_of_a_larger_batch_than_fits_is_painted_alone(adapter, counted,
     assert main(["again=many.json"]) == 0
     assert counted.sizes == [1]
     out = capsys.readouterr().out
-    assert "one of 1000 that were painted at once" in out
+    assert "one of 1000 that were generated at once" in out
     assert "bit for bit" in out
 
 
@@ -381,7 +381,7 @@ def test_two_prompts_of_one_name_are_two_videos(adapter):
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_batch_goes_on_where_it_stopped(adapter, monkeypatch, capsys, counted, signum, status):
-    original = painting.PaintingProgress.advance
+    original = painting.GeneratingProgress.advance
 
     def advance(self, videos):
         original(self, videos)
@@ -390,9 +390,9 @@ def test_a_stopped_batch_goes_on_where_it_stopped(adapter, monkeypatch, capsys, 
 
     more = ["prompt=a", "count=7", "batch=2"]
     with monkeypatch.context() as patch:
-        patch.setattr(painting.PaintingProgress, "advance", advance)
+        patch.setattr(painting.GeneratingProgress, "advance", advance)
         assert paint(adapter, *more) == status
-    assert "4 of 7 videos are finished. The same words paint the rest." in capsys.readouterr().out
+    assert "4 of 7 videos are finished. The same command generates the rest." in capsys.readouterr().out
     assert len(names()) == 4
     before = written()
     counted.sizes.clear()
@@ -467,7 +467,7 @@ def test_a_killed_process_loses_nothing_that_was_finished(adapter):
 
 def test_progress_at_a_terminal_and_without_one():
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with PaintingProgress(3, console=terminal) as progress:
+    with GeneratingProgress(3, console=terminal) as progress:
         for stage in ("painting", "denoising", "decoding"):
             progress(stage, 1, 2)
         bars = {task.description: (task.completed, task.total) for task in progress._progress.tasks}
@@ -481,7 +481,7 @@ def test_progress_at_a_terminal_and_without_one():
 
     plain = Console(file=io.StringIO(), force_terminal=False)
     clock = itertools.count(0, 4).__next__
-    with PaintingProgress(3, console=plain, every=10, clock=clock) as progress:
+    with GeneratingProgress(3, console=plain, every=10, clock=clock) as progress:
         for step in range(1, 9):
             progress("denoising", step, 8)
     lines = plain.file.getvalue().splitlines()

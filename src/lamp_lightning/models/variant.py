@@ -16,7 +16,11 @@ SETS: dict[Kind, tuple[str, ...]] = {  # what can be tuned, by the kind of motio
     "lamp": (*LAMP_SETS, "attn2.to_q"),
     "animatediff": ("motion_modules",),
 }
-_CONVOLUTION, _ATTENTION = ("conv1d", "conv_gate"), ("attn_temp",)
+_SWITCHES = {  # the layer settings that a parameter set needs
+    "conv1d": ("temporal_conv",),
+    "conv_gate": ("temporal_conv", "gate"),
+    "attn_temp": ("temporal_attention",),
+}
 
 
 class Variant(LayerSettings):
@@ -72,23 +76,18 @@ class Variant(LayerSettings):
                     f"tuner.tuned has {name!r}, which cannot be tuned: give some of "
                     f"{', '.join(SETS[self.kind])}, or null for what the method tunes."
                 )
-            if name not in self._there():
-                switch = "temporal_attention" if name in _ATTENTION else "gate"
-                switch = switch if self.temporal_conv or name in _ATTENTION else "temporal_conv"
+            if switch := self._left_out_by(name):
                 raise UserError(f"tuner.tuned has {name!r}, which model.layers.{switch}=false leaves out.")
         return tuple(name for name in SETS[self.kind] if name in tuned)
 
-    def _there(self) -> tuple[str, ...]:
-        """The parameter sets that these layers have."""
-        missing: set[str] = set() if self.temporal_conv else set(_CONVOLUTION)
-        missing |= set() if self.gate else {"conv_gate"}
-        missing |= set() if self.temporal_attention else set(_ATTENTION)
-        return tuple(name for name in SETS[self.kind] if name not in missing)
+    def _left_out_by(self, name: str) -> str | None:
+        """The layer setting whose false leaves out a parameter set; None where the set is there."""
+        return next((switch for switch in _SWITCHES.get(name, ()) if not getattr(self, switch)), None)
 
     def _usual(self) -> tuple[str, ...]:
-        """What the method tunes of them."""
+        """What the method tunes of these layers."""
         usual = LAMP_SETS if self.kind == "lamp" else SETS[self.kind]
-        return tuple(name for name in self._there() if name in usual)
+        return tuple(name for name in usual if not self._left_out_by(name))
 
     @property
     def sets(self) -> tuple[str, ...]:

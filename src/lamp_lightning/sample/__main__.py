@@ -1,11 +1,12 @@
-"""``python -m lamp_lightning.sample run=<folder or adapter> prompt="..."``: paint with tuned motions."""
+"""`python -m lamp_lightning.sample run=<folder or adapter> prompt="..."`: generate with tuned motions."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,17 +28,23 @@ NO_FOLDER = {".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".jpeg", ".png", "
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     quiet()
-    words = list(sys.argv[1:] if argv is None else argv)
     # As in training; motion= is a group of configs for Hydra, so it has to become run= before that looks.
-    words = [f"run={word.removeprefix('motion=')}" if word.startswith("motion=") else word for word in words]
-    return run_command(sample, "sample", words)
+    overrides = [re.sub("^motion=", "run=", each) for each in (sys.argv[1:] if argv is None else argv)]
+    return run_command(sample, "sample", overrides)
 
 
 def sample(cfg: DictConfig) -> None:
-    """Paint the videos that the words ask for, or the one of a record again."""
-    if words_given().count("run") > 1:
+    """Generate the videos that the config asks for, or the one of a record again."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = [each.partition("=")[0].lstrip("+") for each in HydraConfig.get().overrides.task]
+    if given.count("run") > 1:
         raise UserError(f"run= (motion= says the same) is given twice: name several motions by {HOW}.")
-    again = None if cfg.again is None else recall(cfg)
+    again = None
+    if cfg.again is not None:
+        from lamp_lightning.sample.record import say_again
+
+        again = say_again(cfg, Path(str(cfg.again)).expanduser(), given)
     check_settings(Sample, cfg, may_be_null=("sampler.", "size"))
     adapter = with_changes(find_motions(cfg.run), cfg)
     files = ", ".join(short(each.file) for each in adapter.all)
@@ -48,22 +55,8 @@ def sample(cfg: DictConfig) -> None:
     make_videos(cfg, adapter, where, again)
 
 
-def recall(cfg: DictConfig) -> dict[str, Any]:
-    """The record that ``again`` names; its settings go into the config, where the user gives no others."""
-    from lamp_lightning.sample.record import say_again
-
-    return say_again(cfg, Path(str(cfg.again)).expanduser(), words_given())
-
-
-def words_given() -> list[str]:
-    """The settings that the command line names."""
-    from hydra.core.hydra_config import HydraConfig
-
-    return [word.partition("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task]
-
-
 def output(cfg: DictConfig, adapter: Adapter) -> Output:
-    """Where to write, from ``out``, ``format`` and ``again``."""
+    """Where to write, from `out`, `format` and `again`."""
     from lamp_lightning.sample.videos import Output
 
     formats = [str(kind) for kind in (cfg.format if OmegaConf.is_list(cfg.format) else [cfg.format])]

@@ -1,6 +1,6 @@
-"""Painter: another text-to-image model that paints first frames, whatever model is being tuned.
+"""Painter: another text-to-image model that generates first frames, whatever model is being tuned.
 
-The authors tune Stable Diffusion 1.4 and animate first frames that SDXL painted.
+The authors tune Stable Diffusion 1.4 and animate first frames of SDXL.
 """
 
 from __future__ import annotations
@@ -26,24 +26,17 @@ UNIT = 64  # pixels: sides are multiples of it where the model does not say of w
 
 
 class Painter:
-    """Paints first frames with any text-to-image pipeline of diffusers, at the size that it is good at.
+    """Generates first frames with any text-to-image pipeline of diffusers, at the size that it is good at.
 
     The model is loaded at the first image and stays until `close`, or the end of a `with` block. On an
-    accelerator its parts take turns and rest in the computer's memory, so that it needs little room beside a
-    model that is being tuned. Images are remembered, beyond `close` too: the same request is painted once.
-
-    Images depend on the request alone: the noise comes from the CPU, and neither autocast nor the random
-    state of whoever asks has a part in them. A model's safety checker is left out, as that of the tuned model
-    is: it would put a black image in place of one that it objects to, and the video would start from that.
+    accelerator its parts take turns and rest in the computer's memory. Images are remembered, beyond `close`
+    too, and depend on the request alone, not on autocast or the random state of whoever asks. A safety
+    checker is left out: a video would start from the black image that it puts in place of another.
 
     Args:
-        path_or_id: a diffusers pipeline folder, a hub id, a single-file checkpoint (`.safetensors` or
-            `.ckpt`), or "tiny".
-        config: for a single-file checkpoint, the diffusers folder or hub id that its configuration and
-            tokenizers are taken from; None: the hub's, by the kind of model that the file holds.
-        variant: of the weight files, such as "fp16"; a folder that has no other needs none.
+        path_or_id, config, variant: as in `load_base_model`.
         dtype: of all weights.
-        device: to paint on.
+        device: where the model computes.
 
     Raises:
         UserError: there is nothing at that path, or the device or dtype is unknown.
@@ -62,7 +55,7 @@ class Painter:
         self.source = find_model(self.name, "The painter ")
         if config is not None and not Path(self.source).is_file():
             raise UserError(f"config={config} is for single-file checkpoints, and {self.name} is none.")
-        self.config = None if config is None else str(Path(config).expanduser())
+        self.config = None if config is None else str(config)
         self.variant = variant
         self.dtype = _dtype(dtype)
         try:
@@ -86,15 +79,15 @@ class Painter:
 
         Args:
             prompt: what is to be seen.
-            size: height and width in pixels. The model paints that shape at its own area (SDXL: a
-                megapixel), and the image is scaled; what is left over from rounding is cropped.
+            size: height and width in pixels. The model generates that shape at its own area (SDXL: a
+                megapixel), and the image is scaled and cropped.
             seed: of the noise.
             guidance_scale, num_inference_steps: None leaves them to the model's pipeline.
             negative_prompt: what guidance leads away from.
 
         Raises:
-            UserError: the model cannot be fetched or loaded, lacks tensors, does not paint images from text
-                alone, does not know a setting, does not fit into memory, or painted NaN.
+            UserError: the model cannot be loaded, is no text-to-image model, does not know a setting, does
+                not fit into memory, or generated NaN.
         """
         settings = {
             "guidance_scale": guidance_scale,
@@ -183,9 +176,9 @@ class Painter:
 
 
 def native_size(pipeline: Any, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width to paint at: the shape of `size` at the area that the model was made for.
+    """Height and width to generate: the shape of `size` at the area that the model was made for, if known.
 
-    The sides are multiples of what its layers need. Where its area is unknown, it is that of `size`.
+    The sides are multiples of what its layers need.
     """
     backbone = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
     config = {} if backbone is None else backbone.config

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from lamp_lightning.data.images import pixels_from_image
@@ -32,20 +32,14 @@ def changed(sampler: Sampler, settings: Mapping[str, Any]) -> Sampler:
 
 
 def for_image(sampler: Sampler) -> Sampler:
-    """The sampler for first frames: an image by itself, with the settings for painting."""
-    return sampler.changed(
-        {
-            "guidance_scale": sampler.paint_guidance_scale,
-            "num_inference_steps": sampler.paint_steps,
-            "guidance_rescale": 0.0,
-        }
-    )
+    """The sampler for first frames: an image by itself, with `paint_steps` and `paint_guidance_scale`."""
+    guidance = {"guidance_scale": sampler.paint_guidance_scale, "guidance_rescale": 0.0}
+    return sampler.changed({**guidance, "num_inference_steps": sampler.paint_steps})
 
 
 def check_hook(inputs: list[str] | None) -> None:
     """Refuse tensors other than the latents for diffusers' hook."""
-    unknown = set(inputs or ()) - {"latents"}
-    if unknown:
+    if unknown := set(inputs or ()) - {"latents"}:
         raise UserError(
             f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; there is 'latents' and no other."
         )
@@ -134,4 +128,4 @@ def as_type(videos: np.ndarray, output_type: str) -> Any:
         return videos
     if output_type == "pt":
         return torch.from_numpy(videos).permute(0, 1, 4, 2, 3)
-    return [[Image.fromarray((frame * 255).round().astype(np.uint8)) for frame in video] for video in videos]
+    return [VaeImageProcessor.numpy_to_pil(video) for video in videos]

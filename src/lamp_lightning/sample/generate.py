@@ -19,7 +19,7 @@ from lamp_lightning.data.video import as_frames
 from lamp_lightning.diffusion.colours import match_colours
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.devices import all_memory, free_memory, mixed_precision
-from lamp_lightning.runtime.errors import UserError, is_out_of_memory
+from lamp_lightning.runtime.errors import UserError, first_line, is_out_of_memory
 from lamp_lightning.runtime.hardware import hardware
 
 if TYPE_CHECKING:
@@ -44,10 +44,7 @@ def generate(
     painter: Painter | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Paint one video, uint8 `(f, h, w, 3)`, as `generate_batch` does.
-
-    `on_step(done, steps)` is called after each denoising step.
-    """
+    """Generate one video, uint8 `f h w 3`, by `generate_batch`; `on_step(done, steps)` follows denoising."""
     given = None if first_frame is None else [first_frame]
 
     def progress(stage: str, done: int, total: int) -> None:
@@ -71,15 +68,18 @@ def generate_batch(
     colours: Sequence[np.ndarray] | None = None,
     progress: Progress | None = None,
 ) -> list[np.ndarray]:
-    """Paint videos at once, each uint8 `(f, h, w, 3)`, with a prompt, a seed and perhaps a first frame.
+    """Generate videos at once, each uint8 `f h w 3`; a batch changes a video by rounding only.
 
-    The same seed gives the same video; in a batch it differs by what other shapes of matrices are rounded
-    to. Without `first_frames` the `painter` paints them, or without that the image model below the
-    motion. `noise` `(b, c, f, h, w)` instead of drawn noise is what `diffusion.invert` gives.
-    `colours` are pictures `(h, w, 3)` whose histograms the videos take. Without them the sampler's
-    histogram matching takes the decoded first frame's, by `match_colours` as well: the authors' own
-    matching, which the pipeline does when it is called alone, would make several tones of what a batch rounds
-    otherwise. `progress(stage, done, total)` is called as by the pipeline.
+    Args:
+        pipeline, prompts, sampler: what to sample.
+        seeds: of each video.
+        first_frames: of each video; None: from the `painter`, or else the image model below the motion.
+        painter: another text-to-image model.
+        noise: `b c f h w` instead of drawn noise, such as `diffusion.invert` gives.
+        colours: pictures `h w 3` whose histograms the videos take; None: with histogram matching the decoded
+            first frame's. Both by `match_colours`: the authors' matching, which the pipeline does by itself,
+            makes several tones of what a batch rounds otherwise.
+        progress: called as by the pipeline.
     """
     if first_frames is None and painter is not None:
         size = sampler.size or pipeline.default_size
@@ -121,7 +121,7 @@ def generate_batch(
 def paint_with(
     painter: Painter, prompt: str, size: tuple[int, int], sampler: Sampler, seed: int
 ) -> Image.Image:
-    """A first frame by another model, with the sampler's settings for painting, else the model's own."""
+    """A first frame by another model, with the sampler's settings for it, else the model's own."""
     return painter.paint(
         prompt,
         size,
@@ -137,10 +137,10 @@ def paint_with(
 
 @dataclass(frozen=True)
 class Batch:
-    """Videos that are painted at once, and which of them are wanted.
+    """Videos that are generated at once, and the places of those that are wanted.
 
     The bits of a video depend on the size of its batch and its place in it, by rounding, but not on its
-    neighbours: `places` of copies of one video make it again.
+    neighbours: a batch of copies makes it again.
     """
 
     videos: list[Video]
@@ -149,31 +149,23 @@ class Batch:
     def halves(self) -> list[Batch]:
         """Two batches of half the size."""
         middle = math.ceil(len(self.videos) / 2)
-        cut = [(self.videos[:middle], 0), (self.videos[middle:], middle)]
-        parts = [
-            Batch(videos, [p - begin for p in self.places if 0 <= p - begin < len(videos)])
-            for videos, begin in cut
-        ]
-        return [part for part in parts if part.places]
+        first = Batch(self.videos[:middle], [place for place in self.places if place < middle])
+        second = Batch(self.videos[middle:], [place - middle for place in self.places if place >= middle])
+        return [part for part in (first, second) if part.places]
 
 
 def in_batches(videos: Sequence[Video], most: int, interrupted: Sequence[bool]) -> list[Batch]:
     """The videos without a record, those of one size at most `most` at once.
 
-    All are divided before the finished ones are left out: after an interruption between batches the rest
-    is painted in the very same batches. After one while a batch was written, that batch is painted again as a
-    whole for the sake of the videos that are missing: by itself each would be rounded otherwise.
-
-    Args:
-        videos: finished ones have a record.
-        most: videos at once.
-        interrupted: of each, whether it was about to be written.
+    All are divided before the finished ones (with a record) are left out, so that the rest is in the same
+    batches after an interruption. A batch that was `interrupted` while it was written is generated as a
+    whole again: by itself each missing video would be rounded otherwise.
     """
-    sizes = dict.fromkeys(video.sampler.size for video in videos)
-    every = list(zip(videos, interrupted, strict=True))
+    by_size: dict[Any, list[tuple[Video, bool]]] = {}
+    for video, cut_off in zip(videos, interrupted, strict=True):
+        by_size.setdefault(video.sampler.size, []).append((video, cut_off))
     batches = []
-    for size in sizes:
-        same = [each for each in every if each[0].sampler.size == size]
+    for same in by_size.values():
         for begin in range(0, len(same), most):
             part = same[begin : begin + most]
             whole = [video for video, _ in part]
@@ -187,9 +179,11 @@ def in_batches(videos: Sequence[Video], most: int, interrupted: Sequence[bool]) 
 
 
 def _made_at(video: Video) -> tuple[int, int] | None:
-    """The size of the batch in which a finished video was painted, and its place there."""
-    made = (video.record or {}).get("made") or {}
-    return None if video.record is None else (made.get("batch", 1), made.get("place", 0))
+    """The size of the batch in which a finished video was generated, and its place there."""
+    if video.record is None:
+        return None
+    made = video.record.get("made") or {}
+    return made.get("batch", 1), made.get("place", 0)
 
 
 def paint(
@@ -200,11 +194,7 @@ def paint(
     painter: Painter | None = None,
     progress: Progress | None = None,
 ) -> Iterator[list[Video]]:
-    """Paint batch by batch, in halves from where memory does not suffice.
-
-    Raises:
-        UserError: not even one video fits into memory.
-    """
+    """Generate batch by batch, in halves where memory does not suffice; UserError if one is too large."""
     waiting = deque(batches)
     most = max((len(batch.videos) for batch in batches), default=1)
     while waiting:
@@ -219,8 +209,7 @@ def paint(
             if not is_out_of_memory(error):
                 raise
             if len(batch.videos) == 1:
-                why = (str(error).splitlines() or ["no more to be had"])[0]
-                raise UserError(_too_large(batch.videos[0], why)) from error
+                raise UserError(_too_large(batch.videos[0], first_line(error))) from error
         if frames is None:  # outside the handler: the error holds the tensors of the attempt
             gc.collect()
             if torch.cuda.is_available():
@@ -291,7 +280,7 @@ def how_many_fit(pipeline: LAMPPipeline, videos: Sequence[Video], precision: str
 
 
 def bytes_of_video(pipeline: LAMPPipeline, video: Video, precision: str) -> int:
-    """What one more video in a batch takes while the UNet works, about. (Decoding goes video by video.)"""
+    """What one more video in a batch takes while the UNet works, about. Decoding goes video by video."""
     sampler, factor = video.sampler, pipeline.base.vae_scale_factor
     assert sampler.size is not None
     rows = 1 if sampler.guidance_scale == 1 else 2
@@ -305,13 +294,7 @@ def bytes_of_video(pipeline: LAMPPipeline, video: Video, precision: str) -> int:
 def check_memory(videos: Sequence[Video], pipeline: LAMPPipeline | None = None, precision: str = "") -> None:
     """Refuse videos that this machine could never hold, before the system ends the process for them.
 
-    Args:
-        videos: the videos.
-        pipeline: of the model, to look at what it needs, too, beside the frames themselves.
-        precision: that it computes in.
-
-    Raises:
-        UserError: names the first of them.
+    With a `pipeline` that computes in `precision`, its need is looked at beside that of the frames.
     """
     cpu = torch.device("cpu")
     for video in videos:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import torch
 
     from lamp_lightning.diffusion.sampler import Sampler
-    from lamp_lightning.runtime.settings import Norm
     from lamp_lightning.sample.first_frames import Painter
     from lamp_lightning.sample.pipeline import LAMPPipeline
 
 RUNS = Path("runs")  # where training puts them: runs/<motion>/<time>
 HOW = "run=<motion>:<weight>,<motion>:<weight>"
 MEMORY_SETTINGS = ("attention_slicing", "vae_slicing", "vae_tiling")
+_SAME_NAMES = ("norm", "painter", "painter_config", "painter_variant")  # in runs' configs, headers, `Adapter`
 
 
 @dataclass(frozen=True)
@@ -182,33 +182,29 @@ def find_adapter(where: Any) -> Adapter:
                 f"{path} has no adapter yet: the run has not come so far. Go on with it by "
                 f"python -m lamp_lightning.train resume={path}"
             )
+        model = cfg.model
         return Adapter(
             file=run.adapter,
             run=run,
-            base=str(cfg.model.path),
-            norm=cfg.model.norm,
+            base=str(model.path),
             motion=str(cfg.motion.name),
             prompt=motion_prompt(cfg),
             sampler=Sampler.from_config(cfg),
-            clip=cfg.model.clip,
-            base_config=cfg.model.get("config"),
-            base_variant=cfg.model.get("variant"),
-            dtype=cfg.model.dtype,
-            painter=cfg.model.get("painter"),
-            painter_config=cfg.model.get("painter_config"),
-            painter_variant=cfg.model.get("painter_variant"),
-            memory={name: cfg.model.get(name) for name in MEMORY_SETTINGS},
+            clip=model.clip,
+            base_config=model.get("config"),
+            base_variant=model.get("variant"),
+            dtype=model.dtype,
+            memory={name: model.get(name) for name in MEMORY_SETTINGS},
+            **{name: model.get(name) for name in _SAME_NAMES},
         )
     header = header_of(path)
     motion = path.stem if header.motion is None else header.motion
-    clip = header.clip
-    if clip is None and header.base_model == "tiny":  # adapters of earlier versions do not say it
-        clip = "tiny"
+    # Adapters of earlier versions do not name tiny's CLIP model.
+    clip = "tiny" if header.clip is None and header.base_model == "tiny" else header.clip
     return Adapter(
         file=path,
         run=None,
         base=header.base_model or "",
-        norm=header.norm,
         motion=motion,
         prompt=motion if header.prompt is None else header.prompt,
         sampler=header.sampler,
@@ -216,25 +212,21 @@ def find_adapter(where: Any) -> Adapter:
         base_config=header.base_config,
         base_variant=header.base_variant,
         dtype=header.base_dtype,
-        painter=header.painter,
-        painter_config=header.painter_config,
-        painter_variant=header.painter_variant,
         memory=header.memory.model_dump(),
+        **{name: getattr(header, name) for name in _SAME_NAMES},
     )
 
 
 def with_changes(adapter: Adapter, cfg: DictConfig) -> Adapter:
     """The adapter with what the command line says otherwise: base model, painter, what saves memory."""
-    memory = {**adapter.memory, **{n: cfg[n] for n in MEMORY_SETTINGS if cfg[n] is not None}}
-    adapter = replace(adapter, memory=memory)
-    if cfg.base is not None:
-        adapter = replace(adapter, base=str(cfg.base), base_config=None, base_variant=None)
-    if cfg.base_config is not None:
-        adapter = replace(adapter, base_config=str(cfg.base_config))
-    if cfg.painter is not None:
-        adapter = replace(adapter, painter=str(cfg.painter), painter_config=None, painter_variant=None)
-    if cfg.painter_config is not None:
-        adapter = replace(adapter, painter_config=str(cfg.painter_config))
+    memory = {name: cfg[name] for name in MEMORY_SETTINGS if cfg[name] is not None}
+    changes: dict[str, Any] = {"memory": {**adapter.memory, **memory}}
+    for name in ("base", "painter"):
+        if cfg[name] is not None:
+            changes |= {name: str(cfg[name]), f"{name}_config": None, f"{name}_variant": None}
+        if cfg[f"{name}_config"] is not None:
+            changes[f"{name}_config"] = str(cfg[f"{name}_config"])
+    adapter = replace(adapter, **changes)
     if not adapter.base:
         raise UserError(
             f"{adapter.file} does not say which base model it belongs to: name it with base=<model>."
@@ -253,19 +245,17 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
     """The pipeline of the adapter's base model with the motion in it, on the device."""
     import torch
 
-    from lamp_lightning.models.adapter import header_of
-    from lamp_lightning.models.base.load import load_base_model
     from lamp_lightning.sample.pipeline import LAMPPipeline
 
-    base = load_base_model(
+    pipeline = LAMPPipeline.from_motion(
+        adapter.file,
         adapter.base,
         config=adapter.base_config,
         variant=adapter.base_variant,
         torch_dtype=getattr(torch, dtype),
     )
-    variant = header_of(adapter.file).variant
-    pipeline = LAMPPipeline.for_variant(base, cast("Norm", adapter.norm), variant)
-    pipeline.set_motions({each.file: each.weight for each in adapter.all})
+    if adapter.others or adapter.weight != 1:
+        pipeline.set_motions({each.file: each.weight for each in adapter.all})
     pipeline.set_progress_bar_config(disable=True)
     spare_memory(pipeline, adapter.memory)
     try:

@@ -24,12 +24,13 @@ from lamp_lightning.models.registry import MotionUNet, Variant, inflated
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
 
+_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler", "text_encoder_2", "tokenizer_2")  # beside the UNet
+
 
 class MotionPipeline(DiffusionPipeline):
     """The parts of a base model with a video backbone, and the motions in it: what `LAMPPipeline` calls.
 
-    What a diffusers pipeline does (`to`, `save_pretrained`, `enable_model_cpu_offload`,
-    `enable_attention_slicing`, `enable_vae_slicing`, another `scheduler`) it does, too.
+    It does what a diffusers pipeline does: `save_pretrained`, `enable_model_cpu_offload` and so on.
     """
 
     _own_scheduler: Any = None  # the base model's, where a motion has brought another
@@ -87,11 +88,9 @@ class MotionPipeline(DiffusionPipeline):
         """Load a saved LAMPPipeline, or a base model whose UNet is then inflated.
 
         Args:
-            path_or_id: a folder that `save_pretrained` wrote; or a base model: "tiny", a diffusers folder, a
-                hub id, a single-file checkpoint (see `weights.load_base_model`).
+            path_or_id: a folder that `save_pretrained` wrote, or a base model, as in `load_base_model`.
             norm: of the inflated UNet, "joint" (default) or "per_frame"; `load_motion` sets its adapter's.
-            config: of a single-file checkpoint.
-            variant: of the weight files, such as "fp16".
+            config, variant: as in `load_base_model`.
             torch_dtype: of the weights; None: as saved, and float32 for a base model.
             kwargs: for a saved LAMPPipeline, what diffusers' `from_pretrained` takes.
 
@@ -111,24 +110,11 @@ class MotionPipeline(DiffusionPipeline):
 
     @classmethod
     def from_base(cls, base: BaseModel, unet: VideoBackbone | None = None) -> Self:
-        """A pipeline of a base model's parts.
-
-        Args:
-            base: from `load_base_model`.
-            unet: a video backbone of that base; None: `base.unet`, inflated in place (if it is not yet).
-        """
+        """A pipeline of a base model and a backbone of it; None: its UNet, inflated in place if need be."""
         if unet is None:
             unet = base.unet if isinstance(base.unet, MotionUNet) else MotionUNet.from_unet(base.unet)
-        return cls(
-            base.vae,
-            base.text_encoder,
-            base.tokenizer,
-            unet,
-            base.scheduler,
-            base.text_encoder_2,
-            base.tokenizer_2,
-            base.zeros_for_no_prompt,
-        )
+        parts = {name: getattr(base, name) for name in _PARTS}
+        return cls(unet=unet, force_zeros_for_empty_prompt=base.zeros_for_no_prompt, **parts)
 
     @classmethod
     def from_motion(
@@ -145,9 +131,8 @@ class MotionPipeline(DiffusionPipeline):
 
         Args:
             file: the adapter.
-            base: the base model; None, as for what follows: the one that the adapter names.
-            config: of a single-file checkpoint.
-            variant: of the weight files.
+            base: the base model; None: the one that the adapter names, with its `config` and `variant`.
+            config, variant: as in `load_base_model`.
             torch_dtype: of the frozen weights; tuned ones are float32.
             kwargs: what `load_motion` takes.
 
@@ -175,17 +160,9 @@ class MotionPipeline(DiffusionPipeline):
     @property
     def base(self) -> BaseModel:
         """The pipeline's parts as a BaseModel, for encoding and decoding."""
-        return BaseModel(
-            type(self).__name__,
-            self.vae,
-            self.unet,
-            self.text_encoder,
-            self.tokenizer,
-            self.scheduler,
-            self.text_encoder_2,
-            self.tokenizer_2,
-            self.config.force_zeros_for_empty_prompt,
-        )
+        zeros = self.config.force_zeros_for_empty_prompt
+        parts = {name: getattr(self, name) for name in _PARTS}
+        return BaseModel(name=type(self).__name__, unet=self.unet, zeros_for_no_prompt=zeros, **parts)
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
         """Not offered: a motion cannot be loaded into weights that are offloaded one by one."""
@@ -210,20 +187,21 @@ class MotionPipeline(DiffusionPipeline):
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
         """Load a motion adapter and return its metadata (see `VideoBackbone.load_motion`).
 
-        How the motion is painted (scheduler, steps, guidance, frames, ...) becomes what calls do by default.
+        Its sampler settings (scheduler, steps, guidance, frames, ...) become the defaults of calls.
         """
         metadata = self.unet.load_motion(file, **kwargs)
-        self._paint_as(metadata, file)
+        self._sample_as(metadata, file)
         return metadata
 
     def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
-        """Load several motion adapters, each with a weight, in place of any other; returns their metadata.
+        """Load several motion adapters, each with a weight; returns their metadata.
 
-        See `VideoBackbone.set_motions`. They are painted as the one of the largest weight asks for.
+        See `VideoBackbone.set_motions`. The sampler settings are those of the one of the largest weight.
         """
         found = self.unet.set_motions(motions, **kwargs)
         weights = list(motions.values())
-        self._paint_as(found[weights.index(max(weights))], next(iter(motions)) if len(motions) == 1 else None)
+        heaviest = found[weights.index(max(weights))]
+        self._sample_as(heaviest, next(iter(motions)) if len(motions) == 1 else None)
         return found
 
     def unload_motion(self) -> None:
@@ -233,7 +211,7 @@ class MotionPipeline(DiffusionPipeline):
         self.register_to_config(sampler={})
         self.scheduler = self.own_scheduler
 
-    def _paint_as(self, metadata: dict[str, str], file: str | Path | None) -> None:
+    def _sample_as(self, metadata: dict[str, str], file: str | Path | None) -> None:
         self.inverted_clip = None if file is None else inverted_clip(file)
         settings = json.loads(metadata.get("sampler", "{}"))
         self.register_to_config(sampler=settings)
@@ -267,7 +245,7 @@ class MotionPipeline(DiffusionPipeline):
         guidance_scale: float,
         size: tuple[int, int],
     ) -> Conditions:
-        """What the UNet is told, `2b` rows, unconditional first; `b` without guidance."""
+        """The UNet's conditions, `2b` rows, unconditional first; `b` without guidance."""
         if not prompts:
             raise UserError("prompt is an empty list: give at least one.")
         negatives = list(negative) if isinstance(negative, (list, tuple)) else [negative or ""] * len(prompts)
@@ -275,11 +253,11 @@ class MotionPipeline(DiffusionPipeline):
             raise UserError(f"{len(negatives)} negative prompts do not go with {len(prompts)} prompts.")
         base = self.base
         if guidance_scale == 1:
-            words = base.encode_prompts(prompts)
+            conditions = base.encode_prompts(prompts)
         elif negative is None and base.zeros_for_no_prompt:
             conditional = base.encode_prompts(prompts)
-            words = conditional.zeros().followed_by(conditional)
+            conditions = conditional.zeros().followed_by(conditional)
         else:
-            words = base.encode_prompts(negatives + prompts)
-        words = words.to(self._execution_device, self.unet.dtype)
-        return words.of_size(size_conditions(None, size))
+            conditions = base.encode_prompts(negatives + prompts)
+        conditions = conditions.to(self._execution_device, self.unet.dtype)
+        return conditions.of_size(size_conditions(None, size))

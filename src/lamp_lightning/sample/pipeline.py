@@ -86,28 +86,27 @@ class LAMPPipeline(MotionPipeline):
         Args:
             prompt: what is to be seen, one text or a list; the motion is in the tuned weights.
             first_frame: a path, PIL image, array `h w 3` (uint8, or float in 0..1) or tensor `3 h w`, or a
-                list or batch of them, one per prompt. Cropped to the aspect of height and width, and scaled.
-                None: the image model that the UNet was inflated from makes it, as `paint` does. A model that
-                was tuned without first frame, and `start="warp"`, then make all frames from the prompt
-                instead; a given frame enters their steps with noise (`KnownFrames.noised`).
+                list or batch of them, one per prompt, fitted to height and width. None: `paint` makes it. A
+                model tuned without first frame, and `start="warp"`, then make all frames from the prompt; a
+                given frame enters their steps with noise (`KnownFrames.noised`).
             height, width: pixels, multiples of the autoencoder's factor; by default the motion's, else the
                 UNet's `sample_size`.
             generator: where the noise comes from: one generator, or one per prompt.
             seed: instead of a generator: prompt i gets its own, seeded with `seed + i`.
             negative_prompt: what guidance leads away from.
-            noise: latents to start from instead of drawn noise, `b c f h w`, such as `invert` gives; they are
-                not shared among frames unless `shared_noise` is given.
+            noise: instead of drawn noise, `b c f h w`, such as `invert` gives; shared among frames only where
+                `shared_noise` is given.
             output_type: "np", "pt", "pil" or "latent", see `LAMPOutput`.
             return_dict: False returns a tuple.
-            callback_on_step_end: diffusers' hook, called as `callback(pipe, step, timestep, tensors)` after
-                each step of the video; "latents" in what it returns take the place of the latents.
+            callback_on_step_end: diffusers' hook, called as `callback(pipe, step, timestep, tensors)`;
+                "latents" in what it returns take the place of the latents.
             callback_on_step_end_tensor_inputs: the tensors that it gets; ["latents"] is all there is.
             progress: called as `progress(stage, done, total)`: "painting" and "denoising" steps, "decoding"
                 frames.
-            sampler: all settings at once; None: those of the loaded motion, else the authors'. Its scheduler
-                is not looked at: `self.scheduler` is the one that is used.
-            settings: what is to differ from it, by the names of `Sampler`: num_frames,
-                num_inference_steps, guidance_scale, shared_noise, adain and so on; None changes nothing.
+            sampler: all settings at once, but for the scheduler, which is `self.scheduler`; None: those of
+                the loaded motion, else the authors'.
+            settings: what differs from it, by the names of `Sampler`: num_frames, num_inference_steps,
+                guidance_scale, shared_noise and so on; None changes nothing.
 
         Raises:
             TypeError: a setting that `Sampler` does not have.
@@ -170,10 +169,7 @@ class LAMPPipeline(MotionPipeline):
         seed: int | None = None,
         negative_prompt: str | list[str] | None = None,
     ) -> list[Image.Image]:
-        """First frames from prompts, by the image model that the UNet was inflated from, untouched by tuning.
-
-        The arguments are those of a call. To paint with another model, run its own pipeline and pass its
-        image as `first_frame`.
+        """First frames from prompts, by the untuned image model; the arguments are those of a call.
 
         Raises:
             UserError: the image model's weights are not known (the UNet came from an official checkpoint).

@@ -1,22 +1,21 @@
-"""Progress of painting: bars at a terminal, and without one a line now and then."""
+"""Progress of generating: bars at a terminal, and without one a line now and then."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 STAGES = {"painting": "painting first frames", "denoising": "denoising", "decoding": "decoding"}
 
 
-class PaintingProgress:
-    """A bar of finished videos, and one for each stage of those that are being painted.
+class GeneratingProgress:
+    """A bar of finished videos, and one for each stage of those that are being generated.
 
-    An instance is called as `progress(stage, done, total)`, like the pipeline calls it. Without a terminal it
-    prints a line when `every` seconds have passed since the last one.
+    The pipeline calls it as `progress(stage, done, total)`. Without a terminal it prints a line when `every`
+    seconds have passed since the last one.
     """
 
     def __init__(
@@ -33,37 +32,36 @@ class PaintingProgress:
         self.every = every
         self.clock = clock
         self._said = clock()
-        self._bars: dict[str, Any] = {}
-        self._progress: Progress | None = None
+        self._progress = Progress(
+            *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self._all = self._progress.add_task("videos", total=videos)
+        self._stages: dict[str, TaskID] = {}
 
-    def __enter__(self) -> PaintingProgress:
-        if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._progress = Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True)
-            self._progress.start()
-            self._bars["videos"] = self._progress.add_task("videos", total=self.videos)
+    def __enter__(self) -> GeneratingProgress:
+        self._progress.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._progress is not None:
-            if stage not in self._bars:
-                self._bars[stage] = self._progress.add_task(STAGES[stage], total=total)
-            self._progress.update(self._bars[stage], completed=done, total=total)
-        elif self.clock() - self._said >= self.every:
+        if stage not in self._stages:
+            self._stages[stage] = self._progress.add_task(STAGES[stage])
+        self._progress.update(self._stages[stage], completed=done, total=total)
+        if self._progress.disable and self.clock() - self._said >= self.every:
             self.say(f"  {STAGES[stage]} {done}/{total}, {self.finished} of {self.videos} videos finished")
 
     def advance(self, videos: int) -> None:
         """So many more videos are finished; the stages begin anew."""
         self.finished += videos
-        if self._progress is not None:
-            for stage in self._bars.keys() - {"videos"}:
-                self._progress.remove_task(self._bars.pop(stage))
-            self._progress.update(self._bars["videos"], completed=self.finished)
+        self._progress.update(self._all, completed=self.finished)
+        for stage in self._stages.values():
+            self._progress.remove_task(stage)
+        self._stages.clear()
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""

@@ -1,4 +1,4 @@
-"""What the sample command does: paint what was asked for and is not there yet, and say what came of it."""
+"""What the sample command does: generate what was asked for and is not there yet, and report it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.generate import Batch, check_memory, how_many, how_many_fit, in_batches, paint
 from lamp_lightning.sample.motions import Adapter, load, load_painter, size_unit
 from lamp_lightning.sample.pipeline import LAMPPipeline
-from lamp_lightning.sample.progress import PaintingProgress
+from lamp_lightning.sample.progress import GeneratingProgress
 from lamp_lightning.sample.record import (
     Record,
     differences,
@@ -40,15 +40,10 @@ if TYPE_CHECKING:
 
 
 def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record | None = None) -> None:
-    """Paint, measure and write the videos that ``cfg`` asks for; those that are there are left as they are.
+    """Generate, measure and write the videos that the command's config asks for and that are not there yet.
 
-    Args:
-        cfg: of the sample command.
-        adapter: the motion.
-        output: where to.
-        again: the record of a video whose bits are wanted once more.
-
-    Raises Stopped after a Ctrl-C or SIGTERM: finished videos stay, and the same words paint the rest.
+    `again` is the record of a video whose bits are wanted once more. Raises Stopped after a Ctrl-C or
+    SIGTERM: finished videos stay, and the same command generates the rest.
     """
     quiet_libraries()
     torch.set_num_threads(threads(cfg.threads))
@@ -77,6 +72,8 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
             named=output.stem is not None,
             overwrite=cfg.overwrite,
         )
+        if again is not None and (len(videos) != 1 or differences(videos[0].settings, again)):
+            again = None  # it is of another video than those that are asked for
         gallery = Gallery(output, videos, adapter)
         if done := gallery.finished:
             print(f"{done} of {len(videos)} videos are there already, in {short(output.folder)}.", flush=True)
@@ -90,14 +87,11 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
                     paint_rest(pipeline, painter, gallery, batches, precision, stop)
                     stop.check()
                 except (Stopped, KeyboardInterrupt):
-                    done = gallery.finished
-                    print(
-                        f"{done} of {len(videos)} videos are finished. The same words paint the rest.",
-                        flush=True,
-                    )
+                    so_far = f"{gallery.finished} of {len(videos)} videos are finished."
+                    print(f"{so_far} The same command generates the rest.", flush=True)
                     raise
         gallery.show()
-        if again is not None and len(videos) == 1 and not differences(videos[0].settings, again):
+        if again is not None:
             say_whether_same(gallery.videos[videos[0].name].record or {}, again)
 
 
@@ -109,20 +103,15 @@ def divide(
     precision: str,
     again: Record | None,
 ) -> list[Batch]:
-    """The videos to paint, in batches; one that is made again stands where it stood in a batch of copies."""
+    """The videos in batches; one that is made again stands where it stood, in a batch of copies."""
     check_memory(videos, pipeline, precision)
-    if (
-        again is not None
-        and batch == "auto"
-        and len(videos) == 1
-        and not differences(videos[0].settings, again)
-    ):
+    if again is not None and batch == "auto":
         copies = again["made"]["batch"]
         if copies == 1 or copies <= how_many_fit(pipeline, videos, precision):
             return [Batch(videos * copies, [again["made"]["place"]])]
         print(
-            f"Note: the video was one of {copies} that were painted at once, for which the free memory does "
-            "not suffice here. Painted alone, it may differ in the last bits.",
+            f"Note: the video was one of {copies} that were generated at once, for which the free memory "
+            "does not suffice here. Generated alone, it may differ in the last bits.",
             flush=True,
         )
         return [Batch(videos, [0])]
@@ -147,17 +136,13 @@ def paint_rest(
     precision: str,
     stop: StopRequest,
 ) -> None:
-    """Paint the batches and give them to the gallery, until a stop is asked for."""
+    """Generate the batches and give them to the gallery, until a stop is asked for."""
     stop.check()
     for prompt in dict.fromkeys(video.prompt for batch in batches for video in batch.videos):
         warn_of_length(pipeline, prompt)
     left = sum(len(batch.places) for batch in batches)
 
-    with (
-        painter or nullcontext(),
-        evaluation(pipeline.unet),
-        PaintingProgress(left) as progress,
-    ):
+    with painter or nullcontext(), evaluation(pipeline.unet), GeneratingProgress(left) as progress:
 
         def on_progress(stage: str, done: int, total: int) -> None:
             progress(stage, done, total)
@@ -169,7 +154,7 @@ def paint_rest(
 
 
 def say_whether_same(now: Record, then: Record) -> None:
-    """Tell the user how a video that was made again came out."""
+    """Print whether a video that was made again is the same."""
     if now["frames_sha256"] == then["frames_sha256"]:
         print("The same video, bit for bit.", flush=True)
         return
@@ -184,7 +169,7 @@ def say_whether_same(now: Record, then: Record) -> None:
 
 
 def warn_of_length(pipeline: LAMPPipeline, prompt: str) -> None:
-    """Say what a text encoder of limited length will not see."""
+    """Warn of a prompt that is longer than what the text encoder reads."""
     limit = pipeline.tokenizer.model_max_length
     count = len(pipeline.tokenizer(prompt, truncation=False, verbose=False).input_ids)
     if count > limit:

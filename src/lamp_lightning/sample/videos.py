@@ -37,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Output:
-    """Where videos go: the folder, what their names begin with (None: prompt or picture), their formats."""
+    """Where videos go: the folder, the beginning of their names (None: prompt or picture), their formats."""
 
     folder: Path
     stem: str | None
@@ -48,8 +48,7 @@ class Output:
 class Video:
     """A video on its way from a prompt to files.
 
-    It begins as what is asked for; `find_places` adds its final name and settings, `generate` its frames,
-    and the gallery the record that lies beside its files.
+    `find_places` adds its final name and settings, `generate` its frames, and the gallery its record.
     """
 
     prompt: str
@@ -73,12 +72,11 @@ def find_videos(
     own_size: Callable[[], tuple[int, int]],
     unit: Callable[[], int],
 ) -> list[Video]:
-    """Each picture with each prompt and each seed.
+    """The videos of the sample command's config: each picture with each prompt and each seed.
 
     Args:
-        cfg: of the sample command.
-        adapter: the motion.
-        stem: what the files' names begin with; None: with the prompt, the picture's name, or both.
+        cfg, adapter: the command's config and the motion.
+        stem: the beginning of the files' names; None: the prompt, the picture's name, or both.
         own_size: height and width of the model, asked where the adapter has none.
         unit: what sizes are multiples of, asked for `size=auto`.
 
@@ -164,9 +162,9 @@ def find_prompts(prompt: Any, file: Any) -> list[str]:
 
 
 def find_pictures(where: Any) -> list[Picture]:
-    """The pictures of the word `first_frame=`: a file, a list of files, or all of a folder by name.
+    """The pictures of `first_frame=`: a file, a list of files, or all of a folder by name.
 
-    Each is read once, so that what is no picture is said before anything is painted.
+    Each is read once, so that what is no picture is refused before anything is generated.
     """
     if where is None:
         return []
@@ -174,9 +172,8 @@ def find_pictures(where: Any) -> list[Picture]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(path.iterdir(), key=lambda file: file.name)
-            found = [f for f in inside if f.suffix.lower() in PICTURES and not f.name.startswith(".")]
-            found = [f for f in found if f.is_file()]
+            found = [f for f in path.iterdir() if f.suffix.lower() in PICTURES and f.is_file()]
+            found = sorted((f for f in found if not f.name.startswith(".")), key=lambda file: file.name)
             if not found:
                 raise UserError(f"first_frame={path} has no pictures in it (png, jpg, webp, ...).")
             files += found

@@ -88,13 +88,7 @@ def _clip(name: str) -> Any:
 
 
 class Gallery:
-    """Writes videos and what shows all of them.
-
-    Args:
-        output: where to.
-        videos: in the order in which they are shown; finished ones have a record.
-        adapter: the motion.
-    """
+    """Writes videos, finished ones of which have a record, and what shows all of them in their order."""
 
     def __init__(self, output: Output, videos: Sequence[Video], adapter: Adapter) -> None:
         self.output = output
@@ -106,11 +100,11 @@ class Gallery:
 
     @property
     def finished(self) -> int:
-        """How many videos are there."""
+        """How many videos are finished."""
         return sum(video.record is not None for video in self.videos.values())
 
     def describe(self, pipeline: LAMPPipeline, device: str) -> None:
-        """Note what is the same for all videos that are painted now."""
+        """Keep what the records of all videos that are generated now have in common."""
         self._identity = pipeline.base.identity
         self._made = {
             "device": device,
@@ -140,15 +134,13 @@ class Gallery:
 
     def show(self) -> None:
         """Print the mean numbers; write a contact sheet and, of several videos, one with all of them."""
-        records = {name: video.record or {} for name, video in self.videos.items()}
-        for name, video in list(self.videos.items()):
+        records = [video.record or {} for video in self.videos.values()]
+        for video, record in zip(list(self.videos.values()), records, strict=True):
             if video.frames is None:
-                kind = next(
-                    kind for kind in ("png", "mp4", "webp", "gif") if kind in records[name]["formats"]
-                )
-                self._keep(replace(video, frames=read_video(place(kind, self.output.folder, name))))
+                kind = next(kind for kind in ("png", "mp4", "webp", "gif") if kind in record["formats"])
+                self._keep(replace(video, frames=read_video(place(kind, self.output.folder, video.name))))
         videos = list(self.videos.values())
-        for what, value in _means([record.get("measured", {}) for record in records.values()]).items():
+        for what, value in _means([record.get("measured", {}) for record in records]).items():
             print(f"  {what.replace('_', ' '):<32}{value:.4f}")
         title = videos[0].name
         if len(videos) > 1:
