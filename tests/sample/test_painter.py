@@ -371,10 +371,10 @@ def as_pickle(folder, file, name):
         (lambda f: (f / "model_index.json").unlink(), "holds no model_index.json"),
         (lambda f: (f / "model_index.json").write_text("{"), "is not valid JSON"),
         (lambda f: (f / "model_index.json").write_text("[1]"), "is not the index of a diffusers pipeline"),
-        (lambda f: change_index(f, _class_name="DDPMPipeline"), "does not paint images from text"),
-        (lambda f: change_index(f, _class_name="AnimateDiffPipeline"), "does not paint images from text"),
-        (lambda f: change_index(f, _class_name="AudioLDMPipeline"), "does not paint images from text"),
-        (lambda f: change_index(f, _class_name="StableDiffusionUpscalePipeline"), "does not paint images"),
+        (lambda f: change_index(f, _class_name="DDPMPipeline"), "generates no images from text"),
+        (lambda f: change_index(f, _class_name="AnimateDiffPipeline"), "generates no images from text"),
+        (lambda f: change_index(f, _class_name="AudioLDMPipeline"), "generates no images from text"),
+        (lambda f: change_index(f, _class_name="StableDiffusionUpscalePipeline"), "generates no images"),
         (lambda f: change_index(f, _class_name="LAMPPipeline"), "no pipeline of the installed diffusers"),
         (lambda f: change_index(f, _class_name=["my", "Code"]), "no pipeline of the installed diffusers"),
         (lambda f: change_index(f, unet=["my_code", "Net"]), "code that comes with a model is never run"),
@@ -455,7 +455,9 @@ def test_what_cannot_be_a_painter_is_said_at_once(folders, tmp_path):
 def test_a_model_for_inpainting_is_refused(tmp_path):
     folder = save_random_model(tmp_path / "inpaint", in_channels=9)
     change_index(folder, _class_name="StableDiffusionInpaintPipeline")
-    with pytest.raises(UserError, match=r"cannot paint an image from a text alone.*not one for inpainting"):
+    with pytest.raises(
+        UserError, match=r"cannot generate an image from a text alone.*not one for inpainting"
+    ):
         Painter(folder).paint("a bird", (32, 32), **FAST)
 
 
@@ -464,7 +466,7 @@ def test_nan_is_not_painted_black(folder, dtype, advice):
     tensors = load_file(folder / VAE)
     tensors["decoder.conv_out.bias"][0] = float("nan")
     save_file(tensors, folder / VAE, metadata={"format": "pt"})
-    with pytest.raises(UserError, match=f"painted NaN.*{advice}"):
+    with pytest.raises(UserError, match=f"generated NaN.*{advice}"):
         Painter(folder, dtype=dtype).paint("a bird", (32, 32), **FAST)
 
 

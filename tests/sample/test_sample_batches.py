@@ -340,7 +340,7 @@ def test_painted_nan_and_a_full_memory_end_in_one_message(adapter, random_base, 
             parameter.fill_(3e38)
     unet.save_motion("wild.safetensors", base_model=str(random_base), motion="wild", sampler=SAMPLER)
     assert paint("wild.safetensors") == 1
-    assert "The model painted NaN" in capsys.readouterr().err
+    assert "The model generated NaN" in capsys.readouterr().err
     full = RuntimeError(
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
         "to allocate 68719476736 bytes. Error code 12 (Cannot allocate memory)"

@@ -30,11 +30,11 @@ class Header(Schema):
     norm, variant: of the motion layers. Without a variant they are LAMP's as in the paper.
     base_model, base_config, base_variant, base_dtype: the text-to-image model below, as in `load_base_model`.
     base_fingerprint: some of its weights, by which it is known again.
-    painter, painter_config, painter_variant: another model that paints the first frames.
+    painter, painter_config, painter_variant: another model that generates the first frames.
     clip: the CLIP model that videos are measured with; empty: they are not.
-    memory: what saves memory while painting.
+    memory: what saves memory in sampling.
     method, motion, prompt, steps: the tuning: its method, the motion's name and prompt, and optimizer steps.
-    num_frames, sampler: how the motion is painted.
+    num_frames, sampler: how the motion is sampled.
     official_config: the text of `config.json` of a checkpoint of the authors that it was converted from.
     """
 

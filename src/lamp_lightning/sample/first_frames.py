@@ -136,7 +136,7 @@ class Painter:
         takes = inspect.signature(self._pipeline.__call__).parameters
         given = {key: value for key, value in settings.items() if value is not None}
         if "negative_prompt" in given.keys() - takes.keys():
-            warnings.warn(f"{who} takes no negative prompt and paints without.", stacklevel=3)
+            warnings.warn(f"{who} takes no negative prompt and generates without.", stacklevel=3)
             del given["negative_prompt"]
         for key in given.keys() - takes.keys():
             raise UserError(f"The painter {who} takes no {key}: leave that to its pipeline (null).")
@@ -152,15 +152,15 @@ class Painter:
             ) from error
         except Exception as error:  # whatever a pipeline says to parts that it was not made for
             raise UserError(
-                f"The painter {who} cannot paint an image from a text alone: {one_line(error)} Give a "
+                f"The painter {who} cannot generate an image from a text alone: {one_line(error)} Give a "
                 "text-to-image model, not one for inpainting, editing, refining or upscaling."
             ) from error
         image = np.asarray(getattr(output, "images", [None])[0])
         if image.ndim != 3 or image.shape[-1] != 3:
             raise UserError(f"The painter {who} gives no RGB images: give a text-to-image model.")
         if not np.isfinite(image).all():
-            advice = "fetch the model again" if self.dtype == torch.float32 else "paint in another dtype"
-            raise UserError(f"The painter {who} painted NaN in {self.dtype}: {advice}.")
+            advice = "fetch the model again" if self.dtype == torch.float32 else "take another dtype"
+            raise UserError(f"The painter {who} generated NaN in {self.dtype}: {advice}.")
         return (image * 255).round().astype(np.uint8)
 
     @contextmanager

@@ -103,14 +103,14 @@ def generate_batch(
             )
     finally:
         pipeline.scheduler = before
-    painted = [np.asarray(video, dtype=np.float32) for video in output.frames]
-    if not all(np.isfinite(video).all() for video in painted):
+    generated = [np.asarray(video, dtype=np.float32) for video in output.frames]
+    if not all(np.isfinite(video).all() for video in generated):
         raise UserError(
-            "The model painted NaN, which is no picture: its weights are damaged, their training diverged, "
+            "The model generated NaN, which is no picture: its weights are damaged, their training diverged, "
             f"or they do not bear the precision (they are in {pipeline.unet.dtype}). Try precision=32-true "
             "or another adapter."
         )
-    videos = [np.clip(video, 0, 1) for video in painted]
+    videos = [np.clip(video, 0, 1) for video in generated]
     if colours is not None:
         videos = [match_colours(video, picture) for video, picture in zip(videos, colours, strict=True)]
     elif sampler.histogram_matching:
@@ -246,7 +246,7 @@ def _painted(
 
 
 def first_frame(video: Video) -> np.ndarray:
-    """The video's picture at the size that is painted, uint8 `(h, w, 3)`."""
+    """The video's picture at the size that is generated, uint8 `h w 3`."""
     assert video.picture is not None
     assert video.sampler.size is not None
     fitted = pad_frame if video.fit == "pad" else fit_frame
@@ -266,7 +266,7 @@ def shown_part(video: Video, frames: np.ndarray) -> np.ndarray:
 
 
 def how_many(wanted: Any, pipeline: LAMPPipeline, videos: Sequence[Video], precision: str) -> int:
-    """Videos to paint at once: the number wanted, or for "auto" what free memory holds, within reason."""
+    """Videos to generate at once: the number wanted, or for "auto" what free memory holds, within reason."""
     if wanted != "auto":
         return int(wanted)
     most = hardware(pipeline.unet.device.type).videos_at_once

@@ -29,7 +29,7 @@ _SAME_NAMES = ("norm", "painter", "painter_config", "painter_variant")  # in run
 
 @dataclass(frozen=True)
 class Adapter:
-    """A tuned motion and how to paint with it; other motions may be added to it, each with its weight."""
+    """A tuned motion and how to sample with it; other motions may be added to it, each with its weight."""
 
     file: Path
     run: RunFolder | None
@@ -65,7 +65,7 @@ class Adapter:
 def find_motions(where: Any) -> Adapter:
     """The motion that `where` names, or several that are added.
 
-    The heaviest one, of equals the first, says how they are painted: prompt, frames, size, sampler, base
+    The heaviest one, of equals the first, says how they are sampled: prompt, frames, size, sampler, base
     model, painter, and what saves memory. The others only move.
 
     Args:

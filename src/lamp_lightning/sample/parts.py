@@ -20,7 +20,7 @@ from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.folder import pipeline_class
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.registry import MotionUNet, Variant, inflated
+from lamp_lightning.models.registry import MotionUNet, inflated
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
 
@@ -145,17 +145,12 @@ class MotionPipeline(DiffusionPipeline):
         if base is None:
             raise UserError(f"{file} does not say which base model it belongs to: name it with base=<model>.")
         model = load_base_model(base, config=config, variant=variant, torch_dtype=torch_dtype)
-        pipeline = cls.for_variant(model, header.norm, header.variant)
-        pipeline.load_motion(file, **kwargs)
-        return pipeline
-
-    @classmethod
-    def for_variant(cls, base: BaseModel, norm: Norm, variant: Variant | None) -> Self:
-        """A pipeline of a base model, its UNet inflated for motions of a kind; tuned weights are float32."""
-        unet = inflated(base.unet, norm, variant)
+        unet = inflated(model.unet, header.norm, header.variant)
         for parameter in unet.tuned_parameters():
             parameter.data = parameter.data.float()
-        return cls.from_base(base, unet)
+        pipeline = cls.from_base(model, unet)
+        pipeline.load_motion(file, **kwargs)
+        return pipeline
 
     @property
     def base(self) -> BaseModel:

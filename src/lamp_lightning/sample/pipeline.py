@@ -256,7 +256,7 @@ class LAMPPipeline(MotionPipeline):
         )
 
     def _needs_no_first_frame(self, sampler: Sampler) -> bool:
-        """Whether frame 0 is made with the others where none is given, and not painted before."""
+        """Whether frame 0, where none is given, is made with the others instead of before them."""
         if sampler.start == "still":
             return False
         return sampler.start == "warp" or not self.unet.variant.first_frame

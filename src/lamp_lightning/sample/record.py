@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 
 def motions_of(adapter: Adapter) -> list[Record]:
-    """The motions that are painted with: the file of each, its hash, and its weight."""
+    """The motions that are generated with: the file of each, its hash, and its weight."""
     return [
         {
             "file": str(each.file.absolute()),
@@ -85,7 +85,7 @@ def _absolute(path: Any) -> str | None:
 
 
 def differences(wanted: Record, found: Record) -> list[str]:
-    """How a video that is there differs from one that is wanted, in words; paths alone make no difference."""
+    """How a video that is there differs from one that is wanted; paths alone make no difference."""
     ours, theirs = _decisive(wanted), _decisive(found)
     return [
         f"{key} {_short(theirs.get(key))} then, {_short(ours[key])} now"
@@ -239,7 +239,7 @@ def say_again(cfg: DictConfig, file: Path, given: Sequence[str]) -> Record:
 
 
 def _words(record: Record) -> dict[str, Any]:
-    """The words of the sample command that ask for this one video."""
+    """The overrides of the sample command that ask for this one video."""
     made, picture = record["made"], record["first_frame"] or {}
     sampler = Sampler().changed(record["sampler"]).settings()
     return {

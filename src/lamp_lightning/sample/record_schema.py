@@ -11,7 +11,7 @@ from lamp_lightning.runtime.names import Name, Sha256, Text, Weight
 from lamp_lightning.runtime.reading import Schema
 from lamp_lightning.runtime.settings import Dtype, Fit, Format, Precision, Seed, Threads
 
-LARGEST_BATCH = 1024  # of a record: the videos that are painted to have one of them again, bit for bit
+LARGEST_BATCH = 1024  # of a record: the videos that are generated to have one of them again, bit for bit
 
 
 class GivenFrame(Schema):
@@ -23,7 +23,7 @@ class GivenFrame(Schema):
 
 
 class Motion(Schema):
-    """A motion that was painted with."""
+    """A motion that the video was generated with."""
 
     file: Name
     sha256: Sha256
@@ -42,7 +42,7 @@ class Base(Schema):
 
 
 class Words(Schema):
-    """What the sample command was told of models; nothing in a record says where to write."""
+    """The models that the overrides named; nothing in a record says where to write."""
 
     run: Annotated[list[Name], Field(min_length=1, max_length=100)]
     base: Name | None = None

@@ -25,7 +25,7 @@ from lamp_lightning.models.checks import check_folder, check_vocabulary, quiet_l
 from lamp_lightning.models.tensors import read_pickle
 from lamp_lightning.runtime.errors import UserError
 
-_SPECIAL = {  # arguments of pipelines that do more than to paint an image from a text
+_SPECIAL = {  # arguments of pipelines that do more than generate an image from a text
     *("image", "images", "control_image", "mask_image", "image_embeds", "token_indices"),
     *("video", "num_frames", "frames", "video_length"),
 }
@@ -34,7 +34,7 @@ _SPECIAL = {  # arguments of pipelines that do more than to paint an image from 
 def load_text_to_image(
     source: str, *, config: str | None = None, variant: str | None = None, dtype: torch.dtype = torch.float32
 ) -> Any:
-    """A diffusers pipeline that paints images from text, on the CPU, without its safety checker.
+    """A diffusers pipeline that generates images from text, on the CPU, without its safety checker.
 
     `source` is from `find_model`; the other arguments are those of `load_base_model`.
 
@@ -152,7 +152,7 @@ def _kind_of_file(file: Path) -> str:
 
 
 def _text_to_image_class(index: Mapping[str, Any], source: str) -> Any:
-    """The pipeline class that paints from text with the parts of this pipeline."""
+    """The pipeline class that generates images from text with the parts of this pipeline."""
     name = index.get("_class_name")
     own = getattr(diffusers, name, None) if isinstance(name, str) else None
     if packages := getattr(own, "_backends", None):  # how diffusers stands in for what it cannot import
@@ -172,7 +172,7 @@ def _text_to_image_class(index: Mapping[str, Any], source: str) -> Any:
     needed = {"prompt", "output_type", *([] if automatic else ["num_images_per_prompt"])}
     if special or not needed <= takes.keys():
         raise UserError(
-            f"{source} is a {name}, which does not paint images from text alone: give a text-to-image model."
+            f"{source} is a {name}, which generates no images from text alone: give a text-to-image model."
         )
     return cls
 

@@ -80,7 +80,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
     ) -> MotionUNet:
         """Inflate an image UNet **in place**: the same object, with its weights, becomes the MotionUNet.
 
-        New layers start so that the result paints images as before. All but the tuned parameters are frozen.
+        Until it is tuned, it generates images as before. All but the tuned parameters are frozen.
 
         Args:
             unet: any `UNet2DConditionModel` whose attention lies in spatial transformers (Stable Diffusion).
