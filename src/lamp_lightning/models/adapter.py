@@ -7,7 +7,7 @@ that checkpoint's licence, CC BY-NC 4.0: for non-commercial use only.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from lamp_lightning.models.header import FORMAT, FORMAT_VERSION, LARGEST_HEADER, Header, as_texts, read_header
 from lamp_lightning.models.tensors import FLOATS, check_finite, check_float, check_shapes, open_safetensors
-from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing
 
@@ -74,14 +73,12 @@ def _sort_header(file: Path) -> None:
             opened.write(text.ljust(length))
 
 
-def read_adapter(
-    file: Path, shapes: Callable[[Variant], Mapping[str, tuple[int, ...]]], channels: int
-) -> Adapter:
+def read_adapter(file: Path, shapes: Mapping[str, tuple[int, ...]], channels: int) -> Adapter:
     """A motion adapter with its tensors, which are read only after names, shapes and types fit.
 
     Args:
         file: path of the `.safetensors` file.
-        shapes: gives the shapes by name of the tuned parameters of a variant.
+        shapes: of the tuned parameters, by name.
         channels: of the latents that an inverted clip goes with.
 
     Raises:
@@ -92,7 +89,7 @@ def read_adapter(
     with _opened(file) as opened:
         found = {name: opened.get_slice(name) for name in opened.keys() if name != _INVERTED}  # noqa: SIM118
         sizes = {name: tuple(each.get_shape()) for name, each in found.items()}
-        check_shapes(sizes, shapes(header.variant), file, header.base_model or "")
+        check_shapes(sizes, shapes, file, header.base_model or "")
         for name, each in found.items():
             check_float(name, each.get_dtype(), file)
         tensors = {name: opened.get_tensor(name) for name in found}
@@ -166,6 +163,22 @@ def _opened(file: Path) -> Iterator[Any]:
         raise UserError(f"{file} does not exist: give a motion adapter, the .safetensors file of a run.")
     with open_safetensors(file, LARGEST_HEADER) as opened:
         yield opened
+
+
+def check_alike(headers: Mapping[Path, Header], *, same_base: bool) -> None:
+    """Refuse to mix the adapters of these headers where norms, variants or, if asked, base models differ."""
+    (first, ours), *others = headers.items()
+    for file, theirs in others:
+        fault = None
+        if ours.norm != theirs.norm:
+            fault = f"were tuned with different norms ({ours.norm} and {theirs.norm}) and cannot be mixed."
+        elif different := ours.variant.differences(theirs.variant):
+            fault = f"are motions of different models and cannot be mixed: they differ in {different}."
+        elif same_base and not same_weights(ours.base_fingerprint, theirs.base_fingerprint):
+            bases = [header.base_model or "an unknown one" for header in (ours, theirs)]
+            fault = f"were tuned on different base models ({' and '.join(bases)}) and cannot be mixed."
+        if fault:
+            raise UserError(f"{first} and {file} {fault}")
 
 
 def same_weights(fingerprint: Sequence[float], other: Sequence[float]) -> bool:

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lamp_lightning.models.adapter import Adapter, read_adapter, same_weights, write_adapter
+from lamp_lightning.models.adapter import (
+    Adapter,
+    check_alike,
+    header_of,
+    read_adapter,
+    same_weights,
+    write_adapter,
+)
 from lamp_lightning.models.variant import LAMP_SETS, Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
@@ -212,7 +219,7 @@ class VideoBackbone(ABC, nn.Module):
             return [self.load_motion(next(iter(motions)), check_base=check_base)]
         self.check_mixing()
         adapters = [self._read(Path(file), check_base) for file in motions]
-        _check_alike(adapters)
+        check_alike({adapter.file: adapter.header for adapter in adapters}, same_base=False)
         header = adapters[0].header
         self.remember_untuned(header.variant)
         self.set_variant(header.variant)
@@ -273,35 +280,18 @@ class VideoBackbone(ABC, nn.Module):
 
     def _read(self, file: Path, check_base: bool) -> Adapter:
         """An adapter that fits this model."""
-
-        def shapes(variant: Variant) -> dict[str, tuple[int, ...]]:
-            if variant.kind != self.variant.kind:
-                raise UserError(
-                    f"{file} has motion layers of the kind {variant.kind!r}, and this UNet those of "
-                    f"{self.variant.kind!r}. LAMPPipeline.from_motion({str(file)!r}) loads the right one."
-                )
-            parameters = dict(self.named_parameters())
-            return {name: tuple(parameters[name].shape) for name in self.names_of(variant.sets)}
-
+        header = header_of(file)
+        if header.variant.kind != self.variant.kind:
+            raise UserError(
+                f"{file} has motion layers of the kind {header.variant.kind!r}, and this UNet those of "
+                f"{self.variant.kind!r}. LAMPPipeline.from_motion({str(file)!r}) loads the right one."
+            )
+        parameters = dict(self.named_parameters())
+        shapes = {name: tuple(parameters[name].shape) for name in self.names_of(header.variant.sets)}
         adapter = read_adapter(file, shapes, channels=int(self.config["in_channels"]))
-        header = adapter.header
         if check_base and not same_weights(self.fingerprint(header.variant), header.base_fingerprint):
             raise UserError(
                 f"{file} was tuned on other weights than this UNet's: its base model is "
                 f"{header.base_model or 'unknown'!r}. Load that one (check_base=False tries anyway)."
             )
         return adapter
-
-
-def _check_alike(adapters: Sequence[Adapter]) -> None:
-    """Refuse to mix motions of different norms or variants."""
-    if len({adapter.header.norm for adapter in adapters}) > 1:
-        told = ", ".join(f"{adapter.file} with {adapter.header.norm}" for adapter in adapters)
-        raise UserError(f"These motions were tuned with different norms and cannot be mixed: {told}.")
-    first = adapters[0]
-    for other in adapters[1:]:
-        if different := first.header.variant.differences(other.header.variant):
-            raise UserError(
-                f"{first.file} and {other.file} are motions of different models and cannot be mixed: they "
-                f"differ in {different}."
-            )

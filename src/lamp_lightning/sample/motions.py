@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")  # where training puts them: runs/<motion>/<time>
 HOW = "run=<motion>:<weight>,<motion>:<weight>"
 MEMORY_SETTINGS = ("attention_slicing", "vae_slicing", "vae_tiling")
-_SAME_NAMES = ("norm", "painter", "painter_config", "painter_variant")  # in runs' configs, headers, `Adapter`
+_SAME_NAMES = ("painter", "painter_config", "painter_variant")  # in runs' configs, headers, `Adapter`
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Adapter:
     file: Path
     run: RunFolder | None
     base: str
-    norm: str
     motion: str
     prompt: str
     sampler: Sampler
@@ -82,10 +81,11 @@ def find_motions(where: Any) -> Adapter:
     for adapter, file in zip(found, files, strict=True):
         if files.count(file) > 1:
             raise UserError(f"{adapter.file} is named twice in run={_shown(where)}: give it once, by {HOW}.")
-    first, *others = found
-    for other in others:
-        _check_pair(first, other)
-    return replace(first, others=tuple(others))
+    if len(found) > 1:
+        from lamp_lightning.models.adapter import check_alike, header_of
+
+        check_alike({adapter.file: header_of(adapter.file) for adapter in found}, same_base=True)
+    return replace(found[0], others=tuple(found[1:]))
 
 
 def _texts(where: Any) -> list[str]:
@@ -137,24 +137,6 @@ def _newest_run(folder: Path) -> Path | None:
     found = map(RunFolder, folder.glob("*"))
     runs = [run for run in found if run.config_file.exists() and run.adapter.is_file()]
     return max(runs, key=lambda run: run.adapter.stat().st_mtime).path if runs else None
-
-
-def _check_pair(first: Adapter, other: Adapter) -> None:
-    from lamp_lightning.models.adapter import header_of, same_weights
-
-    told = [header_of(adapter.file) for adapter in (first, other)]
-    same_variant = told[0].variant == told[1].variant
-    if same_variant and not same_weights(*(header.base_fingerprint for header in told)):
-        bases = [header.base_model or "an unknown one" for header in told]
-        raise UserError(
-            f"{first.file} and {other.file} were tuned on different base models ({bases[0]} and {bases[1]}) "
-            "and cannot be mixed."
-        )
-    if first.norm != other.norm:
-        raise UserError(
-            f"{first.file} and {other.file} were tuned with different norms ({first.norm} and {other.norm}) "
-            "and cannot be mixed."
-        )
 
 
 def _shown(where: Any) -> str:
