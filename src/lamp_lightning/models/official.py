@@ -187,19 +187,14 @@ def check_frozen(unet: VideoBackbone, untuned: VideoBackbone, source: Path, base
     tuned = set(unet.trainable_names())
     theirs = {name: tensor for name, tensor in unet.state_dict().items() if name not in tuned}
     ours = {name: tensor for name, tensor in untuned.state_dict().items() if name not in tuned}
-    other = sorted(
-        name
-        for name in theirs.keys() | ours.keys()
-        if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
-    )
+    other = sorted({name for name, _ in _shapes(theirs).items() ^ _shapes(ours).items()})
     if other:
         raise UserError(
             f"{source} does not belong to base={base}, a model of another size: {len(other)} frozen tensors "
             f"are missing in one of them or differ in shape, the first is {other[0]!r}."
         )
     kinds = {name: likeness(tensor, ours[name]) for name, tensor in theirs.items()}
-    different = [name for name, kind in kinds.items() if kind == "different"]
-    if different:
+    if different := [name for name, kind in kinds.items() if kind == "different"]:
         first = different[0]
         by = (theirs[first].float() - ours[first].float()).abs().max()
         raise UserError(
@@ -207,8 +202,7 @@ def check_frozen(unet: VideoBackbone, untuned: VideoBackbone, source: Path, base
             f"the first is {first!r} (by up to {by:.2g}). Give the model that it was tuned on. (Or it was "
             f"trained with other trainable_modules than {_TUNED}: such a one cannot become an adapter.)"
         )
-    rounded = [name for name, kind in kinds.items() if kind == "rounded"]
-    if rounded:
+    if rounded := [name for name, kind in kinds.items() if kind == "rounded"]:
         print(
             f"Warning: {len(rounded)} of {len(kinds)} frozen tensors of {source} equal those of base={base} "
             f"only in half precision, the first is {rounded[0]!r}. Sampling and the way back use the base's.",
