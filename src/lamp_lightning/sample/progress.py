@@ -46,7 +46,8 @@ class GeneratingProgress:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        if not self._progress.disable:  # earlier versions of rich would print an empty line
+            self._progress.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self._stages:
