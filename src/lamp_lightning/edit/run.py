@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor
@@ -55,6 +54,7 @@ from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.videos import Video
 from lamp_lightning.sample.write import measure
 from lamp_lightning.train.run import Parts, fit, make, prepare
+from lamp_lightning.train.samples import Studio
 
 
 def count_frames(cfg: DictConfig) -> int:
@@ -113,7 +113,7 @@ def _edit(run: RunFolder, cfg: DictConfig, folder: Path) -> None:
                 parts.studio.logger = logger
             tune(run, parts, stop)
             if parts.trainer.is_global_zero:
-                publish(make_edit(run, cfg, parts, stop), folder, run, cfg, logger)
+                publish(make_edit(run, cfg, parts, stop), folder, run, cfg, parts.studio)
             finished = True
         except (Stopped, KeyboardInterrupt) as stopped:
             if is_first_process():
@@ -298,8 +298,9 @@ def inversion(
     return found["way"], found["reconstruction"].numpy()
 
 
-def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logger: Logger | None) -> None:
+def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, studio: Studio) -> None:
     """Write what there is to see, measure it and say where everything is."""
+    logger = studio.logger
     prompt, source_prompt, fps = str(cfg.prompt), motion_prompt(cfg), edited.source.fps
     part = writable_folder(part_of(folder))
     try:
@@ -338,6 +339,8 @@ def publish(edited: Edited, folder: Path, run: RunFolder, cfg: DictConfig, logge
             {f"edit/{name}": value for name, value in values["edit"].items()}, cfg.trainer.max_steps
         )
     print(f"\nEdited: {source_prompt!r} -> {prompt!r}")
+    if studio.doubts:
+        print(f"Note: {studio.doubts}")
     for name, value in values["edit"].items():
         print(f"  {name.replace('_', ' '):<32}{value:.4f}")
     lines: list[tuple[str, str]] = [

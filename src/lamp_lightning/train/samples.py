@@ -40,6 +40,7 @@ class Studio:
     stop: StopRequest
     painter: Painter | None = None
     clip: Tensor | None = None  # unscaled latents `f c h w` of the first clip
+    doubts: str | None = None  # what the model does not know of what it is given
 
     def first_frames(self, count: int) -> list[Any]:
         """What the painter paints for the held-out prompts; None for each where there is no painter.
