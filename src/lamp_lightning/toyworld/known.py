@@ -22,8 +22,8 @@ USUAL = 0.99  # share of held-out stills that lie within each of the two limits
 class KnownPictures:
     """How far a picture is from the toy world's, by the tiny CLIP and the tiny autoencoder.
 
-    CLIP's part is the Mahalanobis distance of its features to training stills. The
-    autoencoder's part is what it loses of the picture, as a share of the picture's own detail (`lost_detail`).
+    CLIP's part is the Mahalanobis distance of its features to training stills. The autoencoder's part is
+    what it loses of the picture, as a share of the picture's own detail (`lost_detail`).
     Each is divided by its limit, which 99 % of held-out stills keep; the mean of both is 1 at the limit.
 
     Args:
