@@ -32,6 +32,11 @@ LONGEST_SIDE = 16_384  # pixels
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Count = Annotated[int, Field(ge=1, le=MANY)]
 Steps = Annotated[int, Field(ge=1, le=1000)]  # as many as the models have noise levels
+Timesteps = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=MANY)], ...],
+    Field(strict=False, min_length=1, max_length=1000),
+    Means("a list of whole numbers from 0, like [999,500,1]"),
+]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
@@ -205,6 +210,10 @@ class SamplerSettings(Settings):
         {}, "Options of its class, like {timestep_spacing: trailing}", config=None
     )
     num_inference_steps: Steps = setting(50, "Denoising steps", config="${model.recipe.num_inference_steps}")
+    timesteps: Timesteps | None = setting(
+        None, "Timesteps to go along, falling, for schedulers that take any; null: evenly spaced ones"
+    )
+    eta: Share = setting(0.0, "Of DDIM's schedulers: share of new noise in each step")
     guidance_scale: Guidance = setting(
         12.5,
         "Strength of classifier-free guidance; 1: none, in half the time",

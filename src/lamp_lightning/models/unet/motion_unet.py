@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -164,6 +165,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         """Write a UNet folder that the authors' code reads (see `models.official`)."""
         save_official(self, folder)
 
+    @functools.wraps(UNet2DConditionModel.save_pretrained, assigned=())  # pipelines ask for its arguments
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save as diffusers does, with the image model's queries beside the weights, for `image_model()`.
 
