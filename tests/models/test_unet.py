@@ -343,7 +343,6 @@ def test_slices_of_a_size_that_cannot_be_are_refused():
     "switch",
     [
         lambda unet: unet.set_attn_processor(AttnProcessor()),
-        lambda unet: unet.set_default_attn_processor(),
         lambda unet: unet.enable_xformers_memory_efficient_attention(),
         lambda unet: unet.fuse_qkv_projections(),
         lambda unet: unet.set_attention_backend("native"),
@@ -369,6 +368,7 @@ def test_switching_off_what_is_not_on_keeps_the_attention():
     with torch.no_grad():
         before = unet(video(), 9, text())
         unet.disable_xformers_memory_efficient_attention()
+        unet.set_default_attn_processor()
         unet.set_attn_processor(unet.attn_processors)
         assert torch.equal(unet(video(), 9, text()), before)
 

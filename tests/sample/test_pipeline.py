@@ -284,7 +284,7 @@ def test_the_readmes_lines_paint_a_video(tmp_path):
         ({"num_frames": 0}, "num_frames must be a whole number from 1"),
         ({"num_inference_steps": 0}, "num_inference_steps must be a whole number from 1"),
         ({"guidance_scale": -1.0}, "guidance_scale must be a number from 0"),
-        ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "prompt_embeds"),
+        ({"callback_on_step_end_tensor_inputs": ["timesteps"]}, "timesteps"),
         ({"output_type": "gif"}, "output_type"),
         ({"first_frame": [1, 2, 3]}, "3 first frames"),
         ({"first_frame": "missing.png"}, "missing.png does not exist"),

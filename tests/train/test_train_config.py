@@ -122,7 +122,7 @@ def test_a_wrong_value_is_named_with_what_it_may_be(defaults, key, value, meanin
     ("override", "words"),
     [
         ("trainer.max_steps=many", ["trainer.max_steps must be a whole number of at least 0, but is 'many'"]),
-        ("motion=nothing", ["Could not find 'motion/nothing'", "waterfall", "fire"]),
+        ("motion=nothing", ["no motion 'nothing'", "waterfall", "fire"]),
         ("experiment=papers", ["Could not find 'experiment/papers'", "paper"]),
         ("motoin=rain", ["'motoin'", "Did you mean motion?", "sampler"]),
         ("traner.max_steps=3", ["Did you mean trainer.max_steps?"]),
@@ -209,3 +209,36 @@ def test_sample_says_what_is_wrong(tmp_path, monkeypatch, capsys):
         assert message in err
         assert err.count("Error:") == 1
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_clips_without_a_motion_are_called_like_their_folder() -> None:
+    cfg = composed(*shell_overrides(["data.folder=clips/tea time/"]))
+    assert (cfg.motion.name, cfg.motion.held_out, cfg.data.folder) == ("tea_time", [], "clips/tea time/")
+    assert composed(*shell_overrides(["data.folder=x/rain"])).motion.flip is False  # the config of that name
+    words = shell_overrides(["-m", "data.folder=a/tea,b/dance"])
+    assert composed(*words[1:-3], "data.folder=b/dance", *words[-2:]).motion.name == "dance"
+
+
+def test_a_folder_below_the_data_root_is_a_motion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pouring_tea", "rain", ".hidden"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    seen = []
+    monkeypatch.setattr("lamp_lightning.train.__main__.begin", seen.append)
+    assert main(["motion=pouring_tea"]) == 0
+    assert main(["-m", "motion=rain,pouring_tea"]) == 0
+    assert [(cfg.motion.name, cfg.motion.flip, cfg.data.folder) for cfg in seen] == [
+        ("pouring_tea", True, "data/pouring_tea"),
+        ("rain", False, "data/rain"),  # its config counts
+        ("pouring_tea", True, "data/pouring_tea"),
+    ]
+    assert main(["motion=pouring_te"]) == 1
+    said = capsys.readouterr().err
+    assert "no folder data/pouring_te" in said
+    assert "Did you mean pouring_tea?" in said
+    assert "hidden" not in said
+    (tmp_path / "elsewhere").mkdir()
+    assert main(["motion=elsewhere", f"data.root={tmp_path}"]) == 0
+    assert seen[-1].data.folder == f"{tmp_path}/elsewhere"

@@ -29,7 +29,7 @@ from lamp_lightning.report.comparison import TRUTH
 from lamp_lightning.report.write import report_to
 from lamp_lightning.runtime.attached import attached
 from lamp_lightning.runtime.command_settings import Train
-from lamp_lightning.runtime.config import composed, options
+from lamp_lightning.runtime.config import composed, motion_folders, options
 from lamp_lightning.runtime.console import counted, quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import only_writer
@@ -138,9 +138,10 @@ def find_methods(cfg: DictConfig) -> list[Contender]:
         twice = [str(value) for k, value in enumerate(values) if value in values[:k]]
         if twice:
             raise UserError(f"{name} has {twice[0]} more than once: give each once.")
+    there = sorted({*options("motion"), *motion_folders("data")})
     for motion in cfg.motions:
-        if motion not in options("motion"):
-            raise UserError(f"There is no motion {motion!r}; there are {', '.join(options('motion'))}.")
+        if motion not in there:
+            raise UserError(f"There is no motion {motion!r}; there are {', '.join(there)}.")
     known: Any = OmegaConf.to_container(cfg.suite.entries, resolve=True)
     wanted = list(known) if cfg.entries is None else list(cfg.entries)
     for name in wanted:

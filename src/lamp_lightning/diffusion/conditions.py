@@ -70,6 +70,10 @@ class Conditions:
 
         return Conditions(torch.cat([self.text, others.text]), joined("pooled"), joined("sizes"))
 
+    def repeated(self, times: int) -> Conditions:
+        """Each row so many times, one after the other."""
+        return self if times == 1 else self._each(lambda tensor: tensor.repeat_interleave(times, dim=0))
+
     def of_size(self, sizes: Tensor) -> Conditions:
         """With size conditions `(6,)` for all rows, or `n 6`, where the model takes any."""
         if self.pooled is None:

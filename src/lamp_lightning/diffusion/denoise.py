@@ -87,6 +87,7 @@ def denoise(
         "shared_noise": shared_noise,
         "noise_sharing": noise_sharing,
         "adain": adain,
+        "eta": eta,
     }
     conditions = Conditions.of(text_embeddings, added_cond_kwargs)
     predict = with_guidance(unet, conditions, scale=guidance_scale, rescale=guidance_rescale)
@@ -97,7 +98,6 @@ def denoise(
         frames | KnownFrames(noised=known or {}),
         Sampler().changed(settings),
         adain_after=adain_after,
-        eta=eta,
         generator=generator,
         callback=callback,
     )
@@ -111,7 +111,6 @@ def denoise_clips(
     sampler: Sampler,
     *,
     adain_after: float = ADAIN_AFTER,
-    eta: float = 0.0,
     generator: Generators = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
@@ -120,7 +119,7 @@ def denoise_clips(
     The other arguments and the result are those of `denoise`.
     """
     noise = share_noise(noise, sampler.shared_noise, sampler.noise_sharing)
-    scheduler.set_timesteps(sampler.num_inference_steps, device=noise.device)
+    sampler.set_timesteps(scheduler, noise.device)
     return solve(
         predict,
         scheduler,
@@ -129,7 +128,7 @@ def denoise_clips(
         known,
         noise=noise,
         adain_after=adain_after if sampler.adain else None,
-        eta=eta,
+        eta=sampler.eta,
         generator=generator,
         callback=callback,
     )
@@ -152,7 +151,7 @@ def solve(
     """Go along some of a scheduler's timesteps: the one loop behind all sampling.
 
     Args:
-        predict: of `with_guidance`.
+        predict: of `with_guidance`, or another function like it; where it returns None, a step is left out.
         scheduler: its timesteps are set.
         latents: `b c f h w` at the first of the timesteps; what they hold at known frames is not looked at.
         timesteps: a part of the scheduler's.
@@ -174,6 +173,8 @@ def solve(
             moving = _with_frames(moving, entering)
         sample = known.whole(scheduler.scale_model_input(moving, timestep))
         prediction = predict(sample, timestep, known)
+        if prediction is None:
+            continue
         moving = scheduler.step(prediction, timestep, moving, **step_kwargs, return_dict=False)[0]
         if adain_after is not None and 0 in known.clean:
             late, last = index > adain_after * steps, index == steps - 1

@@ -9,8 +9,10 @@ from torch import Tensor
 from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.known import KnownFrames
 
-Predict = Callable[[Tensor, Tensor, KnownFrames], Tensor]
-"""`predict(sample, timestep, known)`: the prediction for the frames of `b c f h w` that are not clean."""
+Predict = Callable[[Tensor, Tensor, KnownFrames], Tensor | None]
+"""`predict(sample, timestep, known)`: the prediction for the frames of `b c f h w` that are not clean.
+
+None leaves the step out, which is how sampling is interrupted."""
 
 
 def guided(prediction: Tensor, guidance_scale: float, guidance_rescale: float = 0.0) -> Tensor:

@@ -50,13 +50,36 @@ class Sampler(SamplerSettings):
     def changed(self, values: Mapping[str, Any]) -> Sampler:
         """The sampler with those of `values` that are known and not None; raises UserError for a wrong one.
 
-        Another scheduler comes without the options of the one before.
+        Another scheduler comes without the options of the one before; timesteps say how many steps there are,
+        and another number of steps comes without them.
         """
         known = type(self).model_fields
         given = {key: _plain(value) for key, value in values.items() if key in known and value is not None}
         if given.get("scheduler", self.scheduler) != self.scheduler:
             given.setdefault("scheduler_options", {})
+        if isinstance(given.get("timesteps"), list):
+            given["num_inference_steps"] = len(given["timesteps"])
+        elif given.get("num_inference_steps", self.num_inference_steps) != self.num_inference_steps:
+            given["timesteps"] = None
         return usable(type(self), "sampler", {**dict(self), **given})
+
+    def set_timesteps(self, scheduler: Any, device: Any) -> None:
+        """Give a scheduler its steps: so many, or these timesteps.
+
+        Raises:
+            UserError: timesteps that it does not take.
+        """
+        if self.timesteps is None:
+            return scheduler.set_timesteps(self.num_inference_steps, device=device)
+        if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+            raise UserError(
+                f"{type(scheduler).__name__} takes no timesteps of one's own: give num_inference_steps, or a "
+                "scheduler that does, such as EulerDiscreteScheduler or DPMSolverMultistepScheduler."
+            )
+        try:
+            scheduler.set_timesteps(timesteps=list(self.timesteps), device=device)
+        except ValueError as error:
+            raise UserError(f"timesteps={list(self.timesteps)} cannot be used: {error}") from error
 
     def make_scheduler(self, config: Any) -> Any:
         """The diffusers scheduler of that name with the noise levels of `config`.

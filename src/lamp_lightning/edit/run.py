@@ -304,7 +304,7 @@ def publish(edited: Edited, folder: Path, studio: Studio) -> None:
         *where_to_look(logger),
         ("more prompts", f'python -m lamp_lightning.edit run={short(run.path)} prompt="..."'),
     ]
-    print_results(f"Edited: {source_prompt!r} -> {prompt!r}", values["edit"], places)
+    print_results(f"Edited: {source_prompt!r} -> {prompt!r}", values["edit"], places, note=studio.doubts)
 
 
 def measured(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from lamp_lightning.evaluate.videos import (
 )
 from lamp_lightning.metrics import evaluate_videos, load_clip, load_extractor
 from lamp_lightning.metrics.clip import ClipJudge
+from lamp_lightning.metrics.familiar import doubts
 from lamp_lightning.metrics.fidelity import MIN_FRAMES, MotionSignature, motion_signatures
 from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
 from lamp_lightning.metrics.metrics_json import read_metrics
@@ -67,6 +69,7 @@ def evaluate_folder(folder: Path, cfg: DictConfig) -> bool:
         if (around := _run_around(folder)) is not None:
             run, settings = around
             clip = settings.model.clip if cfg.clip == "auto" else cfg.clip
+            videos = [replace(video, model=str(settings.model.path)) for video in videos]
             reference = _training_clips(run, settings) if reference is None else reference
         result = _measure(
             folder.resolve().name, {"folder": str(folder)}, videos, reference, clip, cfg, reader
@@ -137,7 +140,10 @@ def _videos_of(run: RunFolder, settings: DictConfig) -> list[Footage]:
         size = (int(settings.data.size[0]), int(settings.data.size[1]))
         paths = {key_of(path): path for path in list_videos(run.videos, "run")}
         # A file that is gone is read all the same, so that it is named among those left out.
-        return [Footage(paths.get(key_of(Path(f)), run.videos / f), text, size) for f, text in known.items()]
+        return [
+            Footage(paths.get(key_of(Path(f)), run.videos / f), text, size, model=str(settings.model.path))
+            for f, text in known.items()
+        ]
     if run.samples.is_dir():
         recorded = [each for each in footage_of(run.samples)[0] if each.prompt is not None]
         if recorded:
@@ -234,6 +240,7 @@ def _measure(
         reasons = "\n".join(f"{each['file']}: {each['reason']}" for each in result.left_out[:5])
         raise UserError(f"None of the {len(videos)} videos of {name} can be read:\n{reasons}")
     clip = None if clip_name is None else _clip(str(clip_name))
+    result.doubts = None if clip is None else _say_doubts(str(clip_name), read)
     extractors = {kind: _extractor(kind, clip, cfg) for kind in KINDS}
     if reference is None and any(each is not None for each in extractors.values()):
         raise UserError("FID and FVD compare with real videos: name their folder with reference=<folder>.")
@@ -253,6 +260,23 @@ def _measure(
     ]
     result.values = values
     return result
+
+
+def _say_doubts(clip_name: str, read: Sequence[tuple[Footage, np.ndarray]]) -> str | None:
+    """Warn of videos and prompts that the tiny CLIP does not know; returns the warning.
+
+    What the tiny model generated is not looked at: that CLIP was made to judge it.
+    """
+    found = doubts(
+        clip_name,
+        list(dict.fromkeys(video.prompt for video, _ in read if video.prompt is not None)),
+        [frames for video, frames in read if video.model != "tiny"],
+        advice=f"Its CLIP says nothing of them: measure with clip={ANY_CLIP}.",
+        what="video",
+    )
+    if found:
+        print(f"Warning: {found}", file=sys.stderr, flush=True)
+    return found
 
 
 def _extractor(kind: Kind, clip: ClipJudge | None, cfg: DictConfig) -> FeatureExtractor | None:

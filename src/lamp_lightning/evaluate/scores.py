@@ -26,6 +26,7 @@ class Evaluated:
     values: dict[str, float] = field(default_factory=dict)
     videos: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
+    doubts: str | None = None  # what CLIP does not know of them
 
     def as_dict(self) -> dict[str, Any]:
         count = len(self.videos)
@@ -50,6 +51,8 @@ def publish(results: Sequence[Evaluated], left_out: list[dict[str, str]], out: P
         print(f"  left out: {next(iter(fault.values()))}: {fault['reason']}", file=sys.stderr)
     for what, where in lines:
         print(f"  {what:<14}{where}")
+    for doubts in dict.fromkeys(result.doubts for result in results if result.doubts):
+        print(f"Note: {doubts}")
     sys.stdout.flush()
     return not faults
 

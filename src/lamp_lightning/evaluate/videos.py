@@ -40,6 +40,7 @@ class Footage:
     size: tuple[int, int] | None = None
     first_frame: Path | None = None
     fit: str = "crop"
+    model: str | None = None  # that generated it
 
     @property
     def name(self) -> str:
@@ -140,6 +141,7 @@ def _recorded(path: Path, around: Path) -> Footage | None:
             size=None if size is None else (int(size[0]), int(size[1])),
             first_frame=Path(picture["file"]) if picture and Path(picture["file"]).is_file() else None,
             fit=str(picture.get("fit", "crop")),
+            model=str(record["base"]["model"]),
         )
     except (UserError, KeyError, TypeError, ValueError):
         return None  # another program's file of that name

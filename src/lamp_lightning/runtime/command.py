@@ -7,15 +7,23 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lamp_lightning.runtime.command_settings import COMMANDS
-from lamp_lightning.runtime.config import conf_dir, options
+from lamp_lightning.runtime.config import (
+    OWN_FOLDER,
+    conf_dir,
+    folder_name,
+    motion_folders,
+    offer_motions,
+    options,
+)
 from lamp_lightning.runtime.errors import UserError, is_out_of_memory, with_causes
 from lamp_lightning.runtime.files import is_full, no_space
 from lamp_lightning.runtime.help import help_of
@@ -61,6 +69,8 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
 
     def compose_and_run() -> None:
         check_unicode(argv)
+        for root in data_roots(argv):
+            offer_motions(root)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
 
     try:
@@ -76,6 +86,12 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
         if hydra_full is not None:
             os.environ["HYDRA_FULL_ERROR"] = hydra_full
     return status or int(bool(failed))
+
+
+def data_roots(argv: Sequence[str]) -> list[str]:
+    """The folders below which motions have theirs: those that the command line names, else the default."""
+    named = [word.removeprefix("data.root=").strip("'") for word in argv if word.startswith("data.root=")]
+    return [root for text in named for root in (text, *text.split(","))] or ["data"]
 
 
 def check_unicode(argv: Sequence[str]) -> None:
@@ -123,17 +139,25 @@ def shell_overrides(argv: Sequence[str]) -> list[str]:
     """Overrides as people type them, in Hydra's grammar.
 
     The shell has eaten the quotes of `prompt="a dog, running"`: texts and paths are quoted again, except in
-    sweeps. A motion that has no config but comes with `data.folder=` is the config `custom` of that name.
+    sweeps. A motion that has no config but comes with `data.folder=` is the config `custom` of that name;
+    `data.folder=` alone is a motion that is called like the folder.
     """
     argv = list(argv)
     sweep = any(word in ("-m", "--multirun") for word in argv)
     if not sweep:
         argv = [_quoted(word) for word in argv]
     given = {key: (i, value) for i, word in enumerate(argv) for key, eq, value in [word.partition("=")] if eq}
-    if "motion" in given and "data.folder" in given and "motion.name" not in given:
+    if "data.folder" not in given or "motion.name" in given:
+        return argv
+    if "motion" in given:
         i, name = given["motion"]
         if re.fullmatch(r"[\w.-]+", name) and name not in options("motion"):
             argv[i : i + 1] = ["motion=custom", f"motion.name={name}"]
+    else:
+        name = folder_name(Path(given["data.folder"][1].strip("'")).absolute().name)
+        if sweep and "," in given["data.folder"][1]:
+            name = OWN_FOLDER
+        argv += [f"motion={name}"] if name in options("motion") else ["motion=custom", f"motion.name={name}"]
     return argv
 
 
@@ -188,6 +212,8 @@ def _config_message(error: BaseException) -> str:
     missing = re.search(r"Missing mandatory value: ([\w.]+)", str(error))
     if missing:
         return no_value(missing[1])
+    if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).startswith("motion/"):
+        return _no_motion(str(error.missing_cfg_file).removeprefix("motion/"))
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
         text += " " + " ".join(str(error.__cause__).split())
@@ -200,3 +226,16 @@ def _config_message(error: BaseException) -> str:
         groups = "" if "." in key else f" There are the groups {', '.join(CONFIG_GROUPS)};"
         return f"There is no setting {key!r}.{hint}{groups} --help shows every setting."
     return text
+
+
+def _no_motion(name: str) -> str:
+    """What to say where a motion has neither a folder nor a config."""
+    (root, *_) = data_roots(sys.argv[1:])
+    there = sorted({*options("motion"), *motion_folders(root)} - {"custom"})
+    near = difflib.get_close_matches(name, there, n=1, cutoff=0.6)
+    return (
+        f"There is no motion {name!r}: no folder {Path(root) / name}, and no config of that name."
+        + (f" Did you mean {near[0]}?" if near else "")
+        + f" There are {', '.join(there)}. Put 8-16 clips of yours into that folder, or say where they are "
+        "with data.folder=<folder>."
+    )

@@ -18,8 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from lamp_lightning.runtime import hardware
 from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.schema import defaults
-from lamp_lightning.runtime.settings import GROUPS, SamplerSettings
+from lamp_lightning.runtime.settings import GROUPS, MotionSettings, SamplerSettings
+
+OWN_FOLDER = "'${folder_name:${file_name:${data.folder}}}'"  # names a motion like its folder
 
 
 def conf_dir() -> Path:
@@ -36,6 +39,22 @@ def conf_dir() -> Path:
 def options(group: str) -> list[str]:
     """The names that a config group offers."""
     return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+def motion_folders(root: str | Path) -> list[str]:
+    """The folders below the data root: each is a motion, whether it has a config or not."""
+    try:
+        found = [each.name for each in Path(root).expanduser().iterdir() if each.is_dir()]
+    except OSError:  # no such root, or one that may not be read
+        return []
+    return sorted(name for name in found if not name.startswith(".") and is_unicode(name))
+
+
+def offer_motions(root: str | Path) -> None:
+    """Make each folder below the data root that has no config an option of the group `motion`."""
+    node = defaults(MotionSettings)
+    for name in set(motion_folders(root)) - set(options("motion")):
+        ConfigStore.instance().store(group="motion", name=name, node={**node, "name": name, "folder": name})
 
 
 def composed(name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -56,6 +75,7 @@ def folder_name(text: Any, max_length: int = 60) -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("file_name", lambda path: Path(str(path)).absolute().name, replace=True)
 OmegaConf.register_new_resolver("file_stem", lambda path: Path(str(path)).stem, replace=True)
 OmegaConf.register_new_resolver("hardware", hardware.resolver, replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)

@@ -60,9 +60,16 @@ def short(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def print_results(title: str, values: Mapping[str, float], places: Iterable[tuple[str, str | Path]]) -> None:
-    """The end of a command's report: what was done, its figures, and where everything is."""
+def print_results(
+    title: str,
+    values: Mapping[str, float],
+    places: Iterable[tuple[str, str | Path]],
+    note: str | None = None,
+) -> None:
+    """The end of a command's report: what was done, what to mind, its figures, and where everything is."""
     print(f"\n{title}")
+    if note:
+        print(f"Note: {note}")
     for name, value in values.items():
         print(f"  {name.replace('_', ' '):<32}{value:.4f}")
     for name, place in places:

@@ -24,6 +24,11 @@ CountOrZero = Annotated[int, Field(ge=0, le=MANY)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Steps = Annotated[int, Field(ge=1, le=1000)]  # as many as the models have noise levels
+Timesteps = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=MANY)], ...],
+    Field(strict=False, min_length=1, max_length=1000),
+    Means("a list of whole numbers from 0, like [999,500,1]"),
+]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
@@ -183,6 +188,10 @@ class SamplerSettings(Settings):
         {}, "Options of its class, like {timestep_spacing: trailing}", config=None
     )
     num_inference_steps: Steps = setting(50, "Denoising steps", recipe="num_inference_steps")
+    timesteps: Timesteps | None = setting(
+        None, "Timesteps to go along, falling, for schedulers that take any; null: evenly spaced ones"
+    )
+    eta: Share = setting(0.0, "Of DDIM's schedulers: share of new noise in each step")
     guidance_scale: Guidance = setting(
         12.5, "Strength of classifier-free guidance; 1: none, in half the time", recipe="guidance_scale"
     )

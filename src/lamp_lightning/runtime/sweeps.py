@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pydantic import Field
 
 from lamp_lightning.runtime.command_settings import Train
+from lamp_lightning.runtime.config import OWN_FOLDER
 from lamp_lightning.runtime.console import is_first_process
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import numbered
@@ -177,6 +178,7 @@ class _Overrides(Schema):
 _HARMLESS = (  # of Hydra's own settings: which launcher, and its numbers and names
     r"hydra/launcher=(basic|joblib|ray|submitit_local|submitit_slurm)",
     r"hydra\.launcher\.(?!_)\w+=[\w.-]*",
+    r"motion\.name=" + re.escape(OWN_FOLDER),
     r"hydra\.sweep\.subdir=(?!\.)([\w.=+,-]|\$\{(motion\.name|seed|hydra\.job\.num)\})+",
 )
 

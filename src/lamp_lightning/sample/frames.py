@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.diffusion.colours import histogram_match
-from lamp_lightning.diffusion.denoise import Generators, StepCallback
+from lamp_lightning.diffusion.denoise import Generators
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.runtime.errors import UserError
@@ -31,18 +31,26 @@ def changed(sampler: Sampler, settings: Mapping[str, Any]) -> Sampler:
     return sampler.changed(settings)
 
 
+def either(name: str, value: Any, other_name: str, other: Any) -> Any:
+    """One of two arguments that mean the same."""
+    if value is not None and other is not None:
+        raise UserError(f"{name} and {other_name} are the same: give one of them.")
+    return other if value is None else value
+
+
+def check_noise(noise: Tensor, clips: int) -> int:
+    """The number of frames of noise for so many clips."""
+    if noise.ndim != 5 or len(noise) != clips:
+        raise UserError(
+            f"latents must be (b, c, f, h, w) with b={clips}, one for each video, not {tuple(noise.shape)}."
+        )
+    return noise.shape[2]
+
+
 def for_image(sampler: Sampler) -> Sampler:
     """The sampler for first frames: an image by itself, with `paint_steps` and `paint_guidance_scale`."""
     guidance = {"guidance_scale": sampler.paint_guidance_scale, "guidance_rescale": 0.0}
     return sampler.changed({**guidance, "num_inference_steps": sampler.paint_steps})
-
-
-def check_hook(inputs: list[str] | None) -> None:
-    """Refuse tensors other than the latents for diffusers' hook."""
-    if unknown := set(inputs or ()) - {"latents"}:
-        raise UserError(
-            f"callback_on_step_end_tensor_inputs has {sorted(unknown)}; there is 'latents' and no other."
-        )
 
 
 def find_generators(generator: Generators, seed: int | None, clips: int) -> Generators:
@@ -56,15 +64,46 @@ def find_generators(generator: Generators, seed: int | None, clips: int) -> Gene
     return generator
 
 
-def first_latents(base: BaseModel, first_frame: FirstFrame, clips: int, size: tuple[int, int]) -> Tensor:
-    """Latents `b c 1 h w` of given images, one for all clips or one each."""
-    batch = isinstance(first_frame, (np.ndarray, Tensor)) and first_frame.ndim == 4
-    images = list(first_frame) if batch or isinstance(first_frame, (list, tuple)) else [first_frame]
-    if len(images) not in (1, clips):
-        raise UserError(f"{len(images)} first frames do not go with {clips} prompts: give 1 or {clips}.")
-    pixels = torch.stack([pixels_from_image(image, size) for image in images])
-    latents = base.latents_from_pixels(pixels).unsqueeze(2)
-    return latents.expand(clips, -1, -1, -1, -1)
+def first_latents(
+    base: BaseModel, first_frame: FirstFrame, prompts: int, clips: int, size: tuple[int, int]
+) -> Tensor:
+    """Latents `b c 1 h w` of given images: one for all clips, one for each prompt or one for each clip.
+
+    Latents of images or clips, `c h w`, `b c h w` or `b c f h w`, are known by their channels; of a clip the
+    first frame is taken.
+    """
+    latents = _as_latents(base, first_frame)
+    if latents is None:
+        batch = isinstance(first_frame, (np.ndarray, Tensor)) and first_frame.ndim == 4
+        images = list(first_frame) if batch or isinstance(first_frame, (list, tuple)) else [first_frame]
+        count = len(images)
+    else:
+        count = len(latents)
+    if count not in (1, prompts, clips):
+        raise UserError(f"{count} first frames do not go with {prompts} prompts: give 1 or {prompts}.")
+    if latents is None:
+        latents = base.latents_from_pixels(torch.stack([pixels_from_image(image, size) for image in images]))
+    factor = base.vae_scale_factor
+    height, width = (side * factor for side in latents.shape[2:])
+    if (height, width) != size:
+        raise UserError(
+            f"The first frame's latents are of {width}x{height}, the video is to be of {size[1]}x{size[0]}: "
+            f"give height={height}, width={width}."
+        )
+    if count == prompts:
+        latents = latents.repeat_interleave(clips // prompts, dim=0)
+    return latents.unsqueeze(2).expand(clips, -1, -1, -1, -1)
+
+
+def _as_latents(base: BaseModel, given: FirstFrame) -> Tensor | None:
+    """Latents `b c h w` that were given as such; None for images."""
+    if isinstance(given, np.ndarray):
+        given = torch.from_numpy(given)
+    channels = base.vae.config.latent_channels
+    if not isinstance(given, Tensor) or not 3 <= given.ndim <= 5 or channels == 3:
+        return None
+    given = given[:, :, 0] if given.ndim == 5 else given
+    return given.reshape(-1, *given.shape[-3:]) if given.shape[-3] == channels else None
 
 
 def tuned_clip_noise(
@@ -86,13 +125,17 @@ def tuned_clip_noise(
 
 
 def decode(
-    base: BaseModel, latents: Tensor, histogram_matching: bool, progress: Progress | None = None
+    base: BaseModel,
+    latents: Tensor,
+    histogram_matching: bool,
+    progress: Progress | None = None,
+    at_once: int | None = None,
 ) -> np.ndarray:
-    """Videos `b f h w 3` in 0..1, float32."""
+    """Videos `b f h w 3` in 0..1, float32, of which so many frames are decoded at once."""
     videos, done, total = [], 0, latents.shape[0] * latents.shape[2]
     for clip in latents.transpose(1, 2):  # f c h w
         parts = []
-        for part in clip.split(DECODED_AT_ONCE):
+        for part in clip.split(at_once or DECODED_AT_ONCE):
             parts.append(base.decode_latents(part))
             done += len(part)
             if progress is not None:
@@ -102,24 +145,6 @@ def decode(
             frames = np.stack([frames[0], *(histogram_match(frame, frames[0]) for frame in frames[1:])])
         videos.append(frames)
     return np.stack(videos)
-
-
-def after_step(
-    pipeline: Any, bar: Any, stage: str, progress: Progress | None, callback: StepEnd | None = None
-) -> StepCallback:
-    """What `denoise` calls: advances the bar, reports, and lets the user's hook change the latents."""
-
-    def report(step: int, steps: int, latents: Tensor) -> Tensor | None:
-        bar.update()
-        if progress is not None:
-            progress(stage, step, steps)
-        if callback is None:
-            return None
-        timestep = pipeline.scheduler.timesteps[step - 1]
-        changed = callback(pipeline, step - 1, timestep, {"latents": latents}) or {}
-        return changed.get("latents")
-
-    return report
 
 
 def as_type(videos: np.ndarray, output_type: str) -> Any:

@@ -1,120 +1,28 @@
-"""A diffusers pipeline with a video backbone: how it is loaded, and which motions are in it."""
+"""The motions in a pipeline with a video backbone, and how they are sampled."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
-from diffusers import DDIMScheduler
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from lamp_lightning.diffusion.conditions import Conditions, size_conditions
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.adapter import header_of, inverted_clip
-from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.base.folder import pipeline_class
 from lamp_lightning.models.base.load import load_base_model
-from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.registry import MotionUNet, inflated
+from lamp_lightning.models.registry import inflated
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.settings import Norm
-
-_PARTS = ("vae", "text_encoder", "tokenizer", "scheduler", "text_encoder_2", "tokenizer_2")  # beside the UNet
+from lamp_lightning.sample.components import PipelineComponents
 
 
-class MotionPipeline(DiffusionPipeline):
-    """The parts of a base model with a video backbone, and the motions in it: what `LAMPPipeline` calls.
-
-    It does what a diffusers pipeline does: `save_pretrained`, `enable_model_cpu_offload` and so on.
-    """
+class MotionPipeline(PipelineComponents):
+    """A base model's components with a video backbone, and the motions in it: what `LAMPPipeline` calls."""
 
     _own_scheduler: Any = None  # the base model's, where a motion has brought another
     inverted_clip: Tensor | None = None  # noise `1 c f h w` of the tuned clip, for start="inversion"
-    _callback_tensor_inputs: ClassVar[list[str]] = ["latents"]
-    _optional_components: ClassVar[list[str]] = ["text_encoder_2", "tokenizer_2"]
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
-
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    unet: Any
-    scheduler: Any
-    text_encoder_2: Any
-    tokenizer_2: Any
-
-    def __init__(
-        self,
-        vae: Any,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: VideoBackbone,
-        scheduler: DDIMScheduler,
-        text_encoder_2: CLIPTextModelWithProjection | None = None,
-        tokenizer_2: CLIPTokenizer | None = None,
-        force_zeros_for_empty_prompt: bool = False,
-        sampler: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.register_modules(
-            vae=vae,
-            text_encoder=text_encoder,
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            text_encoder_2=text_encoder_2,
-            tokenizer_2=tokenizer_2,
-        )
-        self.register_to_config(unet=("lamp_lightning", type(unet).__name__))  # a name that stays
-        self.register_to_config(
-            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, sampler=dict(sampler or {})
-        )
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        path_or_id: str | Path,
-        *,
-        norm: Norm | None = None,
-        config: str | Path | None = None,
-        variant: str | None = None,
-        torch_dtype: torch.dtype | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Load a saved LAMPPipeline, or a base model whose UNet is then inflated.
-
-        Args:
-            path_or_id: a folder that `save_pretrained` wrote, or a base model, as in `load_base_model`.
-            norm: of the inflated UNet, "joint" (default) or "per_frame"; `load_motion` sets its adapter's.
-            config, variant: as in `load_base_model`.
-            torch_dtype: of the weights; None: as saved, and float32 for a base model.
-            kwargs: for a saved LAMPPipeline, what diffusers' `from_pretrained` takes.
-
-        Raises:
-            UserError: nothing there that can be loaded.
-        """
-        if pipeline_class(path_or_id) == cls.__name__:
-            return super().from_pretrained(
-                str(path_or_id), variant=variant, torch_dtype=torch_dtype, **kwargs
-            )
-        if kwargs:
-            raise UserError(f"{sorted(kwargs)} cannot be given for the base model {path_or_id}.")
-        base = load_base_model(
-            path_or_id, config=config, variant=variant, torch_dtype=torch_dtype or torch.float32
-        )
-        return cls.from_base(base, MotionUNet.from_unet(base.unet, norm or "joint"))
-
-    @classmethod
-    def from_base(cls, base: BaseModel, unet: VideoBackbone | None = None) -> Self:
-        """A pipeline of a base model and a backbone of it; None: its UNet, inflated in place if need be."""
-        if unet is None:
-            unet = base.unet if isinstance(base.unet, MotionUNet) else MotionUNet.from_unet(base.unet)
-        parts = {name: getattr(base, name) for name in _PARTS}
-        return cls(unet=unet, force_zeros_for_empty_prompt=base.zeros_for_no_prompt, **parts)
 
     @classmethod
     def from_motion(
@@ -151,33 +59,6 @@ class MotionPipeline(DiffusionPipeline):
         pipeline = cls.from_base(model, unet)
         pipeline.load_motion(file, **kwargs)
         return pipeline
-
-    @property
-    def base(self) -> BaseModel:
-        """The pipeline's parts as a BaseModel, for encoding and decoding."""
-        zeros = self.config.force_zeros_for_empty_prompt
-        parts = {name: getattr(self, name) for name in _PARTS}
-        return BaseModel(name=type(self).__name__, unet=self.unet, zeros_for_no_prompt=zeros, **parts)
-
-    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """Not offered: a motion cannot be loaded into weights that are offloaded one by one."""
-        raise UserError("Use enable_model_cpu_offload(): a motion's layers cannot be offloaded one by one.")
-
-    def enable_vae_slicing(self) -> None:
-        """Decode one frame at a time: less memory."""
-        self.vae.enable_slicing()
-
-    def disable_vae_slicing(self) -> None:
-        """Decode some frames at a time."""
-        self.vae.disable_slicing()
-
-    def enable_vae_tiling(self) -> None:
-        """Encode and decode large frames in tiles: less memory, and slight differences where tiles meet."""
-        self.vae.enable_tiling()
-
-    def disable_vae_tiling(self) -> None:
-        """Encode and decode frames as a whole."""
-        self.vae.disable_tiling()
 
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
         """Load a motion adapter and return its metadata (see `VideoBackbone.load_motion`).
@@ -232,27 +113,3 @@ class MotionPipeline(DiffusionPipeline):
         own, factor = self.unet.config.sample_size, self.base.vae_scale_factor
         rows, columns = own if isinstance(own, (list, tuple)) else (own, own)
         return rows * factor, columns * factor
-
-    def conditions(
-        self,
-        prompts: list[str],
-        negative: str | list[str] | None,
-        guidance_scale: float,
-        size: tuple[int, int],
-    ) -> Conditions:
-        """The UNet's conditions, `2b` rows, unconditional first; `b` without guidance."""
-        if not prompts:
-            raise UserError("prompt is an empty list: give at least one.")
-        negatives = list(negative) if isinstance(negative, (list, tuple)) else [negative or ""] * len(prompts)
-        if len(negatives) != len(prompts):
-            raise UserError(f"{len(negatives)} negative prompts do not go with {len(prompts)} prompts.")
-        base = self.base
-        if guidance_scale == 1:
-            conditions = base.encode_prompts(prompts)
-        elif negative is None and base.zeros_for_no_prompt:
-            conditional = base.encode_prompts(prompts)
-            conditions = conditional.zeros().followed_by(conditional)
-        else:
-            conditions = base.encode_prompts(negatives + prompts)
-        conditions = conditions.to(self._execution_device, self.unet.dtype)
-        return conditions.of_size(size_conditions(None, size))

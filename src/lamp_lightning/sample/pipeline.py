@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from lamp_lightning.diffusion import KnownFrames, invert, with_guidance
+from lamp_lightning.diffusion import KnownFrames, invert
 from lamp_lightning.diffusion.denoise import Generators, denoise_clips
-from lamp_lightning.diffusion.guidance import Predict
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.diffusion.windows import check_sampler, count_steps, sample_clips
 from lamp_lightning.runtime.errors import UserError
@@ -22,17 +22,18 @@ from lamp_lightning.sample.frames import (
     FirstFrame,
     Progress,
     StepEnd,
-    after_step,
     as_type,
     changed,
-    check_hook,
+    check_noise,
     decode,
+    either,
     find_generators,
     first_latents,
     for_image,
     tuned_clip_noise,
 )
-from lamp_lightning.sample.parts import MotionPipeline
+from lamp_lightning.sample.prompts import Prompts, as_list, embeddings
+from lamp_lightning.sample.steps import SteppingPipeline
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
@@ -48,10 +49,12 @@ class LAMPOutput(BaseOutput):
     frames: Any
 
 
-class LAMPPipeline(MotionPipeline):
+class LAMPPipeline(SteppingPipeline):
     """Animate first frames with a tuned motion (LAMP, Wu et al. 2024).
 
-    `MotionPipeline` has what loads it and its motions: `load_motion("adapter.safetensors")` brings one.
+    `PipelineComponents` has what loads it, and `MotionPipeline` its motions:
+    `load_motion("adapter.safetensors")` brings one. A call takes what those of `StableDiffusionPipeline` and
+    `AnimateDiffPipeline` take.
 
     Example:
         >>> pipe = LAMPPipeline.from_pretrained("tiny")
@@ -64,96 +67,156 @@ class LAMPPipeline(MotionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | list[str],
+        prompt: str | list[str] | None = None,
         first_frame: FirstFrame | None = None,
         *,
+        image: FirstFrame | None = None,
         height: int | None = None,
         width: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int | None = None,
+        timesteps: list[int] | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_videos_per_prompt: int = 1,
+        eta: float | None = None,
         generator: Generators = None,
         seed: int | None = None,
-        negative_prompt: str | list[str] | None = None,
+        latents: Tensor | None = None,
         noise: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
         output_type: str = "np",
         return_dict: bool = True,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        clip_skip: int | None = None,
         callback_on_step_end: StepEnd | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        decode_chunk_size: int | None = None,
         progress: Progress | None = None,
         sampler: Sampler | None = None,
         **settings: Any,
     ) -> LAMPOutput | tuple[Any]:
-        """Generate one video per prompt.
+        """Generate videos from prompts.
 
         Args:
             prompt: what is to be seen, one text or a list; the motion is in the tuned weights.
             first_frame: a path, PIL image, array `h w 3` (uint8, or float in 0..1) or tensor `3 h w`, or a
-                list or batch of them, one per prompt, fitted to height and width. None: `paint` makes it. A
-                model tuned without first frame, and `start="warp"`, then make all frames from the prompt; a
-                given frame enters their steps with noise (`KnownFrames.noised`).
+                list or batch of them, one per prompt or per video. Cropped to the aspect of height and width,
+                and scaled. Latents `c h w`, `b c h w` or `b c f h w` (of those the first frame), such as
+                `output_type="latent"` gives, do as well. None: the image model that the UNet was inflated
+                from makes it, as `paint` does. A model that was tuned without first frame, and
+                `start="warp"`, then make all frames from the prompt instead; a given frame enters their steps
+                with noise (`KnownFrames.noised`).
+            image: diffusers' name of `first_frame`.
             height, width: pixels, multiples of the autoencoder's factor; by default the motion's, else the
                 UNet's `sample_size`.
-            generator: where the noise comes from: one generator, or one per prompt.
-            seed: instead of a generator: prompt i gets its own, seeded with `seed + i`.
+            num_frames, num_inference_steps, timesteps, guidance_scale, eta: settings of `Sampler`. Timesteps
+                are for schedulers that take any. Without guidance (1, or diffusers' 0) a step costs half.
             negative_prompt: what guidance leads away from.
-            noise: instead of drawn noise, `b c f h w`, such as `invert` gives; shared among frames only where
-                `shared_noise` is given.
+            num_videos_per_prompt: so many videos of each prompt, one after the other.
+            generator: where the noise comes from: one generator, or one per video.
+            seed: instead of a generator: video i gets its own, seeded with `seed + i`.
+            latents: noise to start from instead of drawn noise, `b c f h w`, such as `invert` gives; it is
+                not shared among frames unless `shared_noise` is given. AnimateDiff's pipelines call it so.
+            noise: another name of `latents`.
+            prompt_embeds, negative_prompt_embeds: text embeddings `b l d` instead of texts, such as
+                `encode_prompt` gives.
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: SDXL's pooled embeddings `b p` with them.
             output_type: "np", "pt", "pil" or "latent", see `LAMPOutput`.
             return_dict: False returns a tuple.
-            callback_on_step_end: diffusers' hook, called as `callback(pipe, step, timestep, tensors)`;
-                "latents" in what it returns take the place of the latents.
-            callback_on_step_end_tensor_inputs: the tensors that it gets; ["latents"] is all there is.
+            cross_attention_kwargs: what diffusers' attention takes, as `{"scale": 0.5}` of LoRA layers.
+            clip_skip: how many of the text encoder's last layers are left out.
+            callback_on_step_end: diffusers' hook, called as `callback(pipe, step, timestep, tensors)` after
+                each step of the video, or one of `diffusers.callbacks`. Tensors in what it returns take the
+                place of these; a given first frame stays. See `SteppingPipeline` for what else it can do.
+            callback_on_step_end_tensor_inputs: the tensors that it gets, of `_callback_tensor_inputs`; None:
+                the latents, or what a callback of diffusers asks for.
+            decode_chunk_size: frames that are decoded at once; fewer take less memory. None: 8.
             progress: called as `progress(stage, done, total)`: "painting" and "denoising" steps, "decoding"
                 frames.
-            sampler: all settings at once, but for the scheduler, which is `self.scheduler`; None: those of
-                the loaded motion, else the authors'.
-            settings: what differs from it, by the names of `Sampler`: num_frames, num_inference_steps,
-                guidance_scale, shared_noise and so on; None changes nothing.
+            sampler: all settings at once; None: those of the loaded motion, else the authors'. Its scheduler
+                is not looked at: `self.scheduler` is the one that is used.
+            settings: what else is to differ from it, by the names of `Sampler`: shared_noise, adain and so
+                on; None changes nothing.
 
         Raises:
             TypeError: a setting that `Sampler` does not have.
             UserError: arguments that contradict each other, or a first frame that cannot be read.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if output_type not in OUTPUT_TYPES:
-            raise UserError(f"output_type={output_type!r} is unknown: use one of {', '.join(OUTPUT_TYPES)}.")
+        first_frame = either("first_frame", first_frame, "image", image)
+        noise = either("noise", noise, "latents", latents)
+        settings |= {
+            "num_frames": num_frames,
+            "num_inference_steps": num_inference_steps,
+            "timesteps": timesteps,
+            "guidance_scale": guidance_scale,
+            "eta": eta,
+        }
         if noise is not None and sampler is None and settings.get("shared_noise") is None:
             settings["shared_noise"] = 0.0
         sampler = changed(sampler or self.sampler, settings)
-        frames = sampler.num_frames if noise is None else noise.shape[2]
+        if negative_prompt is None and negative_prompt_embeds is None:
+            negative_prompt = sampler.negative_prompt
+        xl = self.unet.config.addition_embed_type == "text_time"
+        prompts = Prompts(
+            as_list(prompt),
+            negative_prompt,
+            embeddings(prompt_embeds, pooled_prompt_embeds, xl, "prompt_embeds"),
+            embeddings(negative_prompt_embeds, negative_pooled_prompt_embeds, xl, "negative_prompt_embeds"),
+            clip_skip,
+            num_videos_per_prompt,
+        )
+        if callback_on_step_end_tensor_inputs is None:
+            callback_on_step_end_tensor_inputs = getattr(callback_on_step_end, "tensor_inputs", ["latents"])
+        self.check_inputs(
+            prompt, height, width, negative_prompt, prompt_embeds, negative_prompt_embeds,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, output_type=output_type,
+        )  # fmt: skip
+        clips = prompts.count * prompts.videos
+        frames = sampler.num_frames if noise is None else check_noise(noise, clips)
         size = self._size(sampler, height, width)
         check_sampler(sampler, self.scheduler, frames)
         if sampler.start == "inversion" and noise is None and frames > 1:
-            noise = tuned_clip_noise(
-                self.inverted_clip, len(prompts), frames, size, self.base.vae_scale_factor
-            )
-        check_hook(callback_on_step_end_tensor_inputs)
-        generators = find_generators(generator, seed, len(prompts))
-        negative = negative_prompt if negative_prompt is not None else sampler.negative_prompt
+            noise = tuned_clip_noise(self.inverted_clip, clips, frames, size, self.base.vae_scale_factor)
+        generators = find_generators(generator, seed, clips)
         painting = for_image(sampler)
         from_text = first_frame is None and frames > 1 and self._needs_no_first_frame(sampler)
         if from_text:  # all frames are made as an image is
             sampler = sampler.changed({"guidance_scale": painting.guidance_scale})
-        predict = self._predict(self.unet, prompts, negative, sampler, size)
-        latents, known = None, KnownFrames.none()
+        self._guidance_scale, self._guidance_rescale = sampler.guidance_scale, sampler.guidance_rescale
+        self._clip_skip, self._cross_attention_kwargs = clip_skip, cross_attention_kwargs
+        self._interrupt, self._num_timesteps = False, count_steps(sampler, frames)
+        self._told = self._conditions(prompts, sampler.guidance_scale, size)
+        video, known = None, KnownFrames.none()
         if first_frame is not None:
-            latents = first_latents(self.base, first_frame, len(prompts), size)
-            latents = latents.to(self._execution_device, self._latent_dtype)
+            video = first_latents(self.base, first_frame, prompts.count, clips, size)
+            video = video.to(self._execution_device, self._latent_dtype)
         elif not from_text:
-            latents = self._painted(prompts, negative, size, generators, painting, progress)
-        if latents is not None:
+            video = self._painted(prompts, size, generators, painting, progress)
+        if video is not None:
             noised = sampler.start == "warp" or not self.unet.variant.first_frame
-            known = KnownFrames.first(latents, noised=noised)
-        if latents is None or frames > 1:
+            known = KnownFrames.first(video, noised=noised)
+        if video is None or frames > 1:
             if noise is None:
-                noise = self._noise(len(prompts), frames, size, generators)
-            noise = noise.to(self._execution_device, self._latent_dtype if latents is None else latents.dtype)
-            with self.progress_bar(total=count_steps(sampler, frames)) as bar:
-                report = after_step(self, bar, "denoising", progress, callback_on_step_end)
-                latents = sample_clips(
-                    predict, self.scheduler, noise, known, sampler, generator=generators, callback=report
-                )
-        output: Any = latents
+                noise = self._noise(clips, frames, size, generators)
+            noise = noise.to(self._execution_device, self._latent_dtype if video is None else video.dtype)
+            with self.progress_bar(total=self._num_timesteps) as bar:
+                report = self._report(bar, "denoising", progress)
+                if callback_on_step_end is not None:
+                    report = self._after_step(
+                        report, callback_on_step_end, callback_on_step_end_tensor_inputs
+                    )
+                video = sample_clips(
+                    self._predict_video, self.scheduler, noise, known, sampler,
+                    generator=generators, callback=report,
+                )  # fmt: skip
+        output: Any = video
         if output_type != "latent":
-            output = as_type(decode(self.base, latents, sampler.histogram_matching, progress), output_type)
+            decoded = decode(self.base, video, sampler.histogram_matching, progress, decode_chunk_size)
+            output = as_type(decoded, output_type)
         self.maybe_free_model_hooks()
         return LAMPOutput(frames=output) if return_dict else (output,)
 
@@ -174,58 +237,78 @@ class LAMPPipeline(MotionPipeline):
         Raises:
             UserError: the image model's weights are not known (the UNet came from an official checkpoint).
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = Prompts(as_list(prompt), negative_prompt)
         size = self._size(self.sampler, height, width)
-        generators = find_generators(generator, seed, len(prompts))
+        generators = find_generators(generator, seed, prompts.count)
         settings = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
-        sampler = for_image(Sampler().changed(settings))
-        latents = self._painted(prompts, negative_prompt, size, generators, sampler)
-        painted = decode(self.base, latents, False)
+        self._interrupt, self._cross_attention_kwargs = False, None
+        painted = self._painted(prompts, size, generators, for_image(Sampler().changed(settings)))
+        images = decode(self.base, painted, False)
         self.maybe_free_model_hooks()
-        return [images[0] for images in as_type(painted, "pil")]
+        return [frames[0] for frames in as_type(images, "pil")]
 
     def _painted(
         self,
-        prompts: list[str],
-        negative: str | list[str] | None,
+        prompts: Prompts,
         size: tuple[int, int],
         generators: Generators,
         sampler: Sampler,
         progress: Progress | None = None,
     ) -> Tensor:
         """Latents `b c 1 h w` of images that the image model makes."""
+        told, clips = self._conditions(prompts, sampler.guidance_scale, size), prompts.count * prompts.videos
         with (
             self.unet.image_model() as image_model,
             self.progress_bar(total=sampler.num_inference_steps) as bar,
         ):
             return denoise_clips(
-                self._predict(image_model, prompts, negative, sampler, size),
+                self._predict(image_model, told, sampler.guidance_scale, sampler.guidance_rescale),
                 self.scheduler,
-                self._noise(len(prompts), 1, size, generators),
+                self._noise(clips, 1, size, generators),
                 KnownFrames.none(),
                 sampler,
                 generator=generators,
-                callback=after_step(self, bar, "painting", progress),
+                callback=self._report(bar, "painting", progress),
             )
 
-    def _predict(
+    def check_inputs(
         self,
-        model: Any,
-        prompts: list[str],
-        negative: str | list[str] | None,
-        sampler: Sampler,
-        size: tuple[int, int],
-    ) -> Predict:
-        """A model under the conditions of these prompts and the sampler's guidance."""
-        scale = sampler.guidance_scale
-        conditions = self.conditions(prompts, negative, scale, size)
-        return with_guidance(model, conditions, scale=scale, rescale=sampler.guidance_rescale)
+        prompt: str | list[str] | None,
+        height: int | None = None,
+        width: int | None = None,
+        negative_prompt: str | list[str] | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        *,
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
+        output_type: str = "np",
+    ) -> None:
+        """Refuse arguments of a call that cannot be used, before anything is computed.
+
+        Raises:
+            UserError: names the argument, what it is, and what it may be.
+        """
+        if output_type not in OUTPUT_TYPES:
+            raise UserError(f"output_type={output_type!r} is unknown: use one of {', '.join(OUTPUT_TYPES)}.")
+        self._size(self.sampler, height, width)
+        if unknown := sorted(set(callback_on_step_end_tensor_inputs or ()) - {*self._callback_tensor_inputs}):
+            raise UserError(
+                f"callback_on_step_end_tensor_inputs has {unknown}; there are "
+                f"{', '.join(self._callback_tensor_inputs)}."
+            )
+        Prompts(
+            as_list(prompt),
+            negative_prompt,
+            embeddings(prompt_embeds, None, False, "prompt_embeds"),
+            embeddings(negative_prompt_embeds, None, False, "negative_prompt_embeds"),
+        )
 
     @property
     def _latent_dtype(self) -> torch.dtype:
         """Of the tuned weights: float32 where only the frozen ones are in half precision."""
         tuned = self.unet.tuned_parameters()
-        return tuned[0].dtype if tuned else self.unet.dtype
+        dtype = tuned[0].dtype if tuned else self.unet.dtype
+        return self.unet.dtype if dtype.itemsize == 1 else dtype  # float8 only stores
 
     def invert_clip(self, latents: Tensor, sampler: Sampler) -> None:
         """Find and keep the noise of a tuned clip, which `start="inversion"` begins at.

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig
 
+from lamp_lightning.data.images import read_image
 from lamp_lightning.data.video import writable_folder
+from lamp_lightning.metrics import familiar
 from lamp_lightning.models.devices import evaluation
 from lamp_lightning.runtime.console import quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
     from lamp_lightning.sample.first_frames import Painter
 
 
+MOST_PICTURES = 16  # that are looked at to tell whether a model knows such
+
+
 def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record | None = None) -> None:
     """Generate, measure and write the videos that the command's config asks for and that are not there yet.
 
@@ -61,6 +66,7 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
         unit=lambda: size_unit(model()),
     )
     check_memory(asked)
+    doubts = say_doubts(asked, adapter)
     with only_writer(output.folder, inside=("*_frames",), wait=True):
         writable_folder(output.folder)
         motions = motions_of(adapter)
@@ -91,8 +97,25 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
                     print(f"{so_far} The same command generates the rest.", flush=True)
                     raise
         gallery.show()
+        if doubts:
+            print(f"Note: {doubts}", flush=True)
         if again is not None:
             say_whether_same(gallery.videos[videos[0].name].record or {}, again)
+
+
+def say_doubts(videos: list[Video], adapter: Adapter) -> str | None:
+    """Warn of prompts and pictures that the tiny model does not know; returns the warning."""
+    files = dict.fromkeys(video.picture.file for video in videos if video.picture is not None)
+    found = familiar.doubts(
+        adapter.base,
+        list(dict.fromkeys(video.prompt for video in videos)),
+        [read_image(file)[None] for file in list(files)[:MOST_PICTURES]],
+        advice=f"{familiar.ELSE} tune the motion with {familiar.REAL}.",
+        what="picture",
+    )
+    if found:
+        print(f"Warning: {found}", file=sys.stderr, flush=True)
+    return found
 
 
 def divide(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.data.motions import draw_toy_clips, motion_prompt
+from lamp_lightning.data.motions import draw_toy_clips, motion_prompt, sample_prompts
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.metrics.familiar import ELSE, REAL, doubts
 from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import on_device
@@ -141,11 +143,24 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     with on_device(base.encoders, trainer.strategy.root_device):
         data.prepare(base)
     studio.clip = data.first_clip
+    studio.doubts = say_doubts(cfg, data) if is_first_process() else None
     if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
         while_training = cfg.samples.while_training if cfg.samples.every else 0
         studio.first_frames(max(while_training, cfg.samples.final))
     stop.check()
     return Parts(trainer, tuner, data, studio)
+
+
+def say_doubts(cfg: DictConfig, data: Any) -> str | None:
+    """Warn of clips, prompts and pictures that the tiny model does not know; returns the warning."""
+    prompts = [*data.motion_set.prompts, *sample_prompts(cfg, cfg.samples.final)]
+    clips = [clip.frames for clip in data.motion_set.clips]
+    if cfg.get("video") is not None:  # of an edit
+        prompts.append(str(cfg.prompt))
+    found = doubts(cfg.model.path, prompts, clips, advice=f"{ELSE} take {REAL}.")
+    if found:
+        print(f"Warning: {found}", file=sys.stderr, flush=True)
+    return found
 
 
 def variant_from(cfg: DictConfig) -> Variant:
@@ -245,4 +260,4 @@ def finish(parts: Parts) -> None:
         ("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'),
     ]
     title = f"The motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}."
-    print_results(title, values, places)
+    print_results(title, values, places, note=studio.doubts)

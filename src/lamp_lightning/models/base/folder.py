@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,22 @@ def check_tokenizers(base: BaseModel, where: str) -> None:
             check_tokenizer(tokenizer, text.vocab_size, text.max_position_embeddings, name)
 
 
-def pipeline_class(path_or_id: str | Path) -> str | None:
-    """The class that a pipeline's index names; None for a single file."""
+def pipeline_class(path_or_id: str | Path, **hub: Any) -> str | None:
+    """The class that a pipeline's index names; None for a single file.
+
+    Args:
+        path_or_id: of the pipeline.
+        hub: of `hf_hub_download`, such as `revision`.
+    """
     if Path(path_or_id).expanduser().is_file():
         return None
-    return read_index(find_model(str(path_or_id))).get("_class_name")
+    return index_class(read_index(find_model(str(path_or_id)), **hub))
+
+
+def index_class(index: Mapping[str, Any]) -> str | None:
+    """The class that an index names, by itself or, as of diffusers' custom pipelines, after its module."""
+    name: Any = index.get("_class_name")
+    return name[-1] if isinstance(name, list) and name else name
 
 
 def make_scheduler(config: Any, source: str) -> DDIMScheduler:
@@ -125,8 +136,8 @@ def find_model(name: str, what: str = "") -> str:
     return name
 
 
-def read_index(source: str) -> dict[str, Any]:
-    """The pipeline's `model_index.json`."""
+def read_index(source: str, **hub: Any) -> dict[str, Any]:
+    """The pipeline's `model_index.json`; of the hub, with what `hf_hub_download` takes."""
     path = Path(source) / "model_index.json"
     if Path(source).is_dir() and not path.is_file():
         raise UserError(f"{source} holds no model_index.json: it is not a diffusers pipeline folder.")
@@ -134,7 +145,7 @@ def read_index(source: str) -> dict[str, Any]:
         from huggingface_hub import hf_hub_download
 
         try:
-            path = Path(hf_hub_download(source, "model_index.json"))
+            path = Path(hf_hub_download(source, "model_index.json", **hub))
         except Exception as error:
             raise not_from_hub(source, error) from error
     index = read_json(path, what="the index of a diffusers pipeline")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.models.base.prompts import encode_with_one, encode_with_two
+from lamp_lightning.runtime.errors import UserError
 
 
 @dataclass
@@ -80,21 +81,38 @@ class BaseModel:
             part.to(*args, **kwargs)
         return self
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+    def encode_prompts(self, prompts: Sequence[str], clip_skip: int | None = None) -> Conditions:
         """Text embeddings `n l d`, for SDXL with the pooled ones `n p`.
 
         Longer prompts are cut at the text encoder's length, as in diffusers.
+
+        Args:
+            prompts: the texts.
+            clip_skip: how many of the text encoder's last layers are left out.
+
+        Raises:
+            UserError: there is no text encoder, or it has not so many layers.
         """
+        if self.text_encoder is None or self.tokenizer is None:
+            raise UserError(
+                "There is no text encoder for prompts: give prompt_embeds and negative_prompt_embeds."
+            )
+        layers = self.text_encoder.config.num_hidden_layers
+        if clip_skip is not None and not 0 <= clip_skip < layers:
+            raise UserError(f"clip_skip must be a whole number from 0 to {layers - 1}, not {clip_skip}.")
         if self.text_encoder_2 is None:
-            return encode_with_one(self.text_encoder, self.tokenizer, prompts)
+            return encode_with_one(self.text_encoder, self.tokenizer, prompts, clip_skip)
         pairs = [(self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2)]
-        return encode_with_two(pairs, prompts)
+        return encode_with_two(pairs, prompts, clip_skip)
 
     @torch.no_grad()
     def encode_moments(self, pixels: Tensor) -> Tensor:
         """The autoencoder's mean and log variance, unscaled: `n 3 h w` in [-1, 1] to `n 2c h' w'`."""
         with self._autoencoding():
-            return self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.parameters
+            encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        if hasattr(encoded, "latent_dist"):
+            return encoded.latent_dist.parameters
+        return torch.cat([encoded.latents, torch.full_like(encoded.latents, -30)], dim=1)  # AutoencoderTiny
 
     def sample_latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the posterior and scale for the UNet: `n 2c h w -> n c h w`."""

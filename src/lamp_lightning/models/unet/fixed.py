@@ -41,10 +41,13 @@ class FixedAttention(Attention):
 
 
 class FixedUNet:
-    """The refusals of a `MotionUNet`, before its layers are touched: every method raises a `UserError`."""
+    """The refusals of a `MotionUNet`, before its layers are touched.
+
+    Every method that would change the attention raises a `UserError`.
+    """
 
     def set_default_attn_processor(self) -> None:
-        _refuse_attention("diffusers' default processors")
+        """Nothing changes: the processors that a motion UNet has are its default."""
 
     def fuse_qkv_projections(self) -> None:
         _refuse_attention("fused projections")

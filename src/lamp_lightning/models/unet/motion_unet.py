@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,6 +171,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         """Write a UNet folder that the authors' code reads (see `models.official`)."""
         save_official(self, folder)
 
+    @functools.wraps(UNet2DConditionModel.save_pretrained, assigned=())  # pipelines ask for its arguments
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save as diffusers does, with the image model's queries; UserError for a mixture of motions."""
         if self.is_mixed:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from lamp_lightning.toyworld.known import KnownPictures, lost_detail
+from lamp_lightning.toyworld.pretraining.autoencoder import reconstruct
 from lamp_lightning.toyworld.pretraining.stills import Stills
 from lamp_lightning.toyworld.pretraining.tokenizer import MAX_TOKENS
 from lamp_lightning.toyworld.pretraining.training import fast_autocast, fit
@@ -120,15 +123,28 @@ def judged_right(
 ) -> dict[str, float]:
     """Share of pictures `(n, 3, 64, 64)` in [-1, 1] whose attribute CLIP names as in `scenes`."""
 
-    def unit(features: Tensor | object) -> Tensor:
-        x = features if isinstance(features, Tensor) else features.pooler_output  # type: ignore[attr-defined]
-        return x / x.norm(dim=-1, keepdim=True)
-
-    images = torch.cat([unit(clip.get_image_features(pixel_values=p)) for p in pixels.split(128)])
+    images = image_features(clip, pixels)
     shares = {}
     for attribute, (values, texts) in questions().items():
-        answers = unit(clip.get_text_features(**tokenize(tokenizer, texts)))
+        answers = _unit(clip.get_text_features(**tokenize(tokenizer, texts)))
         named = (images @ answers.T).argmax(1).tolist()
         right = [values[k] == getattr(scene, attribute) for k, scene in zip(named, scenes, strict=True)]
         shares[attribute] = sum(right) / len(right)
     return shares
+
+
+@torch.no_grad()
+def image_features(clip: CLIPModel, pixels: Tensor) -> Tensor:
+    """Unit features `n d` of pictures `n 3 64 64` in [-1, 1]."""
+    return torch.cat([_unit(clip.get_image_features(pixel_values=part)) for part in pixels.split(128)])
+
+
+def known_pictures(clip: CLIPModel, vae: AutoencoderKL, training: Tensor, held_out: Tensor) -> KnownPictures:
+    """What the tiny models know of pictures, from training and held-out stills `n 3 64 64` in [-1, 1]."""
+    lost = lost_detail(held_out, reconstruct(vae, held_out))
+    return KnownPictures.measured(image_features(clip, training), image_features(clip, held_out), lost)
+
+
+def _unit(features: Tensor | object) -> Tensor:
+    x = features if isinstance(features, Tensor) else features.pooler_output  # type: ignore[attr-defined]
+    return x / x.norm(dim=-1, keepdim=True)

@@ -22,7 +22,7 @@ from lamp_lightning.toyworld.pretraining.autoencoder import (
     reconstruct,
     train_autoencoder,
 )
-from lamp_lightning.toyworld.pretraining.judge import build_clip, judged_right, train_clip
+from lamp_lightning.toyworld.pretraining.judge import build_clip, judged_right, known_pictures, train_clip
 from lamp_lightning.toyworld.pretraining.painter import (
     Painter,
     build_painter,
@@ -106,6 +106,8 @@ def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = S
         report |= measure_painter(painter.eval(), vae, clip, tokenizer, out)
     write_models(vae, painter, clip, tokenizer, out)
     out.mkdir(parents=True, exist_ok=True)
+    if (work / "clip").exists():
+        known_pictures(clip, vae, data.pixels(range(min(2048, len(data.scenes)))), check).save(out)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 

@@ -1,0 +1,280 @@
+"""The components of a diffusers pipeline with a video backbone: how they are loaded, saved and shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import (
+    AsymmetricAutoencoderKL,
+    AutoencoderKL,
+    AutoencoderTiny,
+    ConsistencyDecoderVAE,
+    DDIMScheduler,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, StableDiffusionMixin
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
+
+from lamp_lightning.models.backbone import VideoBackbone
+from lamp_lightning.models.base.folder import index_class, not_from_hub, pipeline_class
+from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.base.model import BaseModel
+from lamp_lightning.models.registry import MotionUNet
+from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
+from lamp_lightning.models.unet.inflate import Norm
+from lamp_lightning.models.unet.shared import image_unet
+from lamp_lightning.runtime.errors import UserError
+
+Dtype = torch.dtype | Mapping[str, torch.dtype] | None
+_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+_NO_MATTER = {"low_cpu_mem_usage", "requires_safety_checker", "trust_remote_code", "use_safetensors"}
+_CODE = "pipeline.py"
+_LOADER = '''"""`DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` finds the class here."""
+
+from lamp_lightning import LAMPPipeline  # pip install lamp-lightning
+
+__all__ = ["LAMPPipeline"]
+'''
+
+
+class PipelineComponents(StableDiffusionMixin, DiffusionPipeline):
+    """A pipeline of a base model's components and a video backbone.
+
+    What a diffusers pipeline does (`to`, `save_pretrained`, `from_pipe`, `enable_model_cpu_offload`,
+    `enable_attention_slicing`, `enable_freeu`, another `scheduler`) it does, too.
+
+    Args:
+        vae: the autoencoder; `AutoencoderTiny` is a quick one.
+        text_encoder, tokenizer: of the prompt; None where calls give `prompt_embeds`.
+        unet: a video backbone. An image model's UNet is inflated in a copy that shares its weights: the
+            pipeline that it comes from stays as it is.
+        scheduler: any of diffusers that suits the model.
+        text_encoder_2, tokenizer_2: SDXL's second pair.
+        feature_extractor, image_encoder: of an IP-Adapter.
+        safety_checker: kept for pipelines that are made of this one; it does not look at videos.
+        force_zeros_for_empty_prompt: whether "no prompt" is zeros (SDXL) or an empty text.
+        sampler: what calls do by default, see `diffusion.sampler.Sampler`.
+        requires_safety_checker: kept for pipelines that are made of this one.
+    """
+
+    _optional_components: ClassVar[list[str]] = [
+        "text_encoder_2",
+        "tokenizer_2",
+        "feature_extractor",
+        "image_encoder",
+        "safety_checker",
+    ]
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["safety_checker"]
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    unet: Any
+    scheduler: Any
+    text_encoder_2: Any
+    tokenizer_2: Any
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny | AsymmetricAutoencoderKL | ConsistencyDecoderVAE,
+        text_encoder: CLIPTextModel | CLIPTextModelWithProjection,
+        tokenizer: CLIPTokenizer,
+        unet: MotionUNet | AnimateDiffUNet | UNet2DConditionModel,
+        scheduler: DDIMScheduler,
+        text_encoder_2: CLIPTextModelWithProjection | None = None,
+        tokenizer_2: CLIPTokenizer | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
+        image_encoder: CLIPVisionModelWithProjection | None = None,
+        safety_checker: Any = None,
+        force_zeros_for_empty_prompt: bool = False,
+        sampler: dict[str, Any] | None = None,
+        requires_safety_checker: bool = False,
+    ) -> None:
+        super().__init__()
+        if unet is not None and not isinstance(unet, VideoBackbone):
+            unet = MotionUNet.from_unet(image_unet(unet))
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            text_encoder_2=text_encoder_2,
+            tokenizer_2=tokenizer_2,
+            feature_extractor=feature_extractor,
+            image_encoder=image_encoder,
+            safety_checker=safety_checker,
+        )
+        if unet is not None:
+            self.register_to_config(unet=("lamp_lightning", type(unet).__name__))  # a name that stays
+        self.register_to_config(
+            force_zeros_for_empty_prompt=force_zeros_for_empty_prompt,
+            sampler=dict(sampler or {}),
+            requires_safety_checker=requires_safety_checker,
+        )
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        path_or_id: str | Path,
+        *,
+        norm: Norm | None = None,
+        config: str | Path | None = None,
+        variant: str | None = None,
+        dtype: Dtype = None,
+        torch_dtype: Dtype = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load a saved LAMPPipeline, or a base model whose UNet is then inflated.
+
+        Args:
+            path_or_id: a folder that `save_pretrained` wrote; or a base model: "tiny", a diffusers folder, a
+                hub id, a single-file checkpoint (see `models.load_base_model`).
+            norm: of the inflated UNet, "joint" (default) or "per_frame"; `load_motion` sets its adapter's.
+            config: of a single-file checkpoint.
+            variant: of the weight files, such as "fp16".
+            dtype: of the weights, or one for each component, as `{"unet": torch.float16, "default":
+                torch.float32}`; None: as saved, and float32 for a base model.
+            torch_dtype: diffusers' former name of `dtype`.
+            kwargs: what diffusers' `from_pretrained` takes. For a base model: components that are to take the
+                place of its own (`scheduler=`, `vae=`, `safety_checker=None`), and of the hub `revision`,
+                `local_files_only`, `cache_dir`, `token`, `force_download` and `proxies`.
+
+        Raises:
+            UserError: nothing there that can be loaded, or an argument that nothing here takes.
+        """
+        if dtype is not None and torch_dtype is not None:
+            raise UserError("dtype and torch_dtype are the same: give dtype alone.")
+        dtype = torch_dtype if dtype is None else dtype
+        hub = {name: kwargs[name] for name in _HUB if kwargs.get(name)}
+        if pipeline_class(path_or_id, **_of_download(hub)) == cls.__name__:
+            precision = {} if dtype is None else {"dtype": dtype}
+            return super().from_pretrained(str(path_or_id), variant=variant, **precision, **kwargs)
+        known, _ = cls._get_signature_keys(cls)
+        components = {name: kwargs.pop(name) for name in known if name in kwargs}
+        if unknown := sorted(kwargs.keys() - {*_HUB, *_NO_MATTER}):
+            raise UserError(
+                f"{unknown} cannot be given for the base model {path_or_id}: give components "
+                f"({', '.join(known)}), {', '.join(_HUB)}, dtype, variant, norm or config."
+            )
+        if hub and not Path(path_or_id).expanduser().exists() and str(path_or_id) != "tiny":
+            path_or_id = _downloaded(str(path_or_id), variant, hub, components)
+        of_all = dtype.get("default", torch.float32) if isinstance(dtype, Mapping) else dtype
+        base = load_base_model(
+            path_or_id, config=config, variant=variant, torch_dtype=of_all or torch.float32
+        )
+        pipeline = cls.from_base(base, MotionUNet.from_unet(base.unet, norm or "joint"))
+        for name, component in components.items():
+            setattr(pipeline, name, component)
+        for name, wanted in (dtype if isinstance(dtype, Mapping) else {}).items():
+            if name != "default":
+                getattr(pipeline, name).to(wanted)
+        return pipeline
+
+    @classmethod
+    def from_base(cls, base: BaseModel, unet: VideoBackbone | None = None) -> Self:
+        """A pipeline of a base model's parts.
+
+        Args:
+            base: from `load_base_model`.
+            unet: a video backbone of that base; None: `base.unet`, inflated in place (if it is not yet).
+        """
+        if unet is None:
+            unet = base.unet if isinstance(base.unet, MotionUNet) else MotionUNet.from_unet(base.unet)
+        return cls(
+            base.vae,
+            base.text_encoder,
+            base.tokenizer,
+            unet,
+            base.scheduler,
+            base.text_encoder_2,
+            base.tokenizer_2,
+            force_zeros_for_empty_prompt=base.zeros_for_no_prompt,
+        )
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save all components as diffusers does, and the few lines by which diffusers finds this class.
+
+        `LAMPPipeline.from_pretrained(folder)` loads it, and runs no code of the folder;
+        `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)` does, too.
+        """
+        super().save_pretrained(str(save_directory), *args, **kwargs)
+
+    def save_config(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write `model_index.json`, and `pipeline.py` beside it."""
+        super().save_config(save_directory, *args, **kwargs)
+        (Path(save_directory) / _CODE).write_text(_LOADER)
+
+    def to_json_string(self) -> str:
+        """The text of `model_index.json`: the class is named with the module that imports it."""
+        name = f'"_class_name": "{type(self).__name__}"'
+        return super().to_json_string().replace(name, f'"_class_name": ["pipeline", "{type(self).__name__}"]')
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any) -> dict[str, Any]:
+        """The index, whose class is this one: the module beside it is not looked at."""
+        index = super()._dict_from_json_file(json_file)
+        return {**index, "_class_name": index_class(index)}
+
+    @property
+    def base(self) -> BaseModel:
+        """The pipeline's parts as a BaseModel, for encoding and decoding."""
+        return BaseModel(
+            type(self).__name__,
+            self.vae,
+            self.unet,
+            self.text_encoder,
+            self.tokenizer,
+            self.scheduler,
+            self.text_encoder_2,
+            self.tokenizer_2,
+            self.config.force_zeros_for_empty_prompt,
+        )
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels per latent in each direction."""
+        return self.base.vae_scale_factor
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """Not offered: a motion cannot be loaded into weights that are offloaded one by one."""
+        raise UserError("Use enable_model_cpu_offload(): a motion's layers cannot be offloaded one by one.")
+
+    def enable_vae_slicing(self) -> None:
+        """Decode one frame at a time: less memory."""
+        self.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Decode some frames at a time."""
+        self.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Encode and decode large frames in tiles: less memory, and slight differences where tiles meet."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Encode and decode frames as a whole."""
+        self.vae.disable_tiling()
+
+
+def _of_download(hub: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the hub's options that the download of one file takes."""
+    return {name: value for name, value in hub.items() if name != "proxies"}
+
+
+def _downloaded(name: str, variant: str | None, hub: Mapping[str, Any], components: Mapping[str, Any]) -> str:
+    """The folder of a model of the hub that is fetched as a whole, or already here."""
+    try:
+        return str(DiffusionPipeline.download(name, variant=variant, **hub, **components))
+    except Exception as error:
+        raise not_from_hub(name, error) from error
