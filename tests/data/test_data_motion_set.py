@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_fakes import draw_frames, write_clip, write_set
-from lamp_lightning.data import load_motion_set
+from lamp_lightning.data import MotionSet, load_motion_set
 from lamp_lightning.data.captions import read_captions
 from lamp_lightning.data.decoder import ClipDecoder
 from lamp_lightning.data.fit import crop_box, fit_frame
@@ -76,6 +76,23 @@ def test_different_sizes_are_warned_of(tmp_path, load):
     with pytest.warns(UserWarning, match=r"2 different sizes: 32x32 \(7\), 64x48 \(1\)"):
         motion_set = load()
     assert {clip.frames.shape for clip in motion_set.clips} == {(10, 32, 32, 3)}
+
+
+def test_frame_rates_are_kept_and_mixed_ones_warned_of(tmp_path, load):
+    folder = write_set(tmp_path / "set", 8)
+    assert load().fps == 10
+    write_clip(folder / "clip_3.mp4", fps=25)
+    with pytest.warns(UserWarning, match=r"different frame rates: 10 \(7\), 25 \(1\).* written at 10\."):
+        assert load().fps == 10
+    assert MotionSet("still", []).fps == 8
+
+
+def test_m4v_is_read_and_other_videos_are_named(tmp_path, load):
+    folder = write_set(tmp_path / "set", 8)
+    (folder / "clip_7.mp4").rename(folder / "clip_7.m4v")
+    (folder / "holiday.wmv").touch()
+    with pytest.warns(UserWarning, match=r"holiday\.wmv not read: clips are mp4, m4v"):
+        assert len(load().clips) == 8
 
 
 def test_a_short_clip_says_what_it_lacks(tmp_path, load):

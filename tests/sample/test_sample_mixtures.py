@@ -16,7 +16,7 @@ from lamp_lightning.data.video import read_video
 from lamp_lightning.runtime.config import conf_dir
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.sample.__main__ import main
-from lamp_lightning.sample.motions import find_motions
+from lamp_lightning.sample.motions import find_motions, state_of
 from method_models import motion_unet
 
 
@@ -192,3 +192,25 @@ def test_a_run_without_an_adapter_says_how_to_go_on():
     make_run("runs/rain/c", "rain")
     with pytest.raises(UserError, match=r"has no adapter yet.*lamp_lightning.train resume="):
         find_motions("runs/rain/c:0.5,fly.safetensors")
+
+
+def test_a_finished_tuned_run_is_taken_before_others_and_said(tmp_path, capsys):
+    assert main([]) == 1
+    assert "There is no run in runs yet" in capsys.readouterr().err
+    unet = motion_unet()
+    for name, steps, when in (("done", 5, 1000), ("half", 3, 2000), ("raw", 0, 3000)):
+        unet.save_motion("x.safetensors", motion="rain", steps=steps, norm="joint")
+        make_run(f"runs/rain/{name}", "rain", "x.safetensors", when)
+        if name != "half":
+            RunFolder(Path(f"runs/rain/{name}")).metrics.write_text("{}")
+    found = find_motions("rain").run
+    assert found is not None
+    assert found.path == tmp_path / "runs/rain/done"
+    assert state_of(found) == "5 steps, finished, the best of 3 runs; run=<folder> takes another"
+    found = find_motions("runs/rain/raw").run
+    assert found is not None
+    assert state_of(found).startswith("untuned, finished, one of 3 runs")
+    assert main([]) == 1
+    assert "Give it as motion=<name>. runs has rain (3 runs)." in capsys.readouterr().err
+    assert main(["motion=rainn"]) == 1
+    assert "runs has rain (3 runs)" in capsys.readouterr().err

@@ -13,15 +13,17 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 
 from conftest import write_clips
+from lamp_lightning.data import decode_clip
 from lamp_lightning.data.video import write_mp4
 from lamp_lightning.runtime.command import readable
+from lamp_lightning.sample.motions import find_adapter
 from lamp_lightning.train.__main__ import main
 
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "real_clips"
 
 
 @pytest.mark.skipif(not (REAL_CLIPS / "fire").is_dir(), reason="no real footage at ../shared/real_clips")
-def test_the_packaged_model_is_tuned_on_real_footage(tmp_path):
+def test_the_packaged_model_is_tuned_on_real_footage(tmp_path, capsys):
     run = tmp_path / "run"
     words = ["motion=fire", f"data.root={REAL_CLIPS}", f"hydra.run.dir={run}", "trainer.max_steps=2"]
     words += ["logger=none", "samples.every=null", "samples.final=1", f"data.cache_dir={tmp_path / 'cache'}"]
@@ -33,6 +35,16 @@ def test_the_packaged_model_is_tuned_on_real_footage(tmp_path):
     assert len(list((run / "videos").glob("*.mp4"))) == 1
     with safe_open(run / "adapter.safetensors", "pt") as adapter:
         assert adapter.metadata()["motion"] == "fire"
+        assert json.loads(adapter.metadata()["sampler"])["fps"] == 25  # the clips' own
+    (video,) = (run / "videos").glob("*.mp4")
+    assert decode_clip(video).fps == 25
+    assert find_adapter(run).sampler.fps == 25
+    told = capsys.readouterr()
+    said = "The tiny model was trained on a small drawn world. It does not know 'fire'"
+    assert f"Warning: {said}" in told.err
+    assert f"Note: {said}" in told.out
+    assert "nothing like 8 of 8 clips" in told.out
+    assert "model=sd15" in told.out
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import re
 import tempfile
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from lamp_lightning.data.decoder import ClipDecoder, DecodedFile, DecodeError
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, file_sha256, scratch
 
-CLIP_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
+CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif")
 _FEWEST, _MOST = 8, 16
 
 
@@ -92,7 +94,19 @@ def list_clips(folder: str | Path) -> list[Path]:
         raise UserError(
             f"{folder}: no clip here, found {found}. Put 8-16 clips of one motion into it ({kinds})."
         )
+    others = [file.name for file in files if file not in clips and _is_video(file)]
+    if others:
+        warnings.warn(
+            f"{folder}: {_some(others)} not read: clips are {kinds}. Convert such files (ffmpeg -i "
+            f"{others[0]} new.mp4).",
+            stacklevel=3,
+        )
     return clips
+
+
+def _is_video(file: Path) -> bool:
+    """Whether the name is that of a video, of any kind."""
+    return (mimetypes.guess_type(file.name)[0] or "").startswith("video/")
 
 
 def check_clip(path: Path) -> None:
@@ -181,6 +195,12 @@ class MotionSet:
     def prompts(self) -> list[str]:
         return [clip.prompt for clip in self.clips]
 
+    @property
+    def fps(self) -> float:
+        """Frames per second: the median of the clips' rates, 8 where none of them says its own."""
+        rates = [clip.fps for clip in self.clips if 0 < clip.fps <= 1000]
+        return median(rates) if rates else 8.0
+
 
 def load_motion_set(
     folder: str | Path,
@@ -239,7 +259,9 @@ def load_motion_set(
     _raise(problems)
     _check_lengths(clips, num_frames, frame_stride)
     _warn_of_sizes(Path(folder), clips, size)
-    return MotionSet(motion, clips)
+    found = MotionSet(motion, clips)
+    _warn_of_rates(Path(folder), found)
+    return found
 
 
 def load_clip(
@@ -290,10 +312,23 @@ def _check_lengths(clips: Sequence[Clip], num_frames: int, frame_stride: int) ->
 def _warn_of_sizes(folder: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
     sizes = Counter(clip.source_size for clip in clips if clip.source_size)
     if len(sizes) > 1:
-        counts = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(4))
+        counts = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(_MOST))
+        counts += f" and {len(sizes) - _MOST} more" if len(sizes) > _MOST else ""
         warnings.warn(
             f"{folder}: the clips have {len(sizes)} different sizes: {counts}. Each is cropped at the centre "
             f"and resized to {size[1]}x{size[0]}.",
+            stacklevel=3,
+        )
+
+
+def _warn_of_rates(folder: Path, found: MotionSet) -> None:
+    rates = Counter(f"{clip.fps:.4g}" for clip in found.clips if clip.fps > 0)
+    if len(rates) > 1:
+        counts = ", ".join(f"{rate} ({count})" for rate, count in rates.most_common())
+        warnings.warn(
+            f"{folder}: the clips have different frame rates: {counts} frames per second. Frames are taken "
+            f"as they are, so the same motion is faster in some; videos are written at {found.fps:.4g}. "
+            "For one speed convert them to one rate (ffmpeg -i 1.mp4 -r 25 new.mp4).",
             stacklevel=3,
         )
 

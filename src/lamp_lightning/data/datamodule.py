@@ -24,7 +24,7 @@ class MotionSetDataModule(LightningDataModule):
     """The clips of one motion as an endless stream of training batches.
 
     Args:
-        folder: 8-16 clips (mp4, mov, avi, mkv, webm, gif), or one clip.
+        folder: 8-16 clips (mp4, m4v, mov, avi, mkv, webm, gif), or one clip.
         motion: the motion's name, which is also the prompt (`birds_fly` -> "birds fly").
         num_frames: frames of a training sample.
         frame_stride: take every so many-th frame of a clip.
@@ -142,6 +142,12 @@ class MotionSetDataModule(LightningDataModule):
         """The most likely latents of the first clip, `frame_stride` apart, unscaled, `f c h w`."""
         mean, _ = self._encoded.moments[0][:, :: self.frame_stride].chunk(2)
         return mean.transpose(0, 1)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of a training sample."""
+        assert self.motion_set is not None
+        return self.motion_set.fps / self.frame_stride
 
     @property
     def dataset(self) -> MotionDataset:

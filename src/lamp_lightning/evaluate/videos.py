@@ -214,7 +214,7 @@ class VideoReader:
     def _frames(self, path: Path) -> np.ndarray:
         if path.is_dir():
             return _same_sized(path, [(file.name, read_image(file)) for file in _stills(path)])
-        if path.suffix.lower() not in (*CLIP_SUFFIXES, ".m4v"):
+        if path.suffix.lower() not in CLIP_SUFFIXES:
             return _animation(path)
         return read_clip(self._decoder, path).frames
 

@@ -65,6 +65,12 @@ SchedulerOptions = Annotated[
     BeforeValidator(lambda value: {} if value is None else value),
     Means("options like {timestep_spacing: trailing}, or null"),
 ]
+FramesPerSecond = Annotated[
+    float,
+    Field(gt=0, le=1000),
+    BeforeValidator(lambda value: 8 if value is None else value),
+    Means("a number above 0 and at most 1,000, or null"),
+]
 
 
 def _devices(value: Any) -> Any:
@@ -224,7 +230,9 @@ class SamplerSettings(Settings):
     )
     window: Frames = setting(128, "Frames sampled at once; longer videos go on in windows of so many")
     overlap: Frames = setting(8, "Frames that a window has in common with the one before")
-    fps: Annotated[float, Field(gt=0, le=1000)] = setting(8, "Frames per second of the files")
+    fps: FramesPerSecond = setting(
+        8, "Frames per second of the files; null: as many as the motion's clips have", config=None
+    )
 
 
 class TrainerSettings(Settings):

@@ -16,7 +16,7 @@ from lamp_lightning.runtime.console import quiet, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.schema import check_settings
-from lamp_lightning.sample.motions import HOW, Adapter, find_motions, with_changes
+from lamp_lightning.sample.motions import HOW, Adapter, find_motions, runs_there_are, state_of, with_changes
 
 if TYPE_CHECKING:
     from lamp_lightning.sample.videos import Output
@@ -40,6 +40,8 @@ def sample(cfg: DictConfig) -> None:
     given = [each.partition("=")[0].lstrip("+") for each in HydraConfig.get().overrides.task]
     if given.count("run") > 1:
         raise UserError(f"run= (motion= says the same) is given twice: name several motions by {HOW}.")
+    if cfg.again is None and OmegaConf.is_missing(cfg, "run"):
+        raise UserError(f"The setting run has no value. Give it as motion=<name>. {runs_there_are()}")
     again = None
     if cfg.again is not None:
         from lamp_lightning.sample.record import say_again
@@ -49,6 +51,8 @@ def sample(cfg: DictConfig) -> None:
     adapter = with_changes(find_motions(cfg.run), cfg)
     files = ", ".join(short(each.file) for each in adapter.all)
     print(f"  motion        {adapter.title} ({files})", flush=True)
+    if adapter.run is not None and not adapter.others:
+        print(f"  run           {state_of(adapter.run)}", flush=True)
     where = output(cfg, adapter)
     from lamp_lightning.sample.run import make_videos  # torch and all: seconds, so not before this is right
 

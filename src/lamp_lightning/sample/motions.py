@@ -68,7 +68,8 @@ def find_motions(where: Any) -> Adapter:
     model, painter, and what saves memory. The others only move.
 
     Args:
-        where: a run folder, an adapter file, or the name of a motion (its newest run in `runs`); or several,
+        where: a run folder, an adapter file, or the name of a motion (its best run in `runs`: tuned,
+            finished, the newest); or several,
             as a list or with commas between. Each may have a weight behind a colon, else it is 1.
 
     Raises:
@@ -123,20 +124,64 @@ def _cut(text: str) -> tuple[str, str]:
 
 
 def _located(text: str) -> Path | None:
-    """The run folder or file that a text names, or None: a path, or a motion's name for its newest run."""
+    """The run folder or file that a text names, or None: a path, or a motion's name for its best run."""
     path = Path(text).expanduser()
     if path.is_dir() and not RunFolder(path).config_file.exists():
-        return _newest_run(path) or path
+        return _best_run(path) or path
     if path.exists():
         return path
-    return _newest_run(RUNS / text) if len(path.parts) == 1 else None
+    return _best_run(RUNS / text) if len(path.parts) == 1 else None
 
 
-def _newest_run(folder: Path) -> Path | None:
-    """Of the runs in a folder, the one whose adapter was written last."""
+def _best_run(folder: Path) -> Path | None:
+    """Of the runs in a folder a tuned one, of these a finished one, and of these the newest."""
+    runs = _runs_in(folder)
+    return max(runs, key=_rank).path if runs else None
+
+
+def _runs_in(folder: Path) -> list[RunFolder]:
+    """The runs in a folder that have an adapter."""
     found = map(RunFolder, folder.glob("*"))
-    runs = [run for run in found if run.config_file.exists() and run.adapter.is_file()]
-    return max(runs, key=lambda run: run.adapter.stat().st_mtime).path if runs else None
+    return [run for run in found if run.config_file.exists() and run.adapter.is_file()]
+
+
+def _rank(run: RunFolder) -> tuple[bool, bool, float]:
+    return _steps(run.adapter) != 0, run.metrics.is_file(), run.adapter.stat().st_mtime
+
+
+def _steps(adapter: Path) -> int | None:
+    """The steps that an adapter was tuned for; None where it does not say, or cannot be read."""
+    from lamp_lightning.models.adapter import header_of
+
+    try:
+        return header_of(adapter).steps
+    except UserError:
+        return None
+
+
+def state_of(run: RunFolder) -> str:
+    """What a run is, in words: its steps, whether it is finished, and which of several it is.
+
+    Example:
+        >>> state_of(RunFolder(Path("runs/rain/2026-11-24_10-00-00")))
+        'not finished'
+    """
+    steps, among = _steps(run.adapter), len(_runs_in(run.path.parent))
+    words = [] if steps is None else [f"{steps} steps" if steps else "untuned"]
+    words.append("finished" if run.metrics.is_file() else "not finished")
+    if among > 1:
+        best = _best_run(run.path.parent) == run.path
+        words.append(f"{'the best' if best else 'one'} of {among} runs; run=<folder> takes another")
+    return ", ".join(words)
+
+
+def runs_there_are() -> str:
+    """A sentence that names the motions that have runs, or says how to tune one."""
+    found = {folder.name: _runs_in(folder) for folder in sorted(RUNS.glob("*"))}
+    named = [f"{name} ({len(runs)} run{'s' * (len(runs) != 1)})" for name, runs in found.items() if runs]
+    if not named:
+        return f"There is no run in {RUNS} yet: tune one by python -m lamp_lightning.train motion=waterfall"
+    return f"{RUNS} has {', '.join(named)}."
 
 
 def _shown(where: Any) -> str:
@@ -155,10 +200,11 @@ def find_adapter(where: Any) -> Adapter:
     if not path.exists():
         raise UserError(
             f"run={path} does not exist. Give a run folder (runs/<motion>/<time>), an adapter file, or the "
-            "name of a motion that has runs in runs/."
+            f"name of a motion. {runs_there_are()}"
         )
     if path.is_dir():
         run, cfg = RunFolder.open(path)
+        sampler = Sampler.from_config(cfg)
         if not run.adapter.is_file():
             raise UserError(
                 f"{path} has no adapter yet: the run has not come so far. Go on with it by "
@@ -171,7 +217,7 @@ def find_adapter(where: Any) -> Adapter:
             base=str(model.path),
             motion=str(cfg.motion.name),
             prompt=motion_prompt(cfg),
-            sampler=Sampler.from_config(cfg),
+            sampler=sampler if cfg.sampler.fps is not None else sampler.changed({"fps": _rate(run.adapter)}),
             clip=model.clip,
             base_config=model.get("config"),
             base_variant=model.get("variant"),
@@ -197,6 +243,13 @@ def find_adapter(where: Any) -> Adapter:
         memory=header.memory.model_dump(),
         **{name: getattr(header, name) for name in _SAME_NAMES},
     )
+
+
+def _rate(adapter: Path) -> float:
+    """The clips' frames per second, which the adapter of a run knows."""
+    from lamp_lightning.models.adapter import header_of
+
+    return header_of(adapter).sampler.fps
 
 
 def with_changes(adapter: Adapter, cfg: DictConfig) -> Adapter:

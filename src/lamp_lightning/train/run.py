@@ -143,6 +143,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     with on_device(base.encoders, trainer.strategy.root_device):
         data.prepare(base)
     studio.clip = data.first_clip
+    if cfg.sampler.fps is None and hasattr(data, "fps"):  # a user's own data module may not know
+        studio.sampler = sampler.changed({"fps": data.fps})
     studio.doubts = say_doubts(cfg, data) if is_first_process() else None
     if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
         while_training = cfg.samples.while_training if cfg.samples.every else 0
@@ -244,7 +246,10 @@ def finish(parts: Parts) -> None:
     values: dict[str, float] = {}
     single: list[dict[str, Any]] = []
     if cfg.samples.final:
-        print(f"Generating {cfg.samples.final} videos of held-out prompts ...", flush=True)
+        print(
+            f"Generating {cfg.samples.final} video{'s' * (cfg.samples.final != 1)} of held-out prompts ...",
+            flush=True,
+        )
         begun = time.monotonic()
         videos = studio.generate(cfg.samples.final)
         facts["seconds_per_video"] = (time.monotonic() - begun) / len(videos)
