@@ -38,7 +38,9 @@ def collect(cfg: DictConfig) -> None:
         page = write_report(comparison, out)
         print((out / "table.md").read_text(encoding="utf-8"))
         print(f"  tables        {short(out)}/table.csv, long.csv, table.md, table.tex")
-        print(f"  plots         {short(out / 'plots')}\n  page          {short(page)}")
+        if (out / "plots").is_dir():  # there is nothing to plot of some runs
+            print(f"  plots         {short(out / 'plots')}")
+        print(f"  page          {short(page)}")
         for what, where in report_to(cfg.logger, comparison, out, job_type="collect"):
             print(f"  {what:<14}{where}")
     sys.stdout.flush()

@@ -259,9 +259,9 @@ def load_motion_set(
     _raise(problems)
     _check_lengths(clips, num_frames, frame_stride)
     _warn_of_sizes(Path(folder), clips, size)
-    found = MotionSet(motion, clips)
-    _warn_of_rates(Path(folder), found)
-    return found
+    motion_set = MotionSet(motion, clips)
+    _warn_of_rates(Path(folder), motion_set)
+    return motion_set
 
 
 def load_clip(

@@ -38,6 +38,7 @@ from lamp_lightning.edit.inversion import (
 )
 from lamp_lightning.metrics import flow_correlation
 from lamp_lightning.metrics.metrics_json import write_metrics
+from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.adapter import read_metadata
 from lamp_lightning.runtime.console import is_first_process, print_results, short
 from lamp_lightning.runtime.errors import UserError
@@ -304,7 +305,9 @@ def publish(edited: Edited, folder: Path, studio: Studio) -> None:
         *where_to_look(logger),
         ("more prompts", f'python -m lamp_lightning.edit run={short(run.path)} prompt="..."'),
     ]
-    print_results(f"Edited: {source_prompt!r} -> {prompt!r}", values["edit"], places, note=studio.doubts)
+    print_results(
+        f"Edited: {source_prompt!r} -> {prompt!r}", printed(values["edit"]), places, note=studio.doubts
+    )
 
 
 def measured(

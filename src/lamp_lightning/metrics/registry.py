@@ -192,6 +192,16 @@ _ALL = (
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
 
 
+def printed(values: Mapping[str, float]) -> list[str]:
+    """Lines for the end of a command: each measure with its unit, and an arrow to where better is.
+
+    Example:
+        >>> printed({"clip_score": 31.256})
+        ['  CLIP score ↑                        31.26']
+    """
+    return [f"  {m.label:<34}{m.number(values[m.name]):>7}" for m in measures(values) if m.name in values]
+
+
 def measures(names: Iterable[str], *, truth: bool = False) -> tuple[Measure, ...]:
     """The measures of these names, each once: the package's in their usual order, then others by name.
 

@@ -121,7 +121,8 @@ class Result:
     """One entry on one motion with one seed.
 
     `metrics` are means over the scenes; `minutes` are those of tuning; `over_frames` has the value of a
-    metric at each frame (mean over the scenes). References need no seed.
+    metric at each frame (mean over the scenes). References need no seed. `steps` are those of tuning, 0 of an
+    untuned model, and `count` is how many videos were measured, where they are known.
 
     Example:
         >>> result = Result("ours", "rain", seed=0, metrics={"clip_score": 31.0}, minutes=4.5)
@@ -138,6 +139,8 @@ class Result:
     minutes: float | None = None
     seconds_per_video: float | None = None
     over_frames: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    steps: int | None = None
+    count: int | None = None
 
     def value(self, name: str) -> float | None:
         """A metric's mean, or one of the `COSTS`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.metrics.metrics_json import RunMetrics, read_judged, read_metrics
 from lamp_lightning.metrics.registry import measures
+from lamp_lightning.models.adapter import header_of
 from lamp_lightning.report.comparison import (
     Comparison,
     Entry,
@@ -45,6 +47,7 @@ class Run:
     started: str
     settings: dict[str, str]
     result: Result
+    fps: float = 8
 
     def entry(self, columns: dict[str, str]) -> Entry:
         """The entry of runs with these settings; `columns` are the settings' full names by heading."""
@@ -136,6 +139,7 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
         deciding=tuple(name for name in DECIDING if name in names),
         moves_by="motion_amount" if "motion_amount" in names else None,
         left_out=tuple(left_out),
+        fps=Counter(run.fps for run in chosen).most_common(1)[0][0],
     )
 
 
@@ -162,12 +166,21 @@ def _read(folder: Path, videos: int) -> Run | str:
         metrics = {name: value for name, value in metrics.items() if name not in _FACTS}
         made = _videos(run, found, metrics)[:videos]
         motion, seed = settings["motion.name"], int(settings.get("seed", 0))
-        result = Result("", motion, seed, metrics, made, found.minutes, seconds)
-        return Run(folder, str(run.info.get("started", "")), settings, result)
+        steps = int(found.numbers["steps"]) if "steps" in found.numbers else None
+        count = len(found.videos) or None
+        result = Result("", motion, seed, metrics, made, found.minutes, seconds, steps=steps, count=count)
+        return Run(folder, str(run.info.get("started", "")), settings, result, _rate(run, settings))
     except UserError as error:
         return str(error)
     except (OSError, ValueError, KeyError, TypeError) as error:  # of its config
         return f"{short(folder)} is broken: {type(error).__name__}: {error}."
+
+
+def _rate(run: RunFolder, settings: dict[str, str]) -> float:
+    """Frames per second of a run's videos: of its config, else of its adapter."""
+    if (said := settings.get("sampler.fps", "null")) != "null":
+        return float(said)
+    return header_of(run.adapter).sampler.fps if run.adapter.is_file() else 8.0
 
 
 def _videos(run: RunFolder, metrics: RunMetrics, names: Container[str]) -> tuple[SceneVideo, ...]:

@@ -17,6 +17,7 @@ from lamp_lightning.report.statistics import (
     summary,
 )
 
+ENOUGH = 4  # videos of a run, before its means are held against another's
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
 
 
@@ -54,6 +55,8 @@ def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
         return "There are no two methods here that could be compared."
     if c.ours is not None and all(entry.kind == "ablation" for entry in c.methods if entry != c.ours):
         return _headline_of_parts(c, measures[0])
+    if missing := _missing(c):
+        return f"Too little is there to say which is best: {'; '.join(missing)}."
     leaders = {measure.name: _leader(c, measure) for measure in measures}
     winners = {entry.name for entry in leaders.values()}
     if len(winners) == 1:
@@ -71,6 +74,18 @@ def _headline(c: Comparison, measures: Sequence[Measure]) -> str:
         led.setdefault(leaders[measure.name].label, []).append(measure.words)
     parts = [f"{label} leads on {joined(titles)}" for label, titles in led.items()]
     return "No method is best at everything: " + joined(parts) + "."
+
+
+def _missing(c: Comparison) -> list[str]:
+    """What runs lack before one of them can be called best: tuning, and enough videos."""
+    words = []
+    if c.results and all(result.steps == 0 for result in c.results):
+        words.append("none of the runs is tuned (trainer.max_steps= of more than 0)")
+    fewest = min((result.count for result in c.results if result.count is not None), default=ENOUGH)
+    if fewest < ENOUGH:
+        videos = f"{fewest} video{'s' * (fewest != 1)}"
+        words.append(f"some have {videos} only (at least {ENOUGH} are needed: samples.final={ENOUGH})")
+    return words
 
 
 def _headline_of_parts(c: Comparison, measure: Measure) -> str:
@@ -190,6 +205,7 @@ def _limits(c: Comparison, measures: Sequence[Measure]) -> list[str]:
         worse = [entry.label for points, entry in ranking(c, measure) if points < line]
         if worse:
             said.append(f"Worse than standing still on {measure.words}: {', '.join(worse)}.")
+    said += _of_motion_alone(c)
     partial = [e.label for e in c.methods for m in measures if (s := summary(c, e, m)) and not s.complete]
     if partial:
         said.append(f"Not ranked, since motions are missing: {', '.join(dict.fromkeys(partial))}.")
@@ -199,6 +215,24 @@ def _limits(c: Comparison, measures: Sequence[Measure]) -> list[str]:
     if len(c.seeds) < 2:
         said.append("Each method ran with one seed, so nothing tells how much of a lead is luck.")
     return said + [f"Left out: {text}" for text in c.left_out]
+
+
+def _of_motion_alone(c: Comparison) -> list[str]:
+    """What to make of the most motion fidelity, where another than ours has it."""
+    by_name = {measure.name: measure for measure in c.measures}
+    measure, ours = by_name.get("motion_fidelity"), c.ours
+    if measure is None or ours is None or not ranking(c, measure) or (best_ := _leader(c, measure)) == ours:
+        return []
+    pairs = [
+        f"{m.words} {_value(c, best_, m)} ({ours.label} {_value(c, ours, m)})"
+        for m in (by_name.get(name) for name in ("clip_score", "first_frame_fidelity"))
+        if m is not None
+    ]
+    beside = f" Read it beside {joined(pairs)}." if pairs else ""
+    return [
+        f"{best_.label} leads on motion fidelity, which looks at motion alone: a method that repeats its "
+        f"training clips has the most of it, whatever picture and prompt ask for.{beside}"
+    ]
 
 
 def check(c: Comparison, claim: Claim) -> CheckedClaim | None:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def short(path: Path) -> str:
 
 def print_results(
     title: str,
-    values: Mapping[str, float],
+    figures: Iterable[str],
     places: Iterable[tuple[str, str | Path]],
     note: str | None = None,
 ) -> None:
@@ -70,8 +70,8 @@ def print_results(
     print(f"\n{title}")
     if note:
         print(f"Note: {note}")
-    for name, value in values.items():
-        print(f"  {name.replace('_', ' '):<32}{value:.4f}")
+    for line in figures:
+        print(line)
     for name, place in places:
         print(f"  {name:<14}{short(place) if isinstance(place, Path) else place}")
     sys.stdout.flush()

@@ -13,6 +13,7 @@ import torch
 
 from lamp_lightning.data.sheet import draw_wall, shrunk, wall_cell
 from lamp_lightning.data.video import contact_sheet, place, read_video, safe_name, write_as
+from lamp_lightning.metrics.registry import printed
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import versions, write_json
@@ -140,8 +141,8 @@ class Gallery:
                 kind = next(kind for kind in ("png", "mp4", "webp", "gif") if kind in record["formats"])
                 self._keep(replace(video, frames=read_video(place(kind, self.output.folder, video.name))))
         videos = list(self.videos.values())
-        for what, value in _means([record.get("measured", {}) for record in records]).items():
-            print(f"  {what.replace('_', ' '):<32}{value:.4f}")
+        for line in printed(_means([record.get("measured", {}) for record in records])):
+            print(line)
         title = videos[0].name
         if len(videos) > 1:
             title = f"{self.output.stem}_all" if self.output.stem else f"{title}_and_{len(videos) - 1}_more"

@@ -20,10 +20,18 @@ from lamp_lightning.data.motions import draw_toy_clips, motion_prompt, sample_pr
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.metrics.familiar import ELSE, REAL, doubts
 from lamp_lightning.metrics.metrics_json import write_metrics
+from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import on_device
 from lamp_lightning.models.registry import Variant, inflated
-from lamp_lightning.runtime.console import is_first_process, print_results, quiet_libraries, short, threads
+from lamp_lightning.runtime.console import (
+    counted,
+    is_first_process,
+    print_results,
+    quiet_libraries,
+    short,
+    threads,
+)
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import hardware
 from lamp_lightning.runtime.loggers import close, log_adapter, summarise, where_to_look
@@ -246,10 +254,7 @@ def finish(parts: Parts) -> None:
     values: dict[str, float] = {}
     single: list[dict[str, Any]] = []
     if cfg.samples.final:
-        print(
-            f"Generating {cfg.samples.final} video{'s' * (cfg.samples.final != 1)} of held-out prompts ...",
-            flush=True,
-        )
+        print(f"Generating {counted(cfg.samples.final, 'video')} of held-out prompts ...", flush=True)
         begun = time.monotonic()
         videos = studio.generate(cfg.samples.final)
         facts["seconds_per_video"] = (time.monotonic() - begun) / len(videos)
@@ -265,4 +270,4 @@ def finish(parts: Parts) -> None:
         ("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'),
     ]
     title = f"The motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}."
-    print_results(title, values, places, note=studio.doubts)
+    print_results(title, printed(values), places, note=studio.doubts)
