@@ -356,3 +356,31 @@ def test_wandb_gets_the_videos_side_by_side(known: Comparison, tmp_path: Path) -
     assert np.abs(read_video(rows[0][ours]._path) - larger).mean() < 4  # H.264 loses a little
     assert np.abs(read_video(rows[0][truth]._path) - larger).mean() > 8
     assert rows[0][truth]._path == rows[1][truth]._path  # the truth has no seed
+
+
+def test_nothing_is_best_of_untuned_runs_or_too_few_videos(known: Comparison) -> None:
+    def with_facts(**facts: int) -> str:
+        return verdict(replace(known, results=tuple(replace(r, **facts) for r in known.results))).headline
+
+    assert with_facts(steps=360, count=4).startswith("LAMP_1 & co is best")
+    assert with_facts(steps=0, count=1) == (
+        "Too little is there to say which is best: none of the runs is tuned (trainer.max_steps= of more "
+        "than 0); some have 1 video only (at least 4 are needed: samples.final=4)."
+    )
+    assert "some have 2 videos only" in with_facts(count=2)
+
+
+def test_the_most_motion_fidelity_is_put_beside_what_it_costs() -> None:
+    entries = (Entry("ours", "LAMP", kind="ours"), Entry("one", "1 clip", kind="ablation"))
+    results = tuple(
+        Result(entry, "rain", seed, {"motion_fidelity": fidelity, "clip_score": score})
+        for entry, fidelity, score in (("ours", 0.66, 49.0), ("one", 0.71, 47.0))
+        for seed in (0, 1)
+    )
+    columns = measures(["motion_fidelity", "clip_score"])
+    said = verdict(Comparison("Parts", "What?", columns, entries, ("rain",), results)).limits
+    assert (
+        "1 clip leads on motion fidelity, which looks at motion alone: a method that repeats its training "
+        "clips has the most of it, whatever picture and prompt ask for. Read it beside CLIP score "
+        "47.00 ± 0.00 (LAMP 49.00 ± 0.00)."
+    ) in said

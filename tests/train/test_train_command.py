@@ -256,3 +256,14 @@ def test_a_diverged_run_keeps_its_last_good_checkpoint(plain, tmp_path, capsys, 
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in saved["state_dict"].values())
+
+
+def test_a_failed_start_leaves_no_folder(plain, tmp_path, capsys):
+    assert main(["motion=rain", "trainer.max_steps=-1"]) == 1
+    (tmp_path / "tea").mkdir()
+    assert main([*plain, "data.folder=tea"]) == 1
+    assert "no clip here" in capsys.readouterr().err
+    assert list(tmp_path.glob("runs/*")) == []
+    assert main(["-m", *plain, "data.folder=tea", "sampler.shared_noise=0,0.5"]) == 1
+    (sweep,) = (tmp_path / "multirun").iterdir()
+    assert [path.name for path in sweep.iterdir() if path.is_dir()] == []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +26,7 @@ from lamp_lightning.runtime.config import (
     options,
 )
 from lamp_lightning.runtime.errors import UserError, is_out_of_memory, with_causes
-from lamp_lightning.runtime.files import is_full, no_space
+from lamp_lightning.runtime.files import is_full, no_space, remove_empty
 from lamp_lightning.runtime.help import help_of
 from lamp_lightning.runtime.locks import release_kept
 from lamp_lightning.runtime.names import is_unicode
@@ -55,6 +56,8 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
 
     def job(cfg: DictConfig) -> None:
         status = run_plainly(lambda: task(cfg))
+        if status:  # Hydra has made a folder for it, which may be empty still
+            remove_empty(Path(HydraConfig.get().runtime.output_dir))
         if status > 128:  # stopped by a signal: the sweep ends here
             raise SystemExit(status)
         if status and os.getpid() != here:  # a launcher's worker: an exception finds its way back
@@ -157,7 +160,9 @@ def shell_overrides(argv: Sequence[str]) -> list[str]:
         name = folder_name(Path(given["data.folder"][1].strip("'")).absolute().name)
         if sweep and "," in given["data.folder"][1]:
             name = OWN_FOLDER
-        argv += [f"motion={name}"] if name in options("motion") else ["motion=custom", f"motion.name={name}"]
+        own = [f"motion={name}"] if name in options("motion") else ["motion=custom", f"motion.name={name}"]
+        i = given["data.folder"][0]  # beside it: words before and after an -m cannot be read
+        argv[i:i] = own
     return argv
 
 

@@ -231,6 +231,14 @@ def check_links(home: Path) -> None:
             inside(Path(place, name), home)
 
 
+def remove_empty(folder: Path) -> None:
+    """Remove a folder, and the one above it, where they are empty; never one that the process is in."""
+    for each in (folder.absolute(), folder.absolute().parent):
+        if not Path.cwd().is_relative_to(each):
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
 def remove_dead(folder: Path, inside: Sequence[str] = (), *, owned: bool = False) -> None:
     """Remove the temporary files and folders of processes that are no more.
 

@@ -24,6 +24,7 @@ from lamp_lightning.runtime.files import (
     explained,
     numbered,
     remove_dead,
+    remove_empty,
     write_atomic,
     write_json,
     write_text,
@@ -172,6 +173,14 @@ class RunFolder:
             check_links(self.path)
             remove_dead(self.path, WRITTEN, owned=True)
             yield
+
+    def forget(self) -> None:
+        """Remove a run that failed before anything came of it: it is no more than its config."""
+        own = {self.config_file, self.info_file, in_folder(self.path)}
+        if set(self.path.iterdir()) <= own:
+            for file in own:
+                file.unlink(missing_ok=True)
+            remove_empty(self.path)
 
     def tidy_up(self) -> None:
         """Remove what a process left that was killed at the very end of its work; else change nothing."""

@@ -17,10 +17,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from pydantic import Field
 
 from lamp_lightning.runtime.command_settings import Train
-from lamp_lightning.runtime.config import OWN_FOLDER
+from lamp_lightning.runtime.config import OWN_FOLDER, folder_name
 from lamp_lightning.runtime.console import is_first_process
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import numbered
+from lamp_lightning.runtime.files import numbered, remove_empty
 from lamp_lightning.runtime.locks import Busy, hold, in_folder, keep
 from lamp_lightning.runtime.reading import Schema, checked, read_yaml
 from lamp_lightning.runtime.run_config import TARGETS, check_targets
@@ -37,6 +37,11 @@ FREE_HERE = ("data.cache_dir", "trainer.precision", "model.dtype")  # likewise, 
 
 def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] | None:
     """What an earlier call of the sweep began in a job's folder. UserError where it has other settings."""
+    number, _, name = folder.name.partition("-")
+    former = folder.with_name(f"{number}-{folder_name(name)}")  # names were cut earlier in version 0.1
+    if former != folder and RunFolder(former).config_file.exists():
+        remove_empty(folder)
+        folder = former
     if not RunFolder(folder).config_file.exists():
         return None
     run, before = RunFolder.open(folder)

@@ -112,12 +112,20 @@ def new_run(cfg: DictConfig) -> Iterator[RunFolder]:
         yield RunFolder.open(folder)[0]
         return
     group, or_next = (None, not is_named(job, "hydra.run.dir")) if sweep is None else (sweep.name, False)
-    with RunFolder.begun(folder, cfg, group, or_next=or_next) as run:
-        if run.path != folder.absolute():
-            print(f"{short(folder)} belongs to another run: this one is in {short(run.path)}.", flush=True)
-            with read_write(job), open_dict(job):  # from there the other processes are told
-                job.run.dir = job.runtime.output_dir = str(run.path)
-        yield run
+    run = None
+    try:
+        with RunFolder.begun(folder, cfg, group, or_next=or_next) as run:
+            if run.path != folder.absolute():
+                print(
+                    f"{short(folder)} belongs to another run: this one is in {short(run.path)}.", flush=True
+                )
+                with read_write(job), open_dict(job):  # from there the other processes are told
+                    job.run.dir = job.runtime.output_dir = str(run.path)
+            yield run
+    except Exception as error:
+        if run is not None and not isinstance(error, Stopped):
+            run.forget()
+        raise
 
 
 def sweep_folder() -> Path | None:
