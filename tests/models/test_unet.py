@@ -373,17 +373,6 @@ def test_switching_off_what_is_not_on_keeps_the_attention():
         assert torch.equal(unet(video(), 9, text()), before)
 
 
-def test_lora_layers_are_refused_before_and_after_inflation():
-    unet = motion_unet()
-    for add in (unet.add_adapter, unet.load_lora_adapter):
-        with pytest.raises(UserError, match="fuse_lora"):
-            add({})
-    images = image_unet()
-    images.peft_config = {"default": {}}  # as peft marks a model with LoRA layers
-    with pytest.raises(UserError, match="fuse_lora"):
-        MotionUNet.from_unet(images)
-
-
 def test_freeu_and_feed_forward_in_chunks_work_on_clips():
     unet = motion_unet()
     with torch.no_grad():

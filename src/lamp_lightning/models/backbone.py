@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.unets.unet_motion_model import UNetMotionOutput
 from torch import Tensor, nn
 
 from lamp_lightning.models.adapter import (
@@ -21,6 +22,7 @@ from lamp_lightning.models.adapter import (
     same_weights,
     write_adapter,
 )
+from lamp_lightning.models.lora import own_name, without_lora
 from lamp_lightning.models.variant import LAMP_SETS, Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
@@ -60,7 +62,9 @@ class VideoBackbone(ABC, nn.Module):
         sample: Tensor,
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
+        added_cond_kwargs: dict[str, Any] | None = None,
+        *,
+        return_dict: bool | None = None,
     ) -> Any:
         """Denoise clips.
 
@@ -68,7 +72,10 @@ class VideoBackbone(ABC, nn.Module):
             sample: `b c f h w`, frame 0 being the clean first frame where the variant has one.
             timestep: one for all clips, or one per clip `(b,)`.
             encoder_hidden_states: text embeddings, one prompt per clip, `b l d`.
-            added_cond_kwargs: further conditions, one row per clip (`text_embeds`, `time_ids` of SDXL).
+            added_cond_kwargs: further conditions, one row per clip (`text_embeds` and `time_ids` of SDXL,
+                `image_embeds` of an IP-Adapter).
+            return_dict: None: the prediction itself, a tensor, which is not diffusers' default. True:
+                diffusers' output with `.sample`. False: a tuple of one.
 
         Returns:
             The prediction for every frame, `b c f h w`. Loss and sampler do not look at a given frame's.
@@ -128,11 +135,16 @@ class VideoBackbone(ABC, nn.Module):
 
     # -- what is tuned ---------------------------------------------------------------------------------------
 
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """The backbone's parameters by name, as if no LoRA and no IP-Adapter were loaded into it."""
+        named = ((own_name(name), parameter) for name, parameter in self.named_parameters())
+        return {name: parameter for name, parameter in named if name is not None}
+
     def names_of(self, sets: Iterable[str]) -> list[str]:
         """Names of the parameters in these sets (`Variant.sets`), sorted."""
         patterns = "|".join(re.escape(name) for name in sets)
         found = re.compile(rf"(^|\.)({patterns})\." if patterns else "$^")
-        return sorted(name for name, _ in self.named_parameters() if found.search(name))
+        return sorted(name for name in self.own_parameters() if found.search(name))
 
     def trainable_names(self) -> list[str]:
         """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints."""
@@ -140,7 +152,7 @@ class VideoBackbone(ABC, nn.Module):
 
     def tuned_parameters(self) -> list[nn.Parameter]:
         """The parameters that are tuned, in the order of `trainable_names()`."""
-        parameters = dict(self.named_parameters())
+        parameters = self.own_parameters()
         return [parameters[name] for name in self.trainable_names()]
 
     def require_gradients(self) -> None:
@@ -151,6 +163,7 @@ class VideoBackbone(ABC, nn.Module):
 
     # -- motions ---------------------------------------------------------------------------------------------
 
+    @without_lora
     def save_motion(self, file: str | Path, *, inverted_clip: Tensor | None = None, **metadata: Any) -> None:
         """Write the tuned parameters as a motion adapter.
 
@@ -172,6 +185,7 @@ class VideoBackbone(ABC, nn.Module):
         tensors = {name: parameter.detach() for name, parameter in tuned}
         write_adapter(Path(file), tensors, metadata | own, inverted_clip)
 
+    @without_lora
     def load_motion(self, file: str | Path, *, check_base: bool = True) -> dict[str, str]:
         """Take a motion adapter's parameters, variant and norm; what it did not tune is as before tuning.
 
@@ -194,6 +208,7 @@ class VideoBackbone(ABC, nn.Module):
         self.set_norm(adapter.header.norm)
         return adapter.metadata
 
+    @without_lora
     def set_motions(
         self, motions: Mapping[str | Path, float], *, check_base: bool = True
     ) -> list[dict[str, str]]:
@@ -224,12 +239,13 @@ class VideoBackbone(ABC, nn.Module):
         self.remember_untuned(header.variant)
         self.set_variant(header.variant)
         self.put_tuned({})
-        untuned = {name: tensor for name, tensor in self.named_parameters() if name in self.untuned()}
+        untuned = {name: tensor for name, tensor in self.own_parameters().items() if name in self.untuned()}
         weighted = zip(motions.values(), adapters, strict=True)
         self.mix([(float(weight), {**untuned, **adapter.tensors}) for weight, adapter in weighted])
         self.set_norm(header.norm)
         return [adapter.metadata for adapter in adapters]
 
+    @without_lora
     def unload_motion(self) -> None:
         """Be what it was before the first `load_motion` or `set_motions`, to the bit."""
         if self._before_motions is None:
@@ -243,7 +259,7 @@ class VideoBackbone(ABC, nn.Module):
     def remember_untuned(self, variant: Variant) -> None:
         """Keep what a motion of `variant` changes as it is before the first such motion, on the CPU."""
         norm, own, kept = self._before_motions or (self.norm, self.variant, {})
-        parameters = dict(self.named_parameters())
+        parameters = self.own_parameters()
         for name in self.names_of((*Variant(kind=own.kind).sets, *variant.sets)):
             if name not in kept:
                 p = parameters[name].detach()
@@ -256,12 +272,13 @@ class VideoBackbone(ABC, nn.Module):
 
     def put_tuned(self, tensors: Mapping[str, Tensor]) -> None:
         """Take a motion's parameters, and for those that it did not tune the untuned ones, as remembered."""
-        parameters = dict(self.named_parameters())
+        parameters = self.own_parameters()
         with torch.no_grad():
             for name, before in self.untuned().items():
                 tensor = tensors.get(name, before)
                 parameters[name].zero_() if tensor is None else parameters[name].copy_(tensor)
 
+    @without_lora
     def fingerprint(self, variant: Variant | None = None, tensors: int = 32) -> list[float]:
         """Two weights of each of some frozen tensors, by which the base model is known in any precision.
 
@@ -269,7 +286,7 @@ class VideoBackbone(ABC, nn.Module):
         """
         tuned = set(self.names_of((*LAMP_SETS, *(variant or self.variant).sets)))
         untuned = self.untuned()  # what a motion that is loaded now has changed, as it was before
-        frozen = [(n, p) for n, p in sorted(self.named_parameters()) if n not in tuned and p.ndim >= 2]
+        frozen = [(n, p) for n, p in sorted(self.own_parameters().items()) if n not in tuned and p.ndim >= 2]
         values: list[float] = []
         for name, parameter in frozen[:: max(1, len(frozen) // tensors)]:
             before = untuned.get(name)
@@ -286,7 +303,7 @@ class VideoBackbone(ABC, nn.Module):
                 f"{file} has motion layers of the kind {header.variant.kind!r}, and this UNet those of "
                 f"{self.variant.kind!r}. LAMPPipeline.from_motion({str(file)!r}) loads the right one."
             )
-        parameters = dict(self.named_parameters())
+        parameters = self.own_parameters()
         shapes = {name: tuple(parameters[name].shape) for name in self.names_of(header.variant.sets)}
         adapter = read_adapter(file, shapes, channels=int(self.config["in_channels"]))
         if check_base and not same_weights(self.fingerprint(header.variant), header.base_fingerprint):
@@ -295,3 +312,10 @@ class VideoBackbone(ABC, nn.Module):
                 f"{header.base_model or 'unknown'!r}. Load that one (check_base=False tries anyway)."
             )
         return adapter
+
+
+def as_output(prediction: Tensor, return_dict: bool | None) -> Any:
+    """A prediction as `VideoBackbone.forward` is asked to return it."""
+    if return_dict is None:
+        return prediction
+    return UNetMotionOutput(sample=prediction) if return_dict else (prediction,)

@@ -33,6 +33,7 @@ from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.unet.shared import image_unet
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.sample.loaders import Loaders
 
 Dtype = torch.dtype | Mapping[str, torch.dtype] | None
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
@@ -46,7 +47,7 @@ __all__ = ["LAMPPipeline"]
 '''
 
 
-class PipelineComponents(StableDiffusionMixin, DiffusionPipeline):
+class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
     """A pipeline of a base model's components and a video backbone.
 
     What a diffusers pipeline does (`to`, `save_pretrained`, `from_pipe`, `enable_model_cpu_offload`,

@@ -88,6 +88,8 @@ class LAMPPipeline(SteppingPipeline):
         negative_prompt_embeds: Tensor | None = None,
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: list[Tensor] | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         cross_attention_kwargs: dict[str, Any] | None = None,
@@ -125,6 +127,8 @@ class LAMPPipeline(SteppingPipeline):
             prompt_embeds, negative_prompt_embeds: text embeddings `b l d` instead of texts, such as
                 `encode_prompt` gives.
             pooled_prompt_embeds, negative_pooled_prompt_embeds: SDXL's pooled embeddings `b p` with them.
+            ip_adapter_image, ip_adapter_image_embeds: what the loaded IP-Adapters are to look at, a picture
+                or its embeddings for each, as in diffusers.
             output_type: "np", "pt", "pil" or "latent", see `LAMPOutput`.
             return_dict: False returns a tuple.
             cross_attention_kwargs: what diffusers' attention takes, as `{"scale": 0.5}` of LoRA layers.
@@ -189,6 +193,7 @@ class LAMPPipeline(SteppingPipeline):
         self._guidance_scale, self._guidance_rescale = sampler.guidance_scale, sampler.guidance_rescale
         self._clip_skip, self._cross_attention_kwargs = clip_skip, cross_attention_kwargs
         self._interrupt, self._num_timesteps = False, count_steps(sampler, frames)
+        self._pictures = self._picture_embeds(ip_adapter_image, ip_adapter_image_embeds, clips)
         self._told = self._conditions(prompts, sampler.guidance_scale, size)
         video, known = None, KnownFrames.none()
         if first_frame is not None:
@@ -242,6 +247,7 @@ class LAMPPipeline(SteppingPipeline):
         generators = find_generators(generator, seed, prompts.count)
         settings = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         self._interrupt, self._cross_attention_kwargs = False, None
+        self._pictures = self._picture_embeds(None, None, prompts.count)
         painted = self._painted(prompts, size, generators, for_image(Sampler().changed(settings)))
         images = decode(self.base, painted, False)
         self.maybe_free_model_hooks()

@@ -78,6 +78,7 @@ class SteppingPipeline(PromptedPipeline):
         """A model under its conditions and guidance, which can be interrupted."""
         if self._cross_attention_kwargs:
             model = partial(model, cross_attention_kwargs=dict(self._cross_attention_kwargs))
+        model = self._seeing(model)
         predict = with_guidance(model, told, scale=scale or 1.0, rescale=rescale)
         return lambda *arguments: None if self._interrupt else predict(*arguments)
 

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin
 
 from lamp_lightning.diffusion.conditions import Conditions
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Any:
-    """Token ids and attention mask, `n l`; prompts are cut at the encoder's length, as in diffusers."""
+    """Token ids and attention mask, `n l`; prompts are cut at the encoder's length, as in diffusers.
+
+    A word of a textual inversion (Gal et al. 2022) that has several vectors stands for all of them.
+    """
     return tokenizer(
-        list(prompts),
+        TextualInversionLoaderMixin().maybe_convert_prompt(list(prompts), tokenizer),
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,

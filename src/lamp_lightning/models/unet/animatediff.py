@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers import MotionAdapter, UNetMotionModel
@@ -16,7 +16,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor, nn
 
-from lamp_lightning.models.backbone import VideoBackbone
+from lamp_lightning.models.backbone import VideoBackbone, as_output
+from lamp_lightning.models.lora import LoraLayers, refuse_loaded
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
@@ -35,8 +36,10 @@ class MotionModule(AnimateDiffTransformer3D):
         return super().forward(hidden_states, *args, **kwargs) if self.motion else hidden_states
 
 
-class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
+class AnimateDiffUNet(LoraLayers, UNetMotionModel, VideoBackbone):
     """diffusers' `UNetMotionModel` as a backbone, of which the motion modules are tuned; see `from_unet`."""
+
+    _repeated_blocks: ClassVar[list[str]] = ["BasicTransformerBlock"]  # for `compile_repeated_blocks`
 
     @classmethod
     def from_unet(
@@ -53,6 +56,7 @@ class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
             UserError: another norm, or a UNet that diffusers' motion UNet cannot be made from.
         """
         _check_norm(norm)
+        refuse_loaded(unet, "inflated")
         config = unet.config
         try:
             adapter = MotionAdapter(
@@ -86,8 +90,11 @@ class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
         sample: Tensor,
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
-    ) -> Tensor:
+        added_cond_kwargs: dict[str, Any] | None = None,
+        *,
+        return_dict: bool | None = None,
+        **kwargs: Any,  # what `UNetMotionModel` takes further, such as a ControlNet's residuals
+    ) -> Any:
         frames = sample.shape[2]
         if frames > self.config.motion_max_seq_length:
             raise UserError(
@@ -95,14 +102,16 @@ class AnimateDiffUNet(UNetMotionModel, VideoBackbone):
                 "frames are asked for: longer videos go on in windows, "
                 f"sampler.window={self.config.motion_max_seq_length}."
             )
-        return UNetMotionModel.forward(
+        prediction = UNetMotionModel.forward(
             self,
             sample,
             torch.as_tensor(timestep, device=sample.device),
             encoder_hidden_states.repeat_interleave(frames, dim=0),
             added_cond_kwargs=added_cond_kwargs,
             return_dict=False,
+            **kwargs,
         )[0]
+        return as_output(prediction, return_dict)
 
     @property
     def norm(self) -> Norm:

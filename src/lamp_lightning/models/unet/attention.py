@@ -29,8 +29,8 @@ class ClipAttention:
     Shapes: `(b f) n c` (and text `b l d`) -> `(b f) n c`.
     """
 
-    def __init__(self, clip: ClipShape) -> None:
-        self.clip = clip
+    def __init__(self, clip: ClipShape | None = None) -> None:
+        self.clip = clip or ClipShape()  # None: of the layer that takes it, as diffusers makes another
 
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any

@@ -8,9 +8,40 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from diffusers.models.attention_processor import Attention
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0, IPAdapterAttnProcessor2_0
+from torch import Tensor
 
 from lamp_lightning.runtime.errors import UserError
+
+
+class ImagePromptAttention(IPAdapterAttnProcessor2_0):
+    """Attention to a clip's prompt and to the pictures of IP-Adapters (Ye et al. 2023), as diffusers' own.
+
+    The frames of a clip form one long query, so that text and pictures are projected once for each clip.
+    Not constructed: `FixedAttention.set_processor` turns diffusers' processor into one.
+
+    Shapes: `(b f) n c`, text `b l d` and pictures `b k t d` for each adapter -> `(b f) n c`.
+    """
+
+    clip: Any
+    text_only: Any  # the processor in whose place it stands
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Any = None,
+        ip_adapter_masks: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        frames = self.clip.frames
+        if ip_adapter_masks is not None:  # of the places of a frame
+            text, pictures = encoder_hidden_states
+            each = [x.repeat_interleave(frames, dim=0) for x in (text, *pictures)]
+            kwargs["ip_adapter_masks"] = ip_adapter_masks
+            return super().__call__(attn, hidden_states, (each[0], each[1:]), **kwargs)
+        queries = hidden_states.unflatten(0, (-1, frames)).flatten(1, 2)
+        return super().__call__(attn, queries, encoder_hidden_states, **kwargs).reshape(hidden_states.shape)
 
 
 class FixedAttention(Attention):
@@ -25,9 +56,21 @@ class FixedAttention(Attention):
         attention.__class__ = FixedAttention
 
     def set_processor(self, processor: Any) -> None:
-        """Take a processor of the same kind; UserError for another."""
-        if type(processor) is not type(self.processor):
+        """Take a processor of the same kind only, or an IP-Adapter's, or end that one.
+
+        Raises:
+            UserError: a processor of another kind; whatever of diffusers wanted to set it is refused.
+        """
+        own = self.processor
+        if isinstance(processor, IPAdapterAttnProcessor2_0):
+            processor.__class__ = ImagePromptAttention
+            processor.text_only = getattr(own, "text_only", own)
+        elif isinstance(own, ImagePromptAttention) and isinstance(processor, AttnProcessor2_0):
+            processor = own.text_only  # what `unload_ip_adapter` means
+        elif type(processor) is not type(own):
             _refuse_attention(f"processor {type(processor).__name__}")
+        processor.clip = own.clip
+        self._modules.pop("processor", None)
         self.processor = processor
 
     def set_use_memory_efficient_attention_xformers(self, valid: bool, *args: Any, **kwargs: Any) -> None:
@@ -41,10 +84,27 @@ class FixedAttention(Attention):
 
 
 class FixedUNet:
-    """The refusals of a `MotionUNet`, before its layers are touched.
+    """A `MotionUNet`'s attention: what can be set of it, and what is refused before a layer is touched."""
 
-    Every method that would change the attention raises a `UserError`.
-    """
+    get_submodule: Any  # the model's
+
+    @property
+    def attn_processors(self) -> dict[str, Any]:
+        """The processors of the image model's attention layers, by name: not of those over time."""
+        processors = super().attn_processors  # type: ignore[misc]
+        return {name: each for name, each in processors.items() if ".attn_temp." not in name}
+
+    def set_attn_processor(self, processor: Any) -> None:
+        """Give all layers of `attn_processors` a processor, or each its own by name.
+
+        Raises:
+            ValueError: a dictionary that has not all of the names, as in diffusers.
+        """
+        if isinstance(processor, dict) and processor.keys() != self.attn_processors.keys():
+            raise ValueError(f"The number of processors must be {len(self.attn_processors)}: one a name.")
+        for name in self.attn_processors:
+            layer = self.get_submodule(name.removesuffix(".processor"))
+            layer.set_processor(processor[name] if isinstance(processor, dict) else processor)
 
     def set_default_attn_processor(self) -> None:
         """Nothing changes: the processors that a motion UNet has are its default."""
@@ -57,21 +117,6 @@ class FixedUNet:
 
     def load_attn_procs(self, *args: Any, **kwargs: Any) -> None:
         _refuse_attention("loaded processors")
-
-    def add_adapter(self, *args: Any, **kwargs: Any) -> None:
-        refuse_lora()
-
-    def load_lora_adapter(self, *args: Any, **kwargs: Any) -> None:
-        refuse_lora()
-
-
-def refuse_lora() -> NoReturn:
-    """LoRA layers stand in the place of the query projections that a motion is tuned in."""
-    raise UserError(
-        "A motion UNet takes no LoRA layers: they would stand in the place of layers that are tuned. Merge "
-        "them into the image model first: load_lora_weights, fuse_lora and unload_lora_weights of its "
-        "diffusers pipeline, then inflate its UNet (or save_pretrained it and give that folder)."
-    )
 
 
 def _refuse_attention(what: str) -> NoReturn:

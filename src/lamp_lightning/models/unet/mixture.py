@@ -22,7 +22,7 @@ MIXABLE = (MotionConv, MotionTransformerBlock)
 
 
 def mix(
-    unet: nn.Module, motions: Sequence[tuple[float, Mapping[str, Tensor]]], untuned: Mapping[str, Tensor]
+    unet: Any, motions: Sequence[tuple[float, Mapping[str, Tensor]]], untuned: Mapping[str, Tensor]
 ) -> None:
     """Let a MotionUNet move as a weighted sum of motions: weight and tuned parameters of each. None ends it.
 
@@ -34,7 +34,7 @@ def mix(
                 (weight, *(_filled(module, layer, tensors, name) for layer in module.MIXED))
                 for weight, tensors in motions
             ]
-    parameters = dict(unet.named_parameters())
+    parameters = unet.own_parameters()
     for name, image in untuned.items():
         query = image.float()
         tuned = [(weight, tensors[name].float()) for weight, tensors in motions if name in tensors]

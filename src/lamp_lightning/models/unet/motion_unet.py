@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -18,7 +17,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lamp_lightning.models.backbone import VideoBackbone
+from lamp_lightning.models.backbone import VideoBackbone, as_output
+from lamp_lightning.models.lora import LoraLayers, as_saved_by_diffusers, refuse_loaded, unfused, without_lora
 from lamp_lightning.models.official import (
     official_image_unet,
     read_official_weights,
@@ -27,7 +27,7 @@ from lamp_lightning.models.official import (
 )
 from lamp_lightning.models.unet import mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
-from lamp_lightning.models.unet.fixed import FixedUNet, refuse_lora
+from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
 from lamp_lightning.models.unet.layers import ClipShape, SliceSize
 from lamp_lightning.models.variant import Variant
@@ -38,10 +38,9 @@ __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here wh
 
 _IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
 _ANY_QUERY = re.compile(r"(^|\.)attn[12]\.to_q\.")
-_QUERIES_FILE = "image_queries.safetensors"
 
 
-class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
+class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
     """A `UNet2DConditionModel` inflated to clips: motion layers, first-frame attention, temporal attention.
 
     Make one with `from_unet`, `from_pretrained` or `from_official`. It runs diffusers' own forward pass on
@@ -60,6 +59,8 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         >>> unet.trainable_names()[0]
         'conv_in.conv1d.bias'
     """
+
+    _repeated_blocks: ClassVar[list[str]] = ["MotionTransformerBlock"]  # for `compile_repeated_blocks`
 
     @register_to_config
     def __init__(
@@ -94,8 +95,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         """
         if isinstance(unet, MotionUNet):
             raise UserError("This UNet is a MotionUNet already: inflate an image model's UNet, once.")
-        if getattr(unet, "peft_config", None):
-            refuse_lora()
+        refuse_loaded(unet, "inflated")
         queries = {k: v.detach().clone() for k, v in unet.named_parameters() if _IMAGE_QUERY.search(k)}
         inflated = cast(MotionUNet, unet)
         inflated.__class__ = cls
@@ -140,10 +140,15 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
             if norm is not None and norm != config["motion_norm"]:
                 raise UserError(f"{where} was made with norm={config['motion_norm']!r}, not {norm!r}.")
             unet = super().from_pretrained(where, **kwargs)
-            queries = Path(where, kwargs.get("subfolder") or "", _QUERIES_FILE)
+            queries = Path(where, kwargs.get("subfolder") or "", _queries_file(kwargs.get("variant")))
             unet._image_queries = load_file(queries) if queries.is_file() else None
             return unet
         return cls.from_unet(UNet2DConditionModel.from_pretrained(where, **kwargs), norm or "joint")
+
+    @classmethod
+    def from_single_file(cls, path: str | Path, *, norm: Norm = "joint", **kwargs: Any) -> MotionUNet:
+        """The UNet of a checkpoint in one file, inflated; `kwargs` as of diffusers' `from_single_file`."""
+        return cls.from_unet(UNet2DConditionModel.from_single_file(str(path), **kwargs), norm)
 
     @classmethod
     def from_official(cls, folder: str | Path, norm: Norm = "joint") -> MotionUNet:
@@ -168,18 +173,23 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         return unet.eval()
 
     def save_official(self, folder: str | Path) -> None:
-        """Write a UNet folder that the authors' code reads (see `models.official`)."""
+        """Write a UNet folder that the authors' code reads (see `models.official`), without LoRA layers."""
+        refuse_loaded(self, "saved")
         save_official(self, folder)
 
-    @functools.wraps(UNet2DConditionModel.save_pretrained, assigned=())  # pipelines ask for its arguments
+    @as_saved_by_diffusers
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Save as diffusers does, with the image model's queries; UserError for a mixture of motions."""
+        """Save as diffusers does, with the image model's queries.
+
+        Raises:
+            UserError: several motions are mixed, or there are LoRA layers or an IP-Adapter.
+        """
         if self.is_mixed:
             raise UserError("Several motions are mixed: load one, or unload them, and save then.")
         super().save_pretrained(save_directory, *args, **kwargs)
         if self._image_queries is not None:
             queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}
-            save_file(queries, Path(save_directory) / _QUERIES_FILE)
+            save_file(queries, Path(save_directory) / _queries_file(kwargs.get("variant")))
 
     def _apply(self, fn: Any, recurse: bool = True) -> MotionUNet:
         super()._apply(fn, recurse)
@@ -187,13 +197,30 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
             layer._apply(fn)
         return self
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         sample: Tensor,
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
-        added_cond_kwargs: dict[str, Tensor] | None = None,
-    ) -> Tensor:
+        added_cond_kwargs: dict[str, Any] | None = None,
+        *,
+        timestep_cond: Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        down_block_additional_residuals: tuple[Tensor, ...] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
+        down_intrablock_additional_residuals: tuple[Tensor, ...] | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Denoise clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`).
+
+        Args:
+            sample, timestep, encoder_hidden_states, added_cond_kwargs, return_dict: see there.
+            timestep_cond: one row for each clip, where the model takes a guidance embedding.
+            cross_attention_kwargs: {"scale": s} scales LoRA layers, as in diffusers.
+            down_block_additional_residuals, mid_block_additional_residual,
+            down_intrablock_additional_residuals: what a ControlNet or a T2I-Adapter gives for the frames,
+                `(b f) c h w`, to be added to the image model's features.
+        """
         if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
             raise ValueError(
                 "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
@@ -202,17 +229,27 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         clips, _channels, frames, _height, _width = sample.shape
         self._clip.frames = frames
         timestep = torch.as_tensor(timestep, device=sample.device).expand(clips).repeat_interleave(frames)
+        if timestep_cond is not None:
+            timestep_cond = timestep_cond.repeat_interleave(frames, dim=0)
         if added_cond_kwargs is not None:
-            added_cond_kwargs = {k: v.repeat_interleave(frames, dim=0) for k, v in added_cond_kwargs.items()}
+            added_cond_kwargs = {
+                name: value if name == "image_embeds" else value.repeat_interleave(frames, dim=0)
+                for name, value in added_cond_kwargs.items()
+            }
         folded = UNet2DConditionModel.forward(
             self,
             sample.transpose(1, 2).flatten(0, 1),
             timestep,
             encoder_hidden_states,
+            timestep_cond=timestep_cond,
+            cross_attention_kwargs=cross_attention_kwargs,
             added_cond_kwargs=added_cond_kwargs,
+            down_block_additional_residuals=down_block_additional_residuals,
+            mid_block_additional_residual=mid_block_additional_residual,
+            down_intrablock_additional_residuals=down_intrablock_additional_residuals,
             return_dict=False,
         )[0]
-        return folded.unflatten(0, (clips, frames)).transpose(1, 2)
+        return as_output(folded.unflatten(0, (clips, frames)).transpose(1, 2), return_dict)
 
     @property
     def norm(self) -> Norm:
@@ -226,6 +263,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
     def variant(self) -> Variant:
         return self._clip.variant
 
+    @without_lora
     def set_variant(self, variant: Variant) -> None:
         if variant == self.variant:
             return
@@ -233,7 +271,7 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
         if self._image_queries is not None:
             wanted = [name for name in self.names_of(variant.sets) if _ANY_QUERY.search(name)]
             for name in set(wanted) - self._image_queries.keys():  # tuned from now on: keep the image model's
-                self._image_queries[name] = self.get_parameter(name).detach().clone()
+                self._image_queries[name] = self.own_parameters()[name].detach().clone()
         self._clip.variant = variant
         self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
         self.require_gradients()
@@ -288,24 +326,26 @@ class MotionUNet(FixedUNet, UNet2DConditionModel, VideoBackbone):
     @contextmanager
     def image_model(self) -> Iterator[MotionUNet]:
         queries = self.image_queries()
-        parameters = dict(self.named_parameters())
+        parameters = self.own_parameters()
         if any(parameters[name].is_meta for name in queries):
             raise UserError(
                 "The UNet's weights are offloaded layer by layer and cannot be exchanged for the image "
                 "model's: give a first frame, or use enable_model_cpu_offload()."
             )
-        tuned = {name: parameters[name].data for name in queries}
+        with unfused(self):
+            tuned = {name: parameters[name].data for name in queries}
+            for name, image in queries.items():
+                parameters[name].data = image.to(tuned[name], copy=True)  # a LoRA is fused into it
         try:
             self._clip.motion = False
-            for name, image in queries.items():
-                parameters[name].data = image.to(tuned[name])
             torch.clear_autocast_cache()  # its copies in low precision are of the other queries
             with torch.no_grad():
                 yield self
         finally:
             self._clip.motion = True
-            for name, data in tuned.items():
-                parameters[name].data = data.to(parameters[name].device)  # offloading may have moved it
+            with unfused(self):
+                for name, data in tuned.items():
+                    parameters[name].data = data.to(parameters[name].device)  # offloading may have moved it
             torch.clear_autocast_cache()
 
 
@@ -315,6 +355,10 @@ def _check_kind(variant: Variant) -> None:
             f"A MotionUNet cannot take motion modules of the kind {variant.kind!r}: they need another UNet, "
             "which LAMPPipeline.from_motion(<adapter>) loads."
         )
+
+
+def _queries_file(variant: str | None) -> str:
+    return f"image_queries.{variant}.safetensors" if variant else "image_queries.safetensors"
 
 
 # diffusers reads a model's configuration keys from its constructor's signature.
