@@ -63,10 +63,11 @@ class LoraLayers:
         if kwargs.get("network_alphas"):
             kwargs["network_alphas"] = _renamed(kwargs["network_alphas"], convs, prefix)
         if kwargs.get("metadata"):
+            start = "" if prefix is None else f"{prefix}."
             kwargs["metadata"] = {
-                key: _renamed(value, convs, None) if key.endswith("_pattern") else value
+                key: _renamed(value, convs, None) if isinstance(value, dict) else value
                 for key, value in kwargs["metadata"].items()
-            } | {f"{prefix}.exclude_modules": _TEMPORAL}
+            } | {f"{start}exclude_modules": _TEMPORAL}
         super().load_lora_adapter(weights, prefix=prefix, **kwargs)  # type: ignore[misc]
         self.require_gradients()  # of what is tuned: peft leaves them to LoRA layers alone
 

@@ -217,9 +217,9 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
             sample, timestep, encoder_hidden_states, added_cond_kwargs, return_dict: see there.
             timestep_cond: one row for each clip, where the model takes a guidance embedding.
             cross_attention_kwargs: {"scale": s} scales LoRA layers, as in diffusers.
-            down_block_additional_residuals, mid_block_additional_residual,
-            down_intrablock_additional_residuals: what a ControlNet or a T2I-Adapter gives for the frames,
-                `(b f) c h w`, to be added to the image model's features.
+            down_block_additional_residuals, mid_block_additional_residual: what a ControlNet gives for the
+                frames, `(b f) c h w`, to be added to the image model's features.
+            down_intrablock_additional_residuals: likewise, of a T2I-Adapter.
         """
         if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
             raise ValueError(
