@@ -142,7 +142,7 @@ class ModelSettings(Settings):
 
 
 class DataSettings(Settings):
-    """The motion set: a folder of 8-16 clips (mp4, mov, avi, mkv, webm, gif)."""
+    """The motion set: a folder of 8-16 clips (mp4, m4v, mov, avi, mkv, webm, gif)."""
 
     target: Target = Field(alias="_target_", description="The data module")
     root: Text | None = setting("data", "The folder below which motions have their folders")
