@@ -34,8 +34,12 @@ def test_every_job_of_a_sweep_is_its_own_offline_run_in_one_group(small, tmp_pat
 
 
 def test_videos_have_captions_and_files(small, tmp_path):
-    assert main(["motion=waterfall", "motion.prompts=[a red lake]", "hydra.run.dir=run", *small]) == 0
+    words = ["motion=waterfall", "motion.prompts=[a red lake]", "hydra.run.dir=run", *small]
+    assert main([*words, "data.validation=0.25", "trainer.val_check_interval=1"]) == 0
     (run,) = runs_below(tmp_path / "run")
+    assert [row["trainer/global_step"] for row in run.history if "val/loss" in row] == [0, 1]
+    assert run.config["data"]["validation"] == "0.25"
+    assert "learning_rate" not in run.config  # it is in run.config["tuner"], once
     media = {key: value for row in run.history for key, value in row.items() if key.startswith("videos/")}
     assert media["videos/0._type"] == "video-file"
     assert media["videos/0.caption"] == "a red lake (seed 0)"

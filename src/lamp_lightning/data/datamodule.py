@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-from lamp_lightning.data.clips import Clip, MotionSet, load_clip, load_motion_set
-from lamp_lightning.data.dataset import MotionDataset, SampleStream
+from lamp_lightning.data.clips import Clip, MotionSet, list_clips, load_clip, load_motion_set
+from lamp_lightning.data.dataset import HELD_OUT_DRAWS, HeldOutDataset, MotionDataset, SampleStream
 from lamp_lightning.data.latents import LatentClips, encode_motion_set
+from lamp_lightning.models.devices import on_device
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.schema import usable
 from lamp_lightning.runtime.settings import DataSettings
@@ -38,8 +39,12 @@ class MotionSetDataModule(LightningDataModule):
         use_captions: False takes the motion's name for the prompt of all clips, as the paper does.
         max_clips: use the first so many clips only, in natural order of their names; None: all.
         decode_timeout: seconds that decoding one clip may take.
+        validation: held-out clips, which are not tuned on: a share of the clips (the last ones, at least
+            one), or a folder of others. None: none.
+        base: the text-to-image model that encodes the clips, a `BaseModel` or its name.
 
-    Call `prepare(base)` before training. A batch is {"latents": (b, c, f, h, w), "text": (b, l, d),
+    Trainers call `prepare_data` and `setup`, which load `base`, or the model that the `MotionTuner` names;
+    `prepare(base)` does it at once. A batch is {"latents": (b, c, f, h, w), "text": (b, l, d),
     "index": (b,)}, for SDXL with "added_cond_kwargs" (its pooled prompts and size conditions). The stream is
     a pure function of the seed: it begins at the trainer's global step, so a resumed run sees what an
     uninterrupted one would, and of several devices each takes its share.
@@ -67,6 +72,8 @@ class MotionSetDataModule(LightningDataModule):
         use_captions: bool = True,
         max_clips: int | None = None,
         decode_timeout: float = 60.0,
+        validation: float | str | Path | None = None,
+        base: Any = None,
     ) -> None:
         super().__init__()
         settings = {
@@ -93,8 +100,11 @@ class MotionSetDataModule(LightningDataModule):
         self.use_captions = use_captions
         self.max_clips = max_clips
         self.decode_timeout = decode_timeout
+        self.validation = _share_or_folder(validation)
+        self.base = base
         self.motion_set: MotionSet | None = None
         self.latent_clips: LatentClips | None = None
+        self.held_out_clips: LatentClips | None = None
 
     def prepare(self, base: Any, progress: Callable[[int, int], None] | None = None) -> LatentClips:
         """Decode the clips and encode them with `base` (a BaseModel), or read both from the cache.
@@ -106,25 +116,73 @@ class MotionSetDataModule(LightningDataModule):
         if size is None or any(side % factor for side in size):
             raise UserError(f"size must be multiples of {factor} for the model {base.name}, found {size}.")
         self.size = size
-        self.motion_set = self.read(size)
+        self.motion_set, held_out = self.split(self.read(size), size)
+        if held_out is not None:
+            self.held_out_clips = encode_motion_set(held_out, base, cache_dir=self.cache_dir)
         self.latent_clips = encode_motion_set(
             self.motion_set, base, flip=self.flip, cache_dir=self.cache_dir, progress=progress
         )
         return self.latent_clips
 
+    def prepare_data(self) -> None:
+        """Decode and encode the clips into the cache: Lightning's hook, called by one process."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decode and encode the clips, unless that is done: Lightning's hook, called by every process.
+
+        Raises:
+            UserError: no model is known that could encode them, or anything that `prepare` raises.
+        """
+        if self.latent_clips is not None:
+            return
+        base = self.base
+        if base is None and self.trainer is not None:
+            base = getattr(self.trainer.lightning_module, "base_model", None)
+        if base is None:
+            raise UserError(
+                'Which model encodes the clips? Give MotionSetDataModule(..., base="<folder or hub id>"), or '
+                "call prepare(base)."
+            )
+        from lamp_lightning.models.base.load import load_base_model  # diffusers and all
+
+        base = load_base_model(base) if isinstance(base, str | Path) else base
+        device = self.trainer.strategy.root_device if self.trainer else base.device
+        with on_device(base.encoders, device):
+            self.prepare(base)
+
     def read(self, size: tuple[int, int]) -> MotionSet:
         """The decoded clips at height and width `size`."""
+        return self._load(self.folder, size, self.captions if self.use_captions else False, self.max_clips)
+
+    def _load(self, folder: Path, size: tuple[int, int], captions: Any, max_clips: int | None) -> MotionSet:
         return load_motion_set(
-            self.folder,
+            folder,
             motion=self.motion,
             size=size,
             num_frames=self.num_frames,
             frame_stride=self.frame_stride,
             cache_dir=self.cache_dir,
-            captions=self.captions if self.use_captions else False,
-            max_clips=self.max_clips,
+            captions=captions,
+            max_clips=max_clips,
             timeout_s=self.decode_timeout,
         )
+
+    def split(self, whole: MotionSet, size: tuple[int, int]) -> tuple[MotionSet, MotionSet | None]:
+        """The clips to tune on and the held-out ones."""
+        if self.validation is None:
+            return whole, None
+        if isinstance(self.validation, Path):
+            count = len(list_clips(self.validation))  # as many as there are: a few will do
+            return whole, self._load(self.validation, size, None if self.use_captions else False, count)
+        kept = len(whole.clips) - max(1, round(self.validation * len(whole.clips)))
+        if kept < 1:
+            raise UserError(
+                f"{self.folder}: of {len(whole.clips)} clip{'s' * (len(whole.clips) != 1)}, "
+                f"data.validation={self.validation} leaves none to tune on: add clips, or name a folder of "
+                "held-out ones, data.validation=<folder>."
+            )
+        return MotionSet(whole.name, whole.clips[:kept]), MotionSet(whole.name, whole.clips[kept:])
 
     @property
     def _encoded(self) -> LatentClips:
@@ -155,10 +213,56 @@ class MotionSetDataModule(LightningDataModule):
         return MotionDataset(self._encoded, self.num_frames, self.frame_stride, self.seed)
 
     def train_dataloader(self) -> DataLoader:
-        """An endless loader; each pass over it begins where the trainer stands."""
+        """An endless loader; each pass over it begins where the trainer stands.
+
+        With the trainer's `overfit_batches` it is finite: the first so many batches (or that share of one
+        pass over the clips), the same in every epoch.
+        """
+        if overfit := getattr(self.trainer, "overfit_batches", 0):
+            once = -(-len(self._encoded) // self.batch_size)
+            batches = overfit if isinstance(overfit, int) else once  # of which Lightning takes the share
+            return DataLoader(Subset(self.dataset, range(batches * self.batch_size)), self.batch_size)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         stream = SampleStream(self.dataset, self.batch_size, rank, world_size)
         return _ResumingLoader(stream, self.first_index, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """The held-out clips, every sample of them on each device; nothing where there are none.
+
+        Raises:
+            UserError: the trainer waits for the end of an endless epoch before it looks at them.
+        """
+        if self.validation is None:
+            return []
+        trainer: Any = self.trainer
+        if trainer is not None and trainer.state.fn == "fit" and not trainer.overfit_batches:
+            ends = isinstance(trainer.limit_train_batches, int) or isinstance(trainer.val_check_interval, int)
+        else:
+            ends = True
+        if not ends:
+            raise UserError(
+                "The stream of clips has no end, after which held-out clips could be measured. Give "
+                "Trainer(val_check_interval=<batches>, check_val_every_n_epoch=None)."
+            )
+        return self._held_out(HELD_OUT_DRAWS)
+
+    def test_dataloader(self) -> DataLoader:
+        """The held-out clips as in validation. Raises UserError where there are none."""
+        if self.validation is None:
+            raise UserError(
+                "There are no held-out clips to test on: give a share or a folder, data.validation=0.25."
+            )
+        return self._held_out(HELD_OUT_DRAWS)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The beginning of each held-out clip; of each clip where none is held out."""
+        return self._held_out(1)
+
+    def _held_out(self, draws: int) -> DataLoader:
+        clips = self.held_out_clips or self._encoded
+        return DataLoader(
+            HeldOutDataset(clips, self.num_frames, self.frame_stride, draws), batch_size=self.batch_size
+        )
 
     def first_index(self) -> int:
         """The number of the first sample that no finished optimiser step has seen, over all devices."""
@@ -170,6 +274,11 @@ class MotionSetDataModule(LightningDataModule):
 
 class ClipDataModule(MotionSetDataModule):
     """A motion set of one clip: the frames of a video that are edited. Its prompt is the motion's."""
+
+    def split(self, whole: MotionSet, size: tuple[int, int]) -> tuple[MotionSet, MotionSet | None]:
+        if self.validation is not None:
+            raise UserError("Of a single video nothing can be held out: give data.validation=null.")
+        return whole, None
 
     def read(self, size: tuple[int, int]) -> MotionSet:
         clip = load_clip(
@@ -199,6 +308,21 @@ class _ResumingLoader(DataLoader):
     def __iter__(self) -> Any:
         self.dataset.first = self._first_index()  # type: ignore[attr-defined]
         return super().__iter__()
+
+
+def _share_or_folder(value: float | str | Path | None) -> float | Path | None:
+    """What is held out; a number may be a text, as command lines have it."""
+    if value is None or isinstance(value, Path):
+        return value
+    try:
+        share = float(value)
+    except ValueError:
+        return Path(str(value))
+    if not 0 < share < 1:
+        raise UserError(
+            f"data.validation must be a share between 0 and 1, or a folder of clips, found {value!r}."
+        )
+    return share
 
 
 def _pair(size: int | Sequence[int] | None, factor: int = 1) -> tuple[int, int] | None:

@@ -11,6 +11,8 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from lamp_lightning.data.latents import LatentClips
 from lamp_lightning.runtime.errors import UserError
 
+HELD_OUT_DRAWS = 4  # samples of each held-out clip: a loss at one noise level says little
+
 
 class MotionDataset(Dataset):
     """An endless list of training samples: item i depends on (seed, i) alone, so a run resumes at any item.
@@ -46,10 +48,20 @@ class MotionDataset(Dataset):
         generator = _generator(self.seed, "item", index)
         # All choices are drawn whether used or not: the same item has the same crop with and without flips.
         place, coin = torch.rand(2, generator=generator).tolist()
-        moments = (self.clips.flipped if self.clips.flipped and coin < 0.5 else self.clips.moments)[clip]
+        source = self.clips.flipped if self.clips.flipped and coin < 0.5 else self.clips.moments
+        room = self.room(clip)
+        return self.cut(source, clip, min(int(place * (room + 1)), room), index, generator)
+
+    def room(self, clip: int) -> int:
+        """The last frame of a clip at which a sample can begin."""
+        return self.clips.moments[clip].shape[1] - (self.num_frames - 1) * self.frame_stride - 1
+
+    def cut(
+        self, source: list[torch.Tensor], clip: int, start: int, index: int, generator: torch.Generator
+    ) -> dict[str, Any]:
+        """Item `index`: the sample of a clip that begins at frame `start`, drawn from moments."""
         span = (self.num_frames - 1) * self.frame_stride + 1
-        start = min(int(place * (moments.shape[1] - span + 1)), moments.shape[1] - span)
-        crop = moments[:, start : start + span : self.frame_stride]
+        crop = source[clip][:, start : start + span : self.frame_stride]
         latents = self.clips.sample(crop, generator)
         item = {"latents": latents, "text": self.clips.text[clip], "index": index}
         if self.clips.added is not None:
@@ -61,6 +73,38 @@ class MotionDataset(Dataset):
         epoch, place = divmod(index, len(self.clips))
         order = torch.randperm(len(self.clips), generator=_generator(self.seed, "order", epoch))
         return int(order[place])
+
+
+class HeldOutDataset(MotionDataset):
+    """Samples of held-out clips that are the same in every pass, at any seed: what a loss is compared on.
+
+    Of each clip `draws` samples, which begin at frames that are spread over it, never mirrored. Items are
+    those of a `MotionDataset`.
+
+    Example:
+        >>> import torch
+        >>> from lamp_lightning.data import LatentClips
+        >>> clips = LatentClips([torch.zeros(8, 6, 2, 2)], None, text=torch.zeros(1, 7, 16))
+        >>> items = HeldOutDataset(clips, num_frames=4)
+        >>> len(items), items[3]["latents"].shape
+        (4, torch.Size([4, 4, 2, 2]))
+    """
+
+    def __init__(
+        self, clips: LatentClips, num_frames: int, frame_stride: int = 1, draws: int = HELD_OUT_DRAWS
+    ) -> None:
+        super().__init__(clips, num_frames, frame_stride)
+        self.draws = draws
+
+    def __len__(self) -> int:
+        return len(self.clips) * self.draws
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        clip, draw = divmod(index, self.draws)
+        start = self.room(clip) * draw // max(1, self.draws - 1)
+        return self.cut(self.clips.moments, clip, start, index, _generator(0, "held out", index))
 
 
 class SampleStream(IterableDataset):

@@ -54,8 +54,9 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     failed = []
     here = os.getpid()
 
-    def job(cfg: DictConfig) -> None:
-        status = run_plainly(lambda: task(cfg))
+    def job(cfg: DictConfig) -> Any:
+        results: list[Any] = []
+        status = run_plainly(lambda: results.append(task(cfg)))
         if status:  # Hydra has made a folder for it, which may be empty still
             remove_empty(Path(HydraConfig.get().runtime.output_dir))
         if status > 128:  # stopped by a signal: the sweep ends here
@@ -64,6 +65,7 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
             raise _JobFailed(status)
         if status:
             failed.append(status)
+        return results[0] if results else None  # for a sweeper
 
     job.__module__, job.__qualname__ = task.__module__, task.__qualname__
     old_argv, sys.argv = sys.argv, [sys.argv[0], *shell_overrides(argv)]

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from lamp_lightning.runtime.schema import Means, OneOrSeveral, Options, Settings, Text, setting
 from lamp_lightning.runtime.settings import (
+    Callbacks,
     Count,
     DataSettings,
     Fit,
@@ -56,6 +57,12 @@ class RunSettings(Settings):
 class Train(RunSettings):
     """`python -m lamp_lightning.train`: tune a motion."""
 
+    callbacks: Callbacks | None = setting(
+        None, "Lightning callbacks by name, of the group callbacks or your own; null: none"
+    )
+    optimized_metric: Text | None = setting(
+        None, "The number that a job returns to a sweeper, such as val/loss or clip_score; null: none"
+    )
     resume: Text | None = setting(None, "A run folder: goes on exactly where it stopped, with its config")
 
 

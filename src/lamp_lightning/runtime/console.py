@@ -35,6 +35,7 @@ def quiet_libraries() -> None:
         library.utils.logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric", "lightning_utilities", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # their reports were asked for
 
 
 def _show_warning(show: Any, message: Any, category: Any, filename: str, *args: Any, **kwargs: Any) -> None:

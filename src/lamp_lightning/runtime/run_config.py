@@ -28,6 +28,14 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "logger": ("lamp_lightning.wandb_logger", "lamp_lightning.csv_logger",
                "lamp_lightning.tensorboard_logger", "lamp_lightning.no_logger"),
 }  # fmt: skip
+CALLBACKS = tuple(  # of Lightning's, those whose options are plain and do what they say
+    f"lightning.pytorch.callbacks.{name}"
+    for name in (
+        "DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler",
+        "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary", "RichProgressBar",
+        "StochasticWeightAveraging", "TQDMProgressBar", "Timer", "WeightAveraging",
+    )
+)  # fmt: skip
 _FORMER = re.compile(r"^lamp_lightning\.(datamodule|editing|module|loggers)\.")  # in targets of version 0.1
 
 
@@ -72,8 +80,9 @@ def check_targets(values: Mapping[str, Any], *, file: Path, given: Collection[st
 
     What the user names in overrides, `given`, like `data._target_=mine.Clips`, may be anything.
     """
-    for group, known in TARGETS.items():
-        found = (values.get(group) or {}).get("_target_")
+    callbacks = {f"callbacks.{name}": each for name, each in (values.get("callbacks") or {}).items()}
+    for group, known in {**TARGETS, **dict.fromkeys(callbacks, CALLBACKS)}.items():
+        found = (callbacks.get(group) or values.get(group) or {}).get("_target_")
         if found is not None and found not in known and f"{group}._target_={found}" not in given:
             raise UserError(
                 f"{file} asks for {found!r} in {group}._target_, which is no part of lamp-lightning: no code "

@@ -193,7 +193,8 @@ class RunFolder:
         """Whether all that a config asks for is there, so that going on has nothing to do."""
         try:
             facts = read_json(self.metrics, what="the metrics of a run")
-            steps, videos = int(facts["steps"]), [self.videos / str(each["file"]) for each in facts["videos"]]
+            steps = cfg.trainer.max_steps if facts.get("stopped_early") is True else int(facts["steps"])
+            videos = [self.videos / str(each["file"]) for each in facts["videos"]]
         except (UserError, KeyError, TypeError, ValueError):
             return False
         wanted = OmegaConf.select(cfg, "samples.final", default=0)

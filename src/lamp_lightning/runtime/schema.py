@@ -72,7 +72,7 @@ def is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
-def _plain_options(value: Any, levels: int = 2) -> Any:
+def plain_options(value: Any, levels: int = 2) -> Any:
     """Names with plain values or lists of them, in two levels."""
     if not isinstance(value, Mapping):
         raise ValueError("it is no mapping")
@@ -84,7 +84,7 @@ def _plain_options(value: Any, levels: int = 2) -> Any:
         if not is_plain(each):
             if levels == 1:
                 raise ValueError("it is nested too deeply")
-            _plain_options(each, levels - 1)
+            plain_options(each, levels - 1)
     return value
 
 
@@ -93,7 +93,7 @@ AnyText = Annotated[str, BeforeValidator(_as_text), Means("a text")]  # which ma
 Texts = Annotated[
     list[Annotated[str, AfterValidator(_not_blank)]], Means("a list of texts, like [a lake,a river]")
 ]
-Options = Annotated[Any, AfterValidator(_plain_options), Means("options like {timestep_spacing: trailing}")]
+Options = Annotated[Any, AfterValidator(plain_options), Means("options like {timestep_spacing: trailing}")]
 
 
 T = TypeVar("T")

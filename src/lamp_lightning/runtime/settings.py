@@ -5,12 +5,23 @@ A class is a group of settings; `runtime.command_settings` puts together those o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lamp_lightning.runtime.schema import MANY, AnyText, Means, Options, Settings, Text, Texts, setting
+from lamp_lightning.runtime.schema import (
+    MANY,
+    AnyText,
+    Means,
+    Options,
+    Settings,
+    Text,
+    Texts,
+    plain_options,
+    setting,
+)
 
 LARGEST_SEED = 2**63 - 1
 MOST_FRAMES = 10_000  # of one video: twenty minutes at 8 frames per second
@@ -53,9 +64,8 @@ Kind = Literal["lamp", "animatediff"]
 SelfAttention = Literal["first_frame", "own", "first_and_former"]
 NoiseSharing = Literal["authors", "variance_preserving"]
 Start = Literal["noise", "inversion", "warp", "still"]
-Target = Annotated[
-    str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"), Means("the full name of a class or function")
-]
+_NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
+Target = Annotated[str, Field(pattern=_NAME), Means("the full name of a class or function")]
 _Limits = Field(ge=-(10**6), le=10**6)  # some options are lengths of lists that are made at once
 _Word = Annotated[str, Field(max_length=200)]
 _Option = bool | Annotated[int, _Limits] | Annotated[float, _Limits] | _Word | None
@@ -82,6 +92,29 @@ def _devices(value: Any) -> Any:
 
 Devices = Annotated[
     Any, AfterValidator(_devices), Means("auto, a number of devices, or a list of their numbers, like [0,1]")
+]
+
+
+HeldOut = Annotated[
+    Annotated[float, Field(gt=0, lt=1)] | Text, Means("a share of the clips, like 0.25, or a folder of clips")
+]
+
+
+def _callbacks(value: Any) -> Any:
+    """Names with the full name of a class and its options."""
+    if not isinstance(value, Mapping):
+        raise ValueError("it is no mapping")
+    for name, each in value.items():
+        if not isinstance(each, Mapping) or not re.fullmatch(_NAME, str(each.get("_target_", ""))):
+            raise ValueError(f"{name} is no callback")
+        plain_options({key: option for key, option in each.items() if key != "_target_"})
+    return value
+
+
+Callbacks = Annotated[
+    Any,
+    AfterValidator(_callbacks),
+    Means("names with a class and its options, like {mine: {_target_: my_module.MyCallback}}"),
 ]
 
 # -- groups --------------------------------------------------------------------------------------------------
@@ -162,6 +195,9 @@ class DataSettings(Settings):
     use_captions: bool = setting(True, "false: the prompt of all clips is the motion's name, as in the paper")
     max_clips: Count | None = setting(None, "Only the first so many clips; null: all")
     decode_timeout: Positive = setting(60, "Seconds that decoding a clip may take")
+    validation: HeldOut | None = setting(
+        None, "Held-out clips, to measure the loss on: a share of the clips, or a folder; null: none"
+    )
 
 
 class TunerSettings(Settings):
@@ -253,6 +289,9 @@ class TrainerSettings(Settings):
     accumulate_grad_batches: Count = setting(1, "Batches of an optimizer step")
     gradient_clip_val: NotNegative | None = setting(1.0, "Largest norm of the gradient; null: any")
     log_every_n_steps: Count = setting(1, "Steps between logged values")
+    val_check_interval: Count | None = setting(
+        None, "Batches between measurements of held-out clips; null: those of save_every"
+    )
     benchmark: bool | None = setting(
         None, "true: cuDNN tries which convolutions are fastest; no two runs are then quite the same"
     )
@@ -288,8 +327,9 @@ GROUPS: dict[str, type[Settings]] = {
     "motion": MotionSettings, "model": ModelSettings, "data": DataSettings, "sampler": SamplerSettings,
     "trainer": TrainerSettings, "logger": LoggerSettings,
 }  # fmt: skip
-CONFIG_GROUPS = (*GROUPS, "method", "experiment")  # all groups of conf/ that a command line can choose from
+# All groups of conf/ that a command line can choose from.
+CONFIG_GROUPS = (*GROUPS, "method", "callbacks", "experiment")
 # Lightning's own settings of a trainer that the config of a run may have besides ours, as plain values.
 LIGHTNING = ("deterministic", "detect_anomaly", "fast_dev_run", "gradient_clip_algorithm", "inference_mode",
-             "limit_train_batches", "max_time", "num_nodes", "num_sanity_val_steps", "overfit_batches",
-             "profiler", "sync_batchnorm")  # fmt: skip
+             "limit_train_batches", "limit_val_batches", "max_time", "num_nodes", "num_sanity_val_steps",
+             "overfit_batches", "profiler", "sync_batchnorm")  # fmt: skip

@@ -45,7 +45,9 @@ def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] |
     if not RunFolder(folder).config_file.exists():
         return None
     run, before = RunFolder.open(folder)
-    asked = [f"{group}._target_={cfg[group].get('_target_')}" for group in TARGETS if group in cfg]
+    called = {group: cfg[group] for group in TARGETS if group in cfg}
+    called |= {f"callbacks.{name}": each for name, each in (cfg.get("callbacks") or {}).items()}
+    asked = [f"{name}._target_={each.get('_target_')}" for name, each in called.items()]
     check_targets(before, file=run.config_file, given=asked)
     before.data.cache_dir = cfg.data.cache_dir
     changed = changed_settings(before, cfg)
@@ -184,6 +186,7 @@ _HARMLESS = (  # of Hydra's own settings: which launcher, and its numbers and na
     r"hydra/launcher=(basic|joblib|ray|submitit_local|submitit_slurm)",
     r"hydra\.launcher\.(?!_)\w+=[\w.-]*",
     r"motion\.name=" + re.escape(OWN_FOLDER),
+    r"callbacks\.\w+\.(?!_|dirpath=|filename=)\w+=[\w./, -]*",
     r"hydra\.sweep\.subdir=(?!\.)([\w.=+,-]|\$\{(motion\.name|seed|hydra\.job\.num)\})+",
 )
 

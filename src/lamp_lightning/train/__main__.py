@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from lamp_lightning.runtime.sweeps import (
     words_of,
 )
 
-PATHS = ("data.root", "data.folder", "data.cache_dir", "data.captions")  # the data's, in a config
+# Of the data, in a config.
+PATHS = ("data.root", "data.folder", "data.cache_dir", "data.captions", "data.validation")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,10 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(begin, "train", argv)
 
 
-def begin(cfg: DictConfig) -> None:
-    """Begin a run in the folder that Hydra chose; a job of a sweep may have begun before."""
+def begin(cfg: DictConfig) -> float | None:
+    """Begin a run in the folder that Hydra chose; a job of a sweep may have begun before.
+
+    Returns its `optimized_metric` for a sweeper.
+    """
     check_settings(Train, cfg)
     settle_paths(cfg)
+    from lamp_lightning.metrics.metrics_json import read_metrics
     from lamp_lightning.train.run import train  # torch and all: seconds, so not before the config is right
 
     sweep, folder = sweep_folder(), Path(HydraConfig.get().runtime.output_dir)
@@ -55,24 +62,40 @@ def begin(cfg: DictConfig) -> None:
     earlier = None if sweep is None else earlier_run(folder, cfg)
     if earlier is not None and earlier[0].is_finished(earlier[1]):
         say_finished(earlier[0])
-        return
+        return optimized(cfg, read_metrics(earlier[0].metrics).numbers)
     try:
         if earlier is not None:
             with earlier[0].locked():
-                train(*earlier)
-        else:
-            with new_run(cfg) as run:
-                train(run, cfg)
+                return optimized(cfg, train(*earlier))
+        with new_run(cfg) as run:
+            return optimized(cfg, train(run, cfg))
     except Stopped:
         if sweep is not None and is_first_process():
             print(f"The whole sweep:\n  python -m lamp_lightning.train resume={short(sweep)}")
         raise
 
 
-def begin_again(cfg: DictConfig) -> None:
+def optimized(cfg: DictConfig, numbers: Mapping[str, float]) -> float | None:
+    """The number that a sweeper optimises, of a finished run; None where none is asked for.
+
+    Raises:
+        UserError: the run has no such number.
+    """
+    name = cfg.get("optimized_metric")
+    if name is None or not is_first_process():
+        return None
+    if name not in numbers:
+        raise UserError(
+            f"optimized_metric={name} is not among what this run measured: {', '.join(sorted(numbers))}. "
+            "val/loss needs held-out clips, data.validation=0.25."
+        )
+    return numbers[name]
+
+
+def begin_again(cfg: DictConfig) -> float | None:
     """Begin a job of a sweep whose overrides were read from its file."""
     check_clips(cfg, Path(HydraConfig.get().sweep.dir) / SWEEP_FILE)
-    begin(cfg)
+    return begin(cfg)
 
 
 def resume_command(folder: str, overrides: Sequence[str]) -> int:
@@ -178,9 +201,11 @@ def check_places(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> N
     Those below the run's folder stay. Raises UserError as `check_clips`.
     """
     given = {word.partition("=")[0] for word in overrides}
-    for key in ("data.cache_dir", "out"):
-        value = OmegaConf.select(cfg, key)
-        if value is None or key in given or Path(str(value)).absolute().is_relative_to(run.path):
+    places: dict[str, Any] = {key: OmegaConf.select(cfg, key) for key in ("data.cache_dir", "out")}
+    for name, options in (cfg.get("callbacks") or {}).items():
+        places |= {f"callbacks.{name}.{k}": run.path / v for k, v in options.items() if isinstance(v, str)}
+    for key, value in places.items():
+        if value is None or key in given or is_below(Path(str(value)), run.path):
             continue
         OmegaConf.update(cfg, key, None)
         print(
@@ -190,6 +215,11 @@ def check_places(cfg: DictConfig, run: RunFolder, overrides: Sequence[str]) -> N
         )
     if "video" not in cfg and not {"data.folder", "data.root"} & given:
         check_clips(cfg, run.config_file)
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path stays in a folder, whatever `..` it has."""
+    return Path(os.path.normpath(path.absolute())).is_relative_to(os.path.normpath(folder))
 
 
 def check_clips(cfg: DictConfig, file: Path) -> None:
@@ -207,6 +237,8 @@ def settle_paths(cfg: DictConfig) -> None:
     models = ("model.path", "model.config", "model.painter", "model.painter_config", "model.clip")
     for key in (*PATHS, *models):
         value = OmegaConf.select(cfg, key)
+        if key == "data.validation" and is_number(value):
+            continue  # a share of the clips
         if value is not None and (key in PATHS or names_file(str(value))):
             OmegaConf.update(cfg, key, str(Path(str(value)).expanduser().absolute()))
 
@@ -216,6 +248,13 @@ def names_file(model: str) -> bool:
     path = Path(model).expanduser()
     happens_to_exist = "/" not in model and path.is_dir() and not (path / "model_index.json").exists()
     return path.exists() and not happens_to_exist  # some folder may be called "tiny"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value, or a text, is a number."""
+    with suppress(ValueError, TypeError):
+        return math.isfinite(float(value))
+    return False
 
 
 if __name__ == "__main__":

@@ -134,6 +134,8 @@ class SaveState(AfterStep):
         self.every = every
         self.stop = stop
         self._saved: int | None = None
+        self._waiting = False  # for a measurement of held-out clips, to save what came of it
+        self.measured_at: int | None = None  # the step of the last one
         self._no_number = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -150,9 +152,24 @@ class SaveState(AfterStep):
             raise self.diverged(trainer, f"the loss of the last {HOPELESS} steps is not a finite number")
         step = trainer.global_step
         stop = trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
+        # Held-out clips are measured before saving, so that what callbacks make of it is saved, too.
+        batch = trainer.fit_loop.total_batch_idx + 1
+        measures = trainer.enable_validation and batch % (trainer.val_check_batch or math.inf) == 0
         if stop:
             trainer.should_stop = True
-        if stop or step % self.every == 0 or step >= trainer.max_steps:
+            if not measures:  # Lightning would now
+                trainer.limit_val_batches = 0
+        if stop or self._waiting or step % self.every == 0 or step >= trainer.max_steps:
+            self._waiting = measures
+            if not measures:
+                self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self.measured_at = trainer.global_step
+        if trainer.state.fn == "fit" and (self._waiting or trainer.should_stop):
+            self._waiting = False
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:

@@ -16,16 +16,21 @@ from packaging.version import Version
 from pydantic import AfterValidator, ConfigDict, Field
 from torch import Tensor
 
+from lamp_lightning.models.adapter import same_weights
+from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing, save_tensors
 from lamp_lightning.runtime.reading import Schema, checked
-from lamp_lightning.runtime.settings import NotNegative
+from lamp_lightning.runtime.schema import Text
+from lamp_lightning.runtime.settings import Dtype, Norm, NotNegative, Seed, TunerSettings
 
 if TYPE_CHECKING:
-    from lamp_lightning.train.tuner import MotionTuner
+    from lamp_lightning.models.backbone import VideoBackbone
+    from lamp_lightning.models.base.model import BaseModel
 
 ADVICE = "Remove it to train this run from the beginning."
 WHAT = "the checkpoint of a run"
+WEIGHTS = ("state_dict", "current_model_state")  # Lightning's averaging keeps averages in the first
 MOST_STEPS = 10**9
 
 
@@ -43,7 +48,7 @@ class CheckpointFile(TorchCheckpointIO):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
 
-def read_checkpoint(file: Path) -> Any:
+def read_checkpoint(file: Path, advice: str = ADVICE) -> Any:
     """The content of a checkpoint, its tensors mapped from the file.
 
     UserError where it cannot be read, is damaged, or holds more than tensors and plain values.
@@ -54,7 +59,7 @@ def read_checkpoint(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # what zipfile, pickle and torch raise has no common base
         damaged = type(error).__name__
-    raise UserError(f"The checkpoint {file} cannot be read ({damaged}). {ADVICE}")
+    raise UserError(f"The checkpoint {file} cannot be read ({damaged}). {advice}")
 
 
 def damage(file: Path) -> str | None:
@@ -166,9 +171,83 @@ class Checkpoint(Part):
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     variant: dict[str, Any] | None = None
     scaler: ScalerState | None = Field(None, alias="MixedPrecision")
+    current_model_state: dict[str, Any] = Field({})  # these two where weights are averaged
+    averaging_state: dict[str, Any] = Field({})
 
 
-def check_checkpoint(file: Path, tuner: MotionTuner, trainer: Trainer) -> None:
+class BaseFacts(Part):
+    """What is kept of the UNet below, to find it again."""
+
+    norm: Norm
+    dtype: Dtype
+    fingerprint: Annotated[list[float], Field(max_length=10_000)]
+
+
+class Hyperparameters(TunerSettings):
+    """The arguments of a `MotionTuner`; a class of the user's may have more."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    seed: Seed = 0
+    gradient_checkpointing: bool = False
+    base_model: Text | None = None
+    base_config: Text | None = None
+    base_variant: Text | None = None
+
+
+class SavedModule(Part):
+    """What of a checkpoint makes the module again."""
+
+    file: Path
+    state_dict: dict[str, Any]
+    variant: dict[str, Any] | None = None
+    hyper_parameters: Hyperparameters
+    facts: BaseFacts = Field(alias="base")
+
+    def base_model(self) -> BaseModel:
+        """The text-to-image model that it names. Raises UserError where it names none."""
+        if (name := self.hyper_parameters.base_model) is None:
+            raise UserError(
+                f"{self.file} does not say which model it was tuned on: give base_model=<folder or hub id>, "
+                "or unet and scheduler."
+            )
+        return load_base_model(
+            name,
+            config=self.hyper_parameters.base_config,
+            variant=self.hyper_parameters.base_variant,
+            torch_dtype=getattr(torch, self.facts.dtype),
+        )
+
+    def check_unet(self, unet: VideoBackbone) -> None:
+        """Raise UserError where a UNet has other frozen weights than the one that was tuned."""
+        if not same_weights(unet.fingerprint(), self.facts.fingerprint):
+            raise UserError(
+                f"{self.file} was tuned on other weights than those of "
+                f"{self.hyper_parameters.base_model or 'this UNet'}. Give base_model=<folder or hub id>."
+            )
+
+
+def read_module(file: Path, changed: Mapping[str, Any]) -> SavedModule:
+    """What of a checkpoint makes the module again, with some of its hyperparameters changed.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or of a version that kept no hyperparameters.
+    """
+    content = read_checkpoint(file, "Train again, or give another.")
+    values = content.get("hyper_parameters") if isinstance(content, dict) else None
+    if not isinstance(values, dict) or "base" not in content:
+        raise UserError(
+            f"{file} is no checkpoint of a MotionTuner that has its hyperparameters. One of version 0.1 goes "
+            "on with `python -m lamp_lightning.train resume=<run>`, and its adapter loads by itself."
+        )
+    if odd := [name for name in values if not str(name).isidentifier() or str(name).startswith("_")]:
+        raise UserError(f"{file} has the hyperparameter {str(odd[0])[:40]!r}, which a file may not give.")
+    known = {name: value for name, value in changed.items() if name in Hyperparameters.model_fields}
+    content = {**content, "file": file, "hyper_parameters": {**values, **known}}
+    return checked(SavedModule, content, file=file, what="a checkpoint", advice="Give another.")
+
+
+def check_checkpoint(file: Path, tuner: Any, trainer: Trainer) -> None:
     """Raise UserError where a run cannot go on from a checkpoint, before anything of it is used."""
     content = read_checkpoint(file)
     checkpoint = checked(Checkpoint, content, file=file, what=WHAT, advice=ADVICE)
@@ -180,8 +259,13 @@ def check_checkpoint(file: Path, tuner: MotionTuner, trainer: Trainer) -> None:
         name: tuple(parameter.shape)
         for name, parameter in zip(tuner.tuned_names(), tuner.unet.tuned_parameters(), strict=True)
     }
-    for name, shape in shapes.items():
-        _check_tensor(checkpoint.state_dict[name], f"state_dict.{name}", file, shape, (torch.float32,))
+    for key in WEIGHTS:
+        for name, shape in shapes.items() if key in content else ():
+            _check_tensor(content[key][name], f"{key}.{name}", file, shape, (torch.float32,))
+    for name in {"n_averaged", *checkpoint.averaging_state} if checkpoint.current_model_state else ():
+        _check_tensor(
+            checkpoint.averaging_state.get(name), f"averaging_state.{name}", file, (), (torch.long,)
+        )
     _check_optimizer(checkpoint, list(shapes.items()), file)
     own = trainer.fit_loop.state_dict()
     loop = _known(checkpoint.loops, "fit_loop", "loops", file)

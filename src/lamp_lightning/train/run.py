@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from lightning import Trainer, seed_everything
+from hydra.utils import get_object, instantiate
+from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt, sample_prompts
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.metrics.familiar import ELSE, REAL, doubts
-from lamp_lightning.metrics.metrics_json import write_metrics
+from lamp_lightning.metrics.metrics_json import read_metrics, write_metrics
 from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import on_device
@@ -45,9 +49,10 @@ from lamp_lightning.train.checkpoints import check_checkpoint
 from lamp_lightning.train.samples import Studio
 
 
-def train(run: RunFolder, cfg: DictConfig) -> None:
+def train(run: RunFolder, cfg: DictConfig) -> dict[str, float]:
     """Tune, from the beginning or from `last.ckpt`, then generate videos, measure and report.
 
+    Returns the numbers of `metrics.json`: `loss`, `val/loss` of held-out clips, measures of the videos.
     Raises Stopped after a Ctrl-C or SIGTERM, when everything is saved and the user knows how to go on.
     """
 
@@ -58,9 +63,10 @@ def train(run: RunFolder, cfg: DictConfig) -> None:
     with prepared(run, cfg, how_to_go_on) as parts:
         start_logger(parts)
         fit(parts)
-        finish(parts)
+        numbers = finish(parts)
         if parts.studio.stop.requested and is_first_process():
             print(f"Stopped after this run, which is finished: {short(run.path)}", flush=True)
+    return numbers
 
 
 @contextmanager
@@ -97,10 +103,20 @@ class Parts:
     data: Any
     studio: Studio
 
+    @property
+    def callbacks(self) -> list[Any]:
+        """Those of the trainer, the user's and ours."""
+        return self.trainer.callbacks  # type: ignore[attr-defined]
+
 
 def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     """Load the model, read the clips, make the trainer."""
     quiet_libraries()
+    if re.search("spawn|fork|notebook", cfg.trainer.strategy):
+        raise UserError(
+            f"trainer.strategy={cfg.trainer.strategy} would leave the run in processes that end: take "
+            "trainer.strategy=ddp."
+        )
     check_precision(cfg.trainer.precision, cfg.model.dtype, cfg.trainer.accelerator)
     torch.set_num_threads(threads(cfg.threads))
     seed_everything(cfg.seed % 2**32, verbose=False)  # numpy takes no larger one
@@ -115,6 +131,9 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     )
     sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
     data_cfg = {key: value for key, value in cfg.data.items() if key != "root"}
+    if data_cfg.get("validation") is None:
+        data_cfg.pop("validation", None)  # a data module of the user's need not know it
+    callbacks = make_callbacks(run, cfg)
     data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
     unet = inflated(base.unet, cfg.model.norm, variant)
     tuner = make(
@@ -124,7 +143,11 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         base.scheduler,
         seed=cfg.seed,
         gradient_checkpointing=cfg.model.gradient_checkpointing,
+        base_model=str(cfg.model.path),
+        base_config=cfg.model.get("config"),
+        base_variant=cfg.model.get("variant"),
     )
+    tuner._log_hyperparams = False  # the logger gets the whole config
     progress = TrainingProgress(str(cfg.motion.name))
     pipeline = LAMPPipeline.from_base(base, unet)
     pipeline.set_progress_bar_config(disable=True)
@@ -135,15 +158,20 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         cfg.trainer,
         logger=False,
         callbacks=[
+            *callbacks,  # before ours, which save what they have done
             progress,
             StepNumbers(),
             Samples(studio.while_training, cfg.samples.every),
             SaveState(run, cfg.save_every, stop),
         ],
         max_epochs=-1,
+        val_check_interval=cfg.trainer.get("val_check_interval")
+        or cfg.save_every * cfg.trainer.accumulate_grad_batches,
+        check_val_every_n_epoch=None,
+        **({"limit_val_batches": 0} if "validation" not in data_cfg else {}),
         default_root_dir=str(run.path),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
@@ -171,6 +199,31 @@ def say_doubts(cfg: DictConfig, data: Any) -> str | None:
     if found:
         print(f"Warning: {found}", file=sys.stderr, flush=True)
     return found
+
+
+def make_callbacks(run: RunFolder, cfg: DictConfig) -> list[Callback]:
+    """The user's Lightning callbacks. What they write goes into the run's folder, unless they name another.
+
+    Raises:
+        UserError: one that is none, or that watches held-out clips where there are none.
+    """
+    callbacks = []
+    for name, found in (cfg.get("callbacks") or {}).items():
+        options = dict(found)
+        if "dirpath" in inspect.signature(get_object(options["_target_"])).parameters:
+            options["dirpath"] = str(run.path / (options.get("dirpath") or "checkpoints"))
+        callback = make(f"callbacks.{name}", options)
+        if not isinstance(callback, Callback):
+            raise UserError(f"callbacks.{name}._target_={options['_target_']} is no Lightning callback.")
+        monitor = str(getattr(callback, "monitor", None))
+        waits = isinstance(callback, EarlyStopping) and not callback._check_on_train_epoch_end
+        if cfg.data.get("validation") is None and (waits or monitor.startswith("val/")):
+            raise UserError(
+                f"callbacks.{name} watches {monitor} whenever held-out clips are measured, and there are "
+                "none: give a share of the clips or a folder of others, like data.validation=0.25."
+            )
+        callbacks.append(callback)
+    return callbacks
 
 
 def variant_from(cfg: DictConfig) -> Variant:
@@ -206,6 +259,7 @@ def start_logger(parts: Parts) -> None:
 def fit(parts: Parts) -> None:
     """Train to the end, or to a stop: then raises Stopped. `trainer.max_steps=0` tunes nothing."""
     if not parts.trainer.max_steps:
+        measure_held_out(parts)
         return
     run, cfg, stop = parts.studio.run, parts.studio.cfg, parts.studio.stop
     checkpoint = run.checkpoint if run.checkpoint.exists() else None
@@ -226,6 +280,12 @@ def fit(parts: Parts) -> None:
         )
     try:
         parts.trainer.fit(parts.tuner, datamodule=parts.data, ckpt_path=checkpoint)
+        averaging: Any = getattr(lightning_callbacks, "WeightAveraging", ())  # of Lightning 2.6
+        for callback in parts.callbacks:
+            if isinstance(callback, averaging):  # not called yet where nothing was left to do
+                callback.on_train_end(parts.trainer, parts.tuner)
+        if not stop.requested:
+            measure_held_out(parts)
     except SystemExit:  # Lightning's answer to a second Ctrl-C
         raise Stopped(stop.signum or 2) from None
     finally:
@@ -236,10 +296,21 @@ def fit(parts: Parts) -> None:
         stop.check()
 
 
-def finish(parts: Parts) -> None:
-    """Save the adapter, generate the final videos, measure them and say where everything is."""
+def measure_held_out(parts: Parts) -> None:
+    """The loss on held-out clips, of the model as it is at the end."""
+    trainer = parts.trainer
+    measured = any(getattr(each, "measured_at", None) == trainer.global_step for each in parts.callbacks)
+    if parts.studio.cfg.data.get("validation") is not None and not measured:
+        trainer.validate(parts.tuner, datamodule=parts.data, verbose=False)
+
+
+def finish(parts: Parts) -> dict[str, float]:
+    """Save the adapter, generate the final videos, measure them and say where everything is.
+
+    Returns the numbers of metrics.json; those of other processes than the first are empty.
+    """
     if not parts.trainer.is_global_zero:
-        return
+        return {}
     studio, step = parts.studio, parts.trainer.global_step
     run, cfg = studio.run, studio.cfg
     parts.tuner.unet.to(parts.trainer.strategy.root_device)
@@ -250,6 +321,11 @@ def finish(parts: Parts) -> None:
     facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}
     if studio.progress.loss is not None:
         facts["loss"] = studio.progress.loss
+    facts |= {
+        name: float(value) for name, value in parts.trainer.callback_metrics.items() if name == "val/loss"
+    }
+    if parts.trainer.early_stopping_callback is not None and step < cfg.trainer.max_steps:
+        facts["stopped_early"] = True
     facts["minutes"] = round(studio.progress.seconds / 60, 3)  # of training
     values: dict[str, float] = {}
     single: list[dict[str, Any]] = []
@@ -264,10 +340,14 @@ def finish(parts: Parts) -> None:
     write_metrics(run.metrics, {**facts, **values, "videos": single})
     summarise(studio.logger, {f"metrics/{name}": value for name, value in values.items()})
     log_adapter(studio.logger, run, {"motion": str(cfg.motion.name), "steps": step})
+    figures = printed(values)
+    if "val/loss" in facts:
+        figures = [f"  {'loss on held-out clips ↓':<34}{facts['val/loss']:>7.4f}", *figures]
     places += [
         ("metrics", run.metrics),
         *where_to_look(studio.logger),
         ("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'),
     ]
     title = f"The motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}."
-    print_results(title, printed(values), places, note=studio.doubts)
+    print_results(title, figures, places, note=studio.doubts)
+    return read_metrics(run.metrics).numbers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,26 +15,33 @@ from packaging.version import Version
 from torch import Tensor
 
 from lamp_lightning.diffusion.conditions import Conditions
+from lamp_lightning.diffusion.denoise import denoise_clips
+from lamp_lightning.diffusion.guidance import with_guidance
+from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.loss import all_frames_loss, first_frame_loss
-from lamp_lightning.models.variant import Variant
+from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.models.registry import Variant, inflated
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.precision import check_precision, fast_float32
 from lamp_lightning.runtime.schema import usable
 from lamp_lightning.runtime.settings import TunerSettings
+from lamp_lightning.train.checkpoints import WEIGHTS, read_module
 
 if TYPE_CHECKING:
     from lamp_lightning.models.backbone import VideoBackbone
 
 BITSANDBYTES = "0.50"  # the first that computes on CPUs, too
 NOISE_STREAM = 1  # sets the noise of item i apart from whatever else is drawn for (seed, i)
+HELD_OUT_STREAM = 2
+GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly over [0, 1), however many there are
 
 
-def item_generator(seed: int, index: int) -> torch.Generator:
+def item_generator(seed: int, index: int, stream: int = NOISE_STREAM) -> torch.Generator:
     """The CPU generator of training item `index`: its noise and timestep depend on nothing else.
 
     So a resumed run draws what an uninterrupted one would have drawn, on any device and number of GPUs.
     """
-    state = np.random.SeedSequence([seed, NOISE_STREAM, index]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 
 
@@ -72,10 +80,15 @@ class MotionTuner(LightningModule):
         tuned: which parameter sets are tuned (`Variant`). None: as `unet.variant` says.
         seed: of noise and timesteps.
         gradient_checkpointing: less memory for more time.
+        base_model: name of the base model (a folder, hub id, single file, or "tiny"), which checkpoints keep,
+            so that `load_from_checkpoint` finds it. None: what diffusers loaded the UNet from.
+        base_config: see `load_base_model`.
+        base_variant: of the base model's weight files.
 
     A batch is a dictionary of scaled `latents` `b c f h w`, `text` `b l d` and the item numbers `index` `b`,
     with SDXL also of `added_cond_kwargs`: `text_embeds` `b p` and `time_ids` `b 6`. Checkpoints hold the
-    tuned parameters, the optimiser and the loop, not the frozen weights.
+    tuned parameters, the optimiser, the loop and the hyperparameters, not the frozen weights.
+    `load_from_checkpoint` makes the whole module from one. `sampler` says how `predict_step` samples.
 
     Raises:
         UserError: a value that cannot be used, or bitsandbytes is missing.
@@ -114,6 +127,9 @@ class MotionTuner(LightningModule):
         tuned: Sequence[str] | None = None,
         seed: int = 0,
         gradient_checkpointing: bool = False,
+        base_model: str | None = None,
+        base_config: str | None = None,
+        base_variant: str | None = None,
     ) -> None:
         super().__init__()
         settings = {
@@ -126,15 +142,19 @@ class MotionTuner(LightningModule):
         usable(TunerSettings, "tuner", settings)
         if optimizer == "adamw8bit":
             adamw8bit()  # where it is missing is said now, not when all clips are encoded
+        base_model = base_model or unet.config.get("_name_or_path") or None
+        self.save_hyperparameters(ignore=["unet", "scheduler", "first_frame", "tuned"])
+        self.base_model = base_model
         self.unet = unet
         self.scheduler = scheduler
+        self.sampler = Sampler(guidance_scale=1.0)  # batches have no text to guide away from
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.seed = seed
-        self.strict_loading = False  # a checkpoint has tuned parameters only; on_load_checkpoint is strict
+        self.register_load_state_dict_pre_hook(_keep_frozen)
         given = {"first_frame": first_frame, "tuned": tuned}
         given = {name: value for name, value in given.items() if value is not None}
         unet.set_variant(Variant.from_settings(unet.variant.model_dump() | given))
@@ -147,21 +167,68 @@ class MotionTuner(LightningModule):
 
     def setup(self, stage: str) -> None:
         device = self.trainer.strategy.root_device.type
-        frozen = {p.dtype for p in self.unet.parameters() if not p.requires_grad} - {torch.float32}
-        dtype = str(next(iter(frozen), torch.float32)).removeprefix("torch.")
+        dtype = str(self.frozen_dtype).removeprefix("torch.")
         check_precision(str(self.trainer.precision), dtype, device)
         fast_float32(device)
 
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """What the UNet predicts, `b c f h w`; takes what the UNet takes."""
+        return self.unet(*args, **kwargs)
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean loss of a batch, a scalar; logged as `train/loss`."""
-        latents = batch["latents"]
-        noise, timesteps = self.draw(latents, batch["index"])
-        conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
-        loss_of = first_frame_loss if self.unet.variant.first_frame else all_frames_loss
-        loss = loss_of(self.unet, self.scheduler, latents, noise, timesteps, conditions)
-        self.log("train/loss", loss.detach(), sync_dist=True, batch_size=len(latents))
+        loss = self.loss(batch, *self.draw(batch["latents"], batch["index"]))
+        self._log_loss("train/loss", loss.detach(), batch)
         return loss
 
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The same loss at noise and timesteps that never change; logged as `val/loss`."""
+        return self._held_out_loss(batch, "val/loss")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The same as in validation; logged as `test/loss`."""
+        return self._held_out_loss(batch, "test/loss")
+
+    def _held_out_loss(self, batch: dict[str, Any], name: str) -> Tensor:
+        loss = self.loss(batch, *self.draw_held_out(batch["latents"], batch["index"]))
+        self._log_loss(name, loss, batch)
+        return loss
+
+    @torch.compiler.disable  # as of Lightning 2.6 it cannot be compiled
+    def _log_loss(self, name: str, loss: Tensor, batch: dict[str, Any]) -> None:
+        """At each step in training, and the mean of all batches elsewhere."""
+        self.log(name, loss, sync_dist=True, batch_size=len(batch["latents"]))
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Clips that go on from the first frames of a batch, as scaled latents `b c f h w`.
+
+        They are sampled as `self.sampler` says, without guidance, each from the noise of its item.
+        """
+        latents = batch["latents"]
+        noise, _ = self.draw_held_out(latents, batch["index"])
+        conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
+        known = KnownFrames.of(latents, [0] if self.unet.variant.first_frame else [])
+        scheduler = self.sampler.make_scheduler(self.scheduler.config)
+        predict = with_guidance(self.unet, conditions, scale=1.0)
+        return denoise_clips(predict, scheduler, noise, known, self.sampler)
+
+    def loss(self, batch: dict[str, Any], noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The mean loss of a batch at this noise (b, c, f, h, w) and these timesteps (b,), a scalar."""
+        conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
+        loss_of = first_frame_loss if self.unet.variant.first_frame else all_frames_loss
+        return loss_of(self.unet, self.scheduler, batch["latents"], noise, timesteps, conditions)
+
+    @torch.compiler.disable
+    def draw_held_out(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """As `draw`, but the same at any seed, with timesteps that spread evenly over all levels."""
+        noise, timesteps = [], []
+        for item in index.tolist():
+            generator = item_generator(0, item, HELD_OUT_STREAM)
+            noise.append(torch.randn(latents.shape[1:], generator=generator))
+            timesteps.append(int((item + 0.5) * GOLDEN % 1 * self.scheduler.config.num_train_timesteps))
+        return torch.stack(noise).to(latents), torch.tensor(timesteps, device=latents.device)
+
+    @torch.compiler.disable  # generators are not compiled
     def draw(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Noise like `latents` (b, c, f, h, w) and timesteps (b,) of the items `index` (b,)."""
         noise, timesteps = [], []
@@ -207,10 +274,22 @@ class MotionTuner(LightningModule):
         return [f"unet.{name}" for name in self.unet.trainable_names()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in self.tuned_names()}
+        for key in WEIGHTS:
+            if (state := checkpoint.get(key)) is not None:
+                checkpoint[key] = {name: state[name] for name in self.tuned_names()}
         checkpoint["optimizer"] = self.optimizer
         checkpoint["variant"] = self.unet.variant.settings()
+        checkpoint["base"] = {
+            "norm": self.unet.norm,
+            "dtype": str(self.frozen_dtype).removeprefix("torch."),
+            "fingerprint": self.unet.fingerprint(),
+        }
+
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """What the frozen weights are kept in."""
+        frozen = {p.dtype for p in self.unet.parameters() if not p.requires_grad} - {torch.float32}
+        return next(iter(frozen), torch.float32)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         optimizer = checkpoint.get("optimizer", "adamw")  # older checkpoints do not say
@@ -225,8 +304,8 @@ class MotionTuner(LightningModule):
                 f"The checkpoint is of another variant of the model: it differs in {different}. Resume with "
                 "the settings that the run began with."
             )
-        saved, wanted = set(checkpoint["state_dict"]), set(self.tuned_names())
-        odd = sorted(saved ^ wanted)
+        wanted = set(self.tuned_names())
+        odd = sorted({name for key in WEIGHTS for name in wanted ^ set(checkpoint.get(key, wanted))})
         if odd:
             where = "lacks" if odd[0] in wanted else "has the unknown"
             raise UserError(
@@ -234,3 +313,52 @@ class MotionTuner(LightningModule):
                 f"({len(odd)} names differ). "
                 "Resume with the model that the run began with."
             )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, **hyperparameters: Any
+    ) -> MotionTuner:
+        """The module of a checkpoint, with the base model that it names.
+
+        The file is data: nothing in it is run, whoever wrote it.
+
+        Args:
+            checkpoint_path: of a `Trainer` or a run (`checkpoints/last.ckpt`).
+            map_location: the device; None: the CPU.
+            hyperparameters: arguments of the class that differ from the saved ones. With `unet`, an inflated
+                UNet, and `scheduler` no base model is loaded.
+
+        Raises:
+            UserError: a damaged file, one that names no base model, or another model than it was tuned on.
+
+        Example:
+            >>> import tempfile
+            >>> from lightning import Trainer
+            >>> from lamp_lightning import MotionTuner, MotionUNet
+            >>> from lamp_lightning.models import load_base_model
+            >>> base = load_base_model("tiny")
+            >>> unet = MotionUNet.from_unet(base.unet)
+            >>> tuner = MotionTuner(unet, base.scheduler, base_model="tiny", seed=7)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+            ...     trainer.strategy.connect(tuner)
+            ...     trainer.save_checkpoint(f"{folder}/mine.ckpt")
+            ...     MotionTuner.load_from_checkpoint(f"{folder}/mine.ckpt").seed
+            7
+        """
+        saved = read_module(Path(checkpoint_path), hyperparameters)
+        if not {"unet", "scheduler"} <= hyperparameters.keys():
+            base = saved.base_model()
+            unet = inflated(base.unet, saved.facts.norm, Variant.from_settings(saved.variant))
+            hyperparameters = {"unet": unet, "scheduler": base.scheduler, **hyperparameters}
+        saved.check_unet(hyperparameters["unet"])
+        place: Any = {"map_location": map_location or "cpu", "weights_only": True}
+        return super().load_from_checkpoint(checkpoint_path, **place, **hyperparameters)
+
+
+def _keep_frozen(module: MotionTuner, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before a state is loaded: frozen weights, which checkpoints leave out, stay as they are."""
+    tuned = set(module.tuned_names())
+    for name, tensor in module.state_dict().items():
+        if name not in tuned:
+            state_dict.setdefault(f"{prefix}{name}", tensor)
