@@ -300,6 +300,8 @@ def test_a_base_model_is_loaded_with_diffusers_options(random_base):
     of_parts = {"text_encoder": torch.bfloat16, "default": torch.float16}
     loaded = LAMPPipeline.from_pretrained(random_base, dtype=of_parts)
     assert (loaded.text_encoder.dtype, loaded.unet.dtype) == (torch.bfloat16, torch.float16)
+    with pytest.raises(UserError, match="dtype and torch_dtype are the same"):
+        LAMPPipeline.from_pretrained(random_base, dtype=torch.float16, torch_dtype=torch.float16)
     with pytest.raises(UserError, match=r"\['colour'\] cannot be given for the base model"):
         LAMPPipeline.from_pretrained(random_base, colour="red")
     with pytest.raises(UserError, match="cannot be fetched from the hub"):

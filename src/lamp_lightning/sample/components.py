@@ -33,6 +33,7 @@ from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.unet.shared import image_unet
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.sample.frames import either
 from lamp_lightning.sample.loaders import Loaders
 
 Dtype = torch.dtype | Mapping[str, torch.dtype] | None
@@ -154,12 +155,10 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         Raises:
             UserError: nothing there that can be loaded, or an argument that nothing here takes.
         """
-        if dtype is not None and torch_dtype is not None:
-            raise UserError("dtype and torch_dtype are the same: give dtype alone.")
-        dtype = torch_dtype if dtype is None else dtype
+        precision = {"torch_dtype": torch_dtype} if dtype is None else {"dtype": dtype}  # as it was given
+        dtype = either("dtype", dtype, "torch_dtype", torch_dtype)
         hub = {name: kwargs[name] for name in _HUB if kwargs.get(name)}
         if pipeline_class(path_or_id, **_of_download(hub)) == cls.__name__:
-            precision = {} if dtype is None else {"dtype": dtype}
             return super().from_pretrained(str(path_or_id), variant=variant, **precision, **kwargs)
         known, _ = cls._get_signature_keys(cls)
         components = {name: kwargs.pop(name) for name in known if name in kwargs}

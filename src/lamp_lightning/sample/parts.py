@@ -16,6 +16,7 @@ from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.registry import inflated
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.sample.components import PipelineComponents
+from lamp_lightning.sample.frames import either
 
 
 class MotionPipeline(PipelineComponents):
@@ -32,7 +33,8 @@ class MotionPipeline(PipelineComponents):
         *,
         config: str | Path | None = None,
         variant: str | None = None,
-        torch_dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> Self:
         """The pipeline of a motion adapter of any kind (`Variant`), with its base model and UNet.
@@ -41,7 +43,8 @@ class MotionPipeline(PipelineComponents):
             file: the adapter.
             base: the base model; None: the one that the adapter names, with its `config` and `variant`.
             config, variant: as in `load_base_model`.
-            torch_dtype: of the frozen weights; tuned ones are float32.
+            dtype: of the frozen weights; None: float32, as tuned ones are.
+            torch_dtype: diffusers' former name of `dtype`.
             kwargs: what `load_motion` takes.
 
         Raises:
@@ -52,7 +55,8 @@ class MotionPipeline(PipelineComponents):
             config, variant, base = header.base_config, header.base_variant, header.base_model
         if base is None:
             raise UserError(f"{file} does not say which base model it belongs to: name it with base=<model>.")
-        model = load_base_model(base, config=config, variant=variant, torch_dtype=torch_dtype)
+        dtype = either("dtype", dtype, "torch_dtype", torch_dtype) or torch.float32
+        model = load_base_model(base, config=config, variant=variant, torch_dtype=dtype)
         unet = inflated(model.unet, header.norm, header.variant)
         for parameter in unet.tuned_parameters():
             parameter.data = parameter.data.float()
