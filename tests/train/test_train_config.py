@@ -26,7 +26,7 @@ def motion(name: str):
     return composed(f"motion={name}").motion
 
 
-GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "experiment")
+GROUPS = ("motion", "model", "data", "sampler", "trainer", "logger", "method", "callbacks", "experiment")
 ROUNDS = max(len(options(group)) for group in GROUPS)
 
 
