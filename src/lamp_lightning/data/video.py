@@ -34,18 +34,22 @@ SMPTE170M = 6  # the H.264 code of SD colour: what players assume for small unta
 
 
 def as_frames(video: Any, *, min_frames: int = 1) -> np.ndarray:
-    """uint8 `(f, h, w, 3)` RGB from arrays or tensors of that shape, or a list of such frames or PIL images.
+    """uint8 `(f, h, w, 3)` RGB of one video.
 
+    From arrays or tensors of that shape or `(f, 3, h, w)`, or a list of frames `(h, w, 3)` or PIL images.
     Floats in [0, 1] are rounded. Raises UserError with fewer than `min_frames` frames, ValueError for another
     shape or range.
     """
     if isinstance(video, list | tuple):
-        video = np.stack([np.asarray(f.convert("RGB") if isinstance(f, Image.Image) else f) for f in video])
-    if hasattr(video, "detach"):
-        video = video.detach().cpu().numpy()
-    frames = np.asarray(video)
+        video = np.stack([_array(frame) for frame in video])
+    frames = _array(video)
+    if frames.ndim == 4 and frames.shape[-1] != 3 and frames.shape[1] == 3:
+        frames = frames.transpose(0, 2, 3, 1)
     if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"a video is (frames, height, width, 3); got an array of shape {frames.shape}")
+        raise ValueError(
+            "a video is (frames, height, width, 3) or (frames, 3, height, width); got an array of shape "
+            f"{frames.shape}"
+        )
     if frames.shape[0] < min_frames:
         raise UserError(f"this needs a video of at least {min_frames} frames; it has {frames.shape[0]}")
     if frames.dtype != np.uint8:
@@ -56,6 +60,34 @@ def as_frames(video: Any, *, min_frames: int = 1) -> np.ndarray:
             )
         frames = np.round(frames * 255).astype(np.uint8)
     return np.ascontiguousarray(frames)
+
+
+def as_videos(videos: Any, *, min_frames: int = 1) -> list[np.ndarray]:
+    """Each video of a batch as uint8 `(f, h, w, 3)`; a single video is a batch of one.
+
+    A batch is an array or tensor `(b, f, h, w, 3)` or `(b, f, 3, h, w)`, such as the pipeline's `frames`, or
+    a list of whatever `as_frames` takes, of any lengths and sizes. Raises as `as_frames`.
+
+    Example:
+        >>> import torch
+        >>> [video.shape for video in as_videos(torch.rand(2, 4, 3, 8, 16))]
+        [(4, 8, 16, 3), (4, 8, 16, 3)]
+    """
+    if isinstance(videos, list | tuple):
+        one = not videos or (not isinstance(videos[0], list | tuple) and getattr(videos[0], "ndim", 3) == 3)
+    else:
+        one = getattr(videos, "ndim", 4) != 5
+    return [as_frames(video, min_frames=min_frames) for video in ([videos] if one else videos)]
+
+
+def _array(value: Any) -> np.ndarray:
+    """A picture or pictures, from PIL, an array, or a tensor on any device."""
+    if isinstance(value, Image.Image):
+        value = value.convert("RGB")
+    elif hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()  # NumPy has none
+    return np.asarray(value)
 
 
 def write_mp4(path: str | Path, video: Any, fps: float = 8, *, min_size: int = 0, crf: int = 14) -> Path:

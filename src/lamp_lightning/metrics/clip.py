@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lamp_lightning.data.video import as_frames
+from lamp_lightning.data.video import as_frames, as_videos
+from lamp_lightning.metrics.batches import VideoMetric, one_each
 from lamp_lightning.models.checks import (
     ClipConfig,
     check_folder,
@@ -132,10 +134,10 @@ def _unit(features: Any) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8)
 
 
-class CLIPScore(MeanMetric):
+class CLIPScore(VideoMetric, MeanMetric):
     """How well videos fit their prompts: 100 times the mean cosine of each frame's and the prompt's features.
 
-    Higher is better. `update(frames, prompt)` takes one video, uint8 `f h w c`.
+    Higher is better. `update(frames, prompt)` takes a video and its prompt, or a batch and a prompt for each.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
@@ -152,11 +154,15 @@ class CLIPScore(MeanMetric):
         super().__init__(**kwargs)
         self.clip = clip
 
-    def update(self, frames: Any, prompt: str) -> None:
-        super().update(fit(self.clip.image_features(frames), self.clip.text_features([prompt])).cpu())
+    def update(self, frames: Any, prompt: str | Sequence[str]) -> None:
+        videos = as_videos(frames)
+        pairs = zip(videos, one_each(prompt, videos, "prompts"), strict=True)
+        super().update(
+            [float(fit(self.clip.image_features(v), self.clip.text_features([p]))) for v, p in pairs]
+        )
 
 
-class FrameConsistency(MeanMetric):
+class FrameConsistency(VideoMetric, MeanMetric):
     """How alike the frames of a video are: mean cosine of CLIP features over pairs of its frames.
 
     Higher is steadier, and a frozen video has 1: read it beside `MotionAmount`.
@@ -175,6 +181,7 @@ class FrameConsistency(MeanMetric):
     """
 
     higher_is_better = True
+    plot_upper_bound = 1.0
 
     def __init__(self, clip: ClipJudge, pairs: Literal["all", "neighbours"] = "all", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -183,8 +190,8 @@ class FrameConsistency(MeanMetric):
         self.clip, self.pairs = clip, pairs
 
     def update(self, frames: Any) -> None:
-        features = self.clip.image_features(as_frames(frames, min_frames=2))
-        super().update(consistency(features, self.pairs).cpu())
+        features = [self.clip.image_features(video) for video in as_videos(frames, min_frames=2)]
+        super().update([float(consistency(each, self.pairs)) for each in features])
 
 
 def fit(features: Tensor, text: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lamp_lightning.data.video import as_frames
+from lamp_lightning.data.video import as_frames, as_videos
 from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.metrics.fidelity import MotionSignature, motion_signatures
 from lamp_lightning.metrics.flow import FollowedVideo
@@ -81,10 +81,11 @@ def evaluate_videos(
     fid: FeatureExtractor | None = None,
     fvd: FeatureExtractor | None = None,
 ) -> dict[str, Any]:
-    """Measure videos, each uint8 `f h w c`, of any lengths and sizes. `MEASURES` says what each value is.
+    """Measure videos of any lengths and sizes. `MEASURES` says what each value is.
 
     Args:
-        videos: at least one.
+        videos: at least one: a list of videos `f h w c` or `f c h w`, or a batch `b f h w c` or
+            `b f c h w`, all uint8 or floats in 0..1.
         prompts: one for each. None, for this and every further argument and for single items of them, leaves
             out the measures that need it.
         clip: the judge of prompts, consistency, diversity and likeness to the first frame.
@@ -108,21 +109,21 @@ def evaluate_videos(
         >>> values["motion_amount"], values["warping_error"]
         (0.0, 0.0)
     """
-    count = len(videos)
-    if not count:
+    if not len(videos):
         raise ValueError("There are no videos to measure.")
+    videos = as_videos(videos)
+    count = len(videos)
     for what, given in (("prompts", prompts), ("true videos", truth), ("first frames", first_frames)):
         if given is not None and len(given) != count:
             raise ValueError(f"{count} videos do not go with {len(given)} {what}: give one for each.")
     training = None if training_clips is None else motion_signatures(training_clips)
-    nothing = [None] * count
+    pairs = zip(
+        videos, *([None] * count if each is None else list(each) for each in (prompts, truth, first_frames)),
+        strict=True,
+    )  # fmt: skip
     measured = [
-        MeasuredVideo(
-            as_frames(video), clip, prompt, None if true is None else as_frames(true), training, first
-        )
-        for video, prompt, true, first in zip(
-            videos, prompts or nothing, truth or nothing, first_frames or nothing, strict=True
-        )
+        MeasuredVideo(video, clip, prompt, None if true is None else as_frames(true), training, first)
+        for video, prompt, true, first in pairs
     ]
     single = [video.measured() for video in measured]
     together = {name: _mean(single, name) for name in MEASURES}

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from torchmetrics import MeanMetric
 
+from lamp_lightning.data.video import as_videos
+from lamp_lightning.metrics.batches import VideoMetric
 from lamp_lightning.metrics.flow import FollowedVideo, moved
 from lamp_lightning.runtime.errors import UserError
 
@@ -115,7 +117,7 @@ def motion_fidelity(video: Any, training: Sequence[MotionSignature]) -> float:
     return 0.0 if signature is None else max(signature.likeness(each) for each in training)
 
 
-class MotionFidelity(MeanMetric):
+class MotionFidelity(VideoMetric, MeanMetric):
     """How alike a video and the training clips move, 0..1, whatever they show. Higher is better.
 
     The optical flow of what moves is summed up in two distributions (`MotionSignature`): how fast and where
@@ -123,7 +125,7 @@ class MotionFidelity(MeanMetric):
     likeness to the nearest training clip; a frozen one has 0. Videos and clips must be of one frame rate, and
     mirrored clips are to be given, too, where the motion was tuned with flips.
 
-    `update(frames)` takes one video, uint8 `f h w c`.
+    `update(frames)` takes a video or a batch.
 
     Args:
         training_clips: videos, or their signatures by `motion_signatures`.
@@ -138,10 +140,11 @@ class MotionFidelity(MeanMetric):
     """
 
     higher_is_better = True
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
 
     def __init__(self, training_clips: Sequence[Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.signatures = motion_signatures(training_clips)
 
     def update(self, frames: Any) -> None:
-        super().update(motion_fidelity(frames, self.signatures))
+        super().update([motion_fidelity(video, self.signatures) for video in as_videos(frames)])

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torchmetrics import MeanMetric
 
+from lamp_lightning.data.video import as_videos
+from lamp_lightning.metrics.batches import VideoMetric
 from lamp_lightning.metrics.flow import FollowedVideo, moved
 
 
@@ -23,15 +25,14 @@ def warping_error(video: Any) -> float:
     return 100 * float(np.mean(errors))
 
 
-class WarpingError(MeanMetric):
+class WarpingError(VideoMetric, MeanMetric):
     """How much flickers: the difference of each frame to the next, moved to it along the optical flow.
 
     In percent of the colours' range, mean over pixels. Lower is better; a frozen video has 0: read it beside
     `MotionAmount`. Where flow there and back do not agree, a pixel is compared with the frame before if it
     fits that better: what gets hidden in the next frame mostly showed there.
 
-    `update(frames)` takes one video of at least 2 frames, uint8 `f h w c`; large ones are reduced to
-    128 pixels.
+    `update(frames)` takes a video of at least 2 frames, or a batch; large ones are reduced to 128 pixels.
 
     Example:
         >>> import numpy as np
@@ -43,6 +44,7 @@ class WarpingError(MeanMetric):
     """
 
     higher_is_better = False
+    plot_lower_bound = 0.0
 
     def update(self, frames: Any) -> None:
-        super().update(warping_error(frames))
+        super().update([warping_error(video) for video in as_videos(frames)])

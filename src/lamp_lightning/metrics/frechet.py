@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from lamp_lightning.data.video import as_frames
+from lamp_lightning.data.video import as_frames, as_videos
+from lamp_lightning.metrics.batches import VideoMetric
 from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.runtime.errors import UserError
 
@@ -53,9 +54,9 @@ class FeatureExtractor(nn.Module):
             )
         return features.flatten(1).float()
 
-    def of(self, video: Any) -> Tensor:
-        """The features of one video, uint8 `f h w c`: `f d` for FID, `1 d` for FVD."""
-        frames = torch.from_numpy(as_frames(video)).float()
+    def of(self, video: Any, device: Any = "cpu") -> Tensor:
+        """The features of one video, uint8 `f h w c`, found on a device: `f d` for FID, `1 d` for FVD."""
+        frames = torch.from_numpy(as_frames(video)).float().to(device)
         if self.kind == "fid":
             return self(frames.permute(0, 3, 1, 2))
         return self(frames.permute(3, 0, 1, 2)[None])
@@ -82,14 +83,13 @@ def load_extractor(
 
     Example:
         >>> extractor = load_extractor("fid", "torch:flatten", arguments={"start_dim": 1})
-        >>> import numpy as np
-        >>> extractor.of(np.zeros((2, 4, 4, 3), np.uint8)).shape
+        >>>         >>> extractor.of(np.zeros((2, 4, 4, 3), np.uint8)).shape
         torch.Size([2, 48])
     """
     if where == "clip" and kind == "fid":
         if clip is None:
             raise UserError("fid=clip takes the features of a CLIP model: name one with clip=<model>.")
-        return FeatureExtractor(kind, lambda pixels: clip.image_features(_pictures(pixels)), where)
+        return FeatureExtractor(kind, ClipFeatures(clip), where)
     path = Path(where).expanduser()
     try:
         if path.is_file():
@@ -109,14 +109,20 @@ def load_extractor(
         ) from error
 
 
-def _pictures(pixels: Tensor) -> np.ndarray:
-    return pixels.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+@dataclass(frozen=True)
+class ClipFeatures:
+    """CLIP as the function of a `FeatureExtractor`: colours 0..255 `n c h w` to features `n d`."""
+
+    clip: ClipJudge
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self.clip.image_features(pixels.to(torch.uint8))
 
 
-class FrechetDistance(FrechetInceptionDistance):
+class FrechetDistance(VideoMetric, FrechetInceptionDistance):
     """torchmetrics' Frechet distance on the features of an extractor: FID of frames, FVD of videos.
 
-    `update(video, real)` takes one video, uint8 `f h w c`. Lower is better. Where there are fewer
+    `update(video, real)` takes a video or a batch. Lower is better. Where there are fewer
     samples than features the distance is mostly chance, and `compute` warns.
 
     Args:
@@ -124,8 +130,7 @@ class FrechetDistance(FrechetInceptionDistance):
         features: how many it gives of each sample.
 
     Example:
-        >>> import numpy as np
-        >>> colours = FeatureExtractor("fid", lambda pixels: pixels.mean((2, 3)), "mean colours")
+        >>>         >>> colours = FeatureExtractor("fid", lambda pixels: pixels.mean((2, 3)), "mean colours")
         >>> video = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
         >>> distance = FrechetDistance(colours, features=3)
         >>> distance.update(video, real=True)
@@ -138,10 +143,11 @@ class FrechetDistance(FrechetInceptionDistance):
         known = nn.Identity()  # features come here ready, since videos are of many sizes
         known.num_features = features  # type: ignore[assignment]
         super().__init__(feature=known, **kwargs)
-        self.extractor = extractor
+        self.extractor, self.clip = extractor, getattr(extractor.function, "clip", None)
 
     def update(self, video: Any, real: bool) -> None:
-        super().update(self.extractor.of(video), real)
+        for each in as_videos(video):
+            super().update(self.extractor.of(each, self.device).to(self.device), real)
 
     def compute(self) -> Tensor:
         fewest = int(min(self.real_features_num_samples, self.fake_features_num_samples))

@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from lamp_lightning.data.video import as_frames
+from lamp_lightning.data.video import as_frames, as_videos
+from lamp_lightning.metrics.batches import Values, VideoMetric, one_each
 from lamp_lightning.metrics.clip import ClipJudge
 from lamp_lightning.metrics.truth import alike
 from lamp_lightning.runtime.errors import UserError
 
 
-class Diversity(Metric):
+class Diversity(VideoMetric):
     """How alike the videos are among each other: the authors' diversity. Lower is more diverse.
 
     The mean cosine, over all pairs of videos, of their mean CLIP features. NaN for fewer than two videos.
-    `update(frames)` takes one video, uint8 `f h w c`.
+    `update(frames)` takes a video or a batch.
 
     Example:
         >>> from lamp_lightning.metrics import load_clip
@@ -33,7 +33,7 @@ class Diversity(Metric):
     """
 
     higher_is_better = False
-    full_state_update = False
+    plot_upper_bound = 1.0
     total: Tensor
     videos: Tensor
 
@@ -45,8 +45,9 @@ class Diversity(Metric):
         self.add_state("videos", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, frames: Any) -> None:
-        self.total += mean_feature(self.clip.image_features(frames))
-        self.videos += 1
+        for video in as_videos(frames):
+            self.total += mean_feature(self.clip.image_features(video)).to(self.total.device)
+            self.videos += 1
 
     def compute(self) -> Tensor:
         return likeness_among(self.total, int(self.videos))
@@ -65,15 +66,15 @@ def likeness_among(total: Tensor, count: int) -> Tensor:
     return (total @ total - count) / (count * (count - 1))  # the square of the sum: each, and each pair twice
 
 
-class FirstFrameFidelity(Metric):
+class FirstFrameFidelity(VideoMetric):
     """How true a video stays to the first frame that it was given.
 
     `first_frame_fidelity`: mean cosine of the CLIP features of its frames and of that picture; higher is
     better, and a frozen video has 1. `first_frame_error`: mean difference of its frame 0 to that picture,
     in percent of the colours' range, which no motion excuses; lower is better.
 
-    `update(frames, first_frame)` takes one video, uint8 `f h w c`, and a picture, uint8
-    `h w c`, which is resized where it has another size.
+    `update(frames, first_frame)` takes a video and a picture (PIL, or uint8 or floats, `h w c` or `c h w`),
+    which is resized where it has another size; or a batch and a picture for each.
 
     Example:
         >>> from lamp_lightning.metrics import load_clip
@@ -85,7 +86,6 @@ class FirstFrameFidelity(Metric):
         0.0
     """
 
-    full_state_update = False
     fidelity: Tensor
     error: Tensor
     videos: Tensor
@@ -97,16 +97,17 @@ class FirstFrameFidelity(Metric):
             self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, frames: Any, first_frame: Any) -> None:
-        features = self.clip.image_features(frames)
-        self.fidelity += first_frame_fidelity(features, self.clip.image_features([first_frame]))
-        self.error += first_frame_error(frames, first_frame)
-        self.videos += 1
+        videos = as_videos(frames)
+        for video, picture in zip(videos, one_each(first_frame, videos, "first frames"), strict=True):
+            features = self.clip.image_features(video)
+            self.fidelity += first_frame_fidelity(features, self.clip.image_features([picture]))
+            self.error += first_frame_error(video, picture)
+            self.videos += 1
 
-    def compute(self) -> dict[str, Tensor]:
-        return {
-            "first_frame_fidelity": self.fidelity / self.videos,
-            "first_frame_error": self.error / self.videos,
-        }
+    def compute(self) -> Values:
+        return Values(
+            first_frame_fidelity=self.fidelity / self.videos, first_frame_error=self.error / self.videos
+        )
 
 
 def first_frame_fidelity(features: Tensor, picture: Tensor) -> float:

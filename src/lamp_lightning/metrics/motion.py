@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from torchmetrics import MeanMetric
 
-from lamp_lightning.data.video import as_frames
+from lamp_lightning.data.video import as_frames, as_videos
+from lamp_lightning.metrics.batches import VideoMetric
 from lamp_lightning.metrics.flow import colour_flow, optical_flow
 
 DRIFT_SIZE = 128  # larger videos are reduced to this longest side for the drift
@@ -53,11 +54,11 @@ def motion_amount(video: Any) -> float:
     return float(100 * np.linalg.norm(flow, axis=-1).mean() / flow.shape[2])
 
 
-class MotionAmount(MeanMetric):
+class MotionAmount(VideoMetric, MeanMetric):
     """Mean length of the optical flow, in percent of the picture's width per frame.
 
     Neither better nor worse by itself: it tells a video that moves from a frozen one (0), whose frame
-    consistency is perfect. `update(frames)` takes one video, uint8 `f h w c`.
+    consistency is perfect. `update(frames)` takes a video or a batch.
 
     Example:
         >>> import numpy as np
@@ -68,8 +69,10 @@ class MotionAmount(MeanMetric):
         0.0
     """
 
+    plot_lower_bound = 0.0
+
     def update(self, frames: Any) -> None:
-        super().update(motion_amount(frames))
+        super().update([motion_amount(video) for video in as_videos(frames)])
 
 
 def drift(video: Any, reach: float = 0.125) -> np.ndarray:

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from lamp_lightning.data.video import as_frames
+from lamp_lightning.data.video import as_frames, as_videos
+from lamp_lightning.metrics.batches import Values, VideoMetric, one_each
 from lamp_lightning.metrics.motion import MIN_FRAMES, drift
 
 
@@ -43,13 +43,20 @@ def _pair(video: Any, true: Any) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
-class MovingPixelError(Metric):
+def _pairs(video: Any, true: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The videos of a batch, each with its true continuation."""
+    videos = as_videos(video)
+    wanted = one_each(as_videos(true), videos, "true videos")
+    return [_pair(*pair) for pair in zip(videos, wanted, strict=True)]
+
+
+class MovingPixelError(VideoMetric):
     """Mean squared error (colours 0..1) to the true video over the pixels that truly move.
 
     `moving_error` is the error itself, `moving_error_ratio` its share of what a frozen first frame has
     over the same pixels: 1 is no better than standing still, 0 is the truth. Lower is better.
 
-    `update(video, true)` takes one video and its true continuation, both uint8 `f h w c`.
+    `update(video, true)` takes a video and its true continuation, or a batch of each.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
@@ -61,7 +68,7 @@ class MovingPixelError(Metric):
     """
 
     higher_is_better = False
-    full_state_update = False
+    plot_lower_bound = 0.0
     error: Tensor
     frozen: Tensor
     pixels: Tensor
@@ -73,17 +80,15 @@ class MovingPixelError(Metric):
             self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, video: Any, true: Any) -> None:
-        made, wanted = (x.astype(np.float64) / 255 for x in _pair(video, true))
-        moving = moving_pixels(as_frames(true), self.threshold)
-        self.error += float((made - wanted)[moving].__pow__(2).sum())
-        self.frozen += float((wanted[:1] - wanted)[moving].__pow__(2).sum())
-        self.pixels += 3 * int(moving.sum())
+        for pair in _pairs(video, true):
+            moving = moving_pixels(pair[1], self.threshold)
+            made, wanted = (x.astype(np.float64) / 255 for x in pair)
+            self.error += float((made - wanted)[moving].__pow__(2).sum())
+            self.frozen += float((wanted[:1] - wanted)[moving].__pow__(2).sum())
+            self.pixels += 3 * int(moving.sum())
 
-    def compute(self) -> dict[str, Tensor]:
-        return {
-            "moving_error": self.error / self.pixels,
-            "moving_error_ratio": self.error / self.frozen,
-        }
+    def compute(self) -> Values:
+        return Values(moving_error=self.error / self.pixels, moving_error_ratio=self.error / self.frozen)
 
 
 def error_over_frames(
@@ -107,14 +112,14 @@ def error_over_frames(
     return np.asarray(error) / np.mean(frozen)
 
 
-class FlowAgreement(Metric):
+class FlowAgreement(VideoMetric):
     """How the mean motion of a video compares to the true one's, where details are random (rain, waterfall).
 
     `flow_angle`: degrees between the two velocities (see `drift`), averaged over videos; 180 where the
     made one stands still. `flow_length`: their lengths' ratio, all videos together; 1 is right, 0 frozen.
     Videos whose truth goes nowhere as a whole do not count; NaN where none counts.
 
-    `update(video, true)` takes one video and its true continuation, both uint8 `f h w c`.
+    `update(video, true)` takes a video and its true continuation, or a batch of each.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
@@ -125,7 +130,7 @@ class FlowAgreement(Metric):
         {'flow_angle': 0.0, 'flow_length': 1.0}
     """
 
-    full_state_update = False
+    plot_lower_bound = 0.0
     angle: Tensor
     length: Tensor
     true_length: Tensor
@@ -137,21 +142,19 @@ class FlowAgreement(Metric):
             self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
 
     def update(self, video: Any, true: Any) -> None:
-        made, wanted = (drift(x) for x in _pair(video, true))
-        lengths = np.linalg.norm(made), np.linalg.norm(wanted)
-        if lengths[1] == 0:
-            return
-        cosine = made @ wanted / (lengths[0] * lengths[1]) if lengths[0] > 0 else -1.0
-        self.angle += float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-        self.length += float(lengths[0])
-        self.true_length += float(lengths[1])
-        self.videos += 1
+        for pair in _pairs(video, true):
+            made, wanted = (drift(x) for x in pair)
+            lengths = np.linalg.norm(made), np.linalg.norm(wanted)
+            if lengths[1] == 0:
+                continue
+            cosine = made @ wanted / (lengths[0] * lengths[1]) if lengths[0] > 0 else -1.0
+            self.angle += float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+            self.length += float(lengths[0])
+            self.true_length += float(lengths[1])
+            self.videos += 1
 
-    def compute(self) -> dict[str, Tensor]:
-        return {
-            "flow_angle": self.angle / self.videos,
-            "flow_length": self.length / self.true_length,
-        }
+    def compute(self) -> Values:
+        return Values(flow_angle=self.angle / self.videos, flow_length=self.length / self.true_length)
 
 
 def compared_to_truth(pairs: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> dict[str, float]:
