@@ -217,7 +217,8 @@ def test_as_frames_takes_the_common_forms_and_refuses_others():
     video = moving_square(3)
     for form in (torch.from_numpy(video), [Image.fromarray(f) for f in video], list(video), video / 255.0):
         assert (as_frames(form) == video).all()
-    for wrong in (video[0], video.transpose(0, 3, 1, 2), video / 127.5 - 1, video.astype(np.int64)):
+    assert (as_frames(torch.from_numpy(video).permute(0, 3, 1, 2)) == video).all()
+    for wrong in (video[0], video.transpose(0, 1, 3, 2), video / 127.5 - 1, video.astype(np.int64)):
         with pytest.raises(ValueError, match=r"frames, height|uint8"):
             as_frames(wrong)
     with pytest.raises(UserError, match="at least 2 frames"):

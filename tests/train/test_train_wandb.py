@@ -51,6 +51,32 @@ def test_videos_have_captions_and_files(small, tmp_path):
     assert run.summary["metrics/motion_amount"] >= 0
 
 
+def test_w_and_bs_step_is_the_training_step_also_of_a_resumed_run(small, tmp_path, capsys):
+    words = [*small, "samples.every=1", "samples.while_training=1", "save_every=1"]
+    assert main(["motion=waterfall", "hydra.run.dir=run", *words]) == 0
+    (first,) = runs_below(tmp_path / "run")
+    capsys.readouterr()
+    assert main(["resume=run", "trainer.max_steps=4"]) == 0
+    parts = sorted((tmp_path / "run").rglob("offline-run-*/*.wandb"))
+    runs = [read_finished(file) for file in parts]
+    assert len({run.id for run in runs}) == 1
+    losses = [[row["_step"] for row in run.history if "train/loss" in row] for run in runs]
+    assert losses == [[1, 2], [3, 4]], "a resumed run does not go on where it was"
+    for row in (row for run in runs for row in run.history):
+        assert row["trainer/global_step"] == row["_step"]
+    assert first.history[0]["clips._type"] == "image-file"
+    assert not any("clips._type" in row for row in runs[1].history)
+    assert (tmp_path / "run" / "clips.png").is_file()
+    samples = [row for row in first.history if row.get("samples/table._type") == "incremental-table-file"]
+    assert [row["_step"] for row in samples] == [1, 2]
+    assert [row["samples/table.nrows"] for row in samples] == [1, 2]
+    (final,) = [row for row in first.history if row.get("videos/table._type") == "table-file"]
+    assert final["_step"] == 2
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "wandb sync" in line]
+    places = [str(file.parent.relative_to(tmp_path)) for file in parts]
+    assert line.split("WANDB_RESUME=allow wandb sync ")[1].split() == places
+
+
 def test_without_a_login_the_user_learns_how_to_look_and_upload(small, tmp_path, capsys):
     assert main(["motion=waterfall", "hydra.run.dir=run", "samples.final=0", *small[:-2], "threads=1"]) == 0
     out = capsys.readouterr().out

@@ -12,15 +12,44 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from packaging.version import Version
 
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
+
+APPENDS = Version("0.30")  # of W&B: from here on it is a setting whether a run is appended to
+
+
+class StepLogger(WandbLogger):
+    """A `WandbLogger` whose step is that of the training: the number of optimiser steps that are done.
+
+    So W&B's own axis counts training steps, in `wandb leet`, too, and a resumed run goes on where it was.
+    Numbers of a step that W&B has closed already join its latest one: it would drop them.
+
+    Args:
+        trainer: where the steps are counted; without one they are those that `log_metrics` is given.
+    """
+
+    trainer: Any = None
+    samples: Any = None  # the growing table of sample videos
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if self.trainer is not None:
+            step = self.trainer.global_step
+        if step is None:
+            self.experiment.log(dict(metrics))
+        else:
+            row = {**metrics, "trainer/global_step": step}
+            self.experiment.log(row, step=max(step, self.experiment.step))
 
 
 def wandb_logger(
@@ -29,7 +58,7 @@ def wandb_logger(
     entity: str | None = None,
     mode: str = "auto",
     tags: Sequence[str] = (),
-) -> WandbLogger:
+) -> StepLogger:
     """A W&B run of its own for this training run, grouped with the jobs of its sweep.
 
     `mode` is `online`, `offline`, or `auto`: online where a login is found (`wandb login` or
@@ -58,7 +87,7 @@ def wandb_logger(
         # Offline there is nothing to resume from: the id alone ties the parts of a resumed run together.
         settings.pop("resume")
         experiment = wandb.init(**settings, mode="offline", settings=wandb.Settings(silent=True))
-    return WandbLogger(experiment=experiment, project=project, save_dir=str(run.path))
+    return StepLogger(experiment=experiment, project=project, save_dir=str(run.path))
 
 
 def csv_logger(run: RunFolder) -> CSVLogger:
@@ -83,24 +112,53 @@ def no_logger(run: RunFolder) -> None:
 
 
 def log_media(
-    logger: Logger | None, captions: Mapping[Path, str], sheet: Path, *, name: str, step: int
+    logger: Logger | None,
+    captions: Mapping[Path, str],
+    sheet: Path,
+    *,
+    name: str,
+    step: int,
+    facts: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Show videos (mp4 or gif files) with captions, and their contact sheet (PNG), under `name`."""
-    if isinstance(logger, WandbLogger):
+    """Show videos (mp4 or gif files) with captions, and their contact sheet (PNG), under `name`.
+
+    `facts` of each video, such as prompt, seed and measures, make W&B's tables: `<name>/table` of these
+    videos, and `samples/table`, to which the videos of all steps are added.
+    """
+    if isinstance(logger, StepLogger):
         import wandb
 
-        media: dict[str, Any] = {}
-        for i, (file, caption) in enumerate(captions.items()):
+        def shown(file: Path, caption: str | None = None) -> Any:
             kind: Any = file.suffix[1:]
-            media[f"{name}/{i}"] = wandb.Video(str(file), caption=caption, format=kind)
-        media[f"{name}/contact_sheet"] = wandb.Image(str(sheet), caption=f"step {step}")
-        logger.experiment.log({**media, "trainer/global_step": step})
+            return wandb.Video(str(file), caption=caption, format=kind)
+
+        media = {f"{name}/{i}": shown(*each) for i, each in enumerate(captions.items())}
+        if facts:
+            columns: list[Any] = ["step", "video", *(key for key in facts[0] if key != "file")]
+            tables = {f"{name}/table": wandb.Table(columns=columns)} if name != "samples" else {}
+            logger.samples = logger.samples or wandb.Table(columns=columns, log_mode="INCREMENTAL")
+            tables["samples/table"] = logger.samples
+            for table in tables.values():
+                for file, fact in zip(captions, facts, strict=True):
+                    row: dict[Any, Any] = {"step": step, "video": shown(file), **fact}
+                    table.add_data(*(row.get(column) for column in table.columns))
+            media |= tables
+        logger.log_metrics(media, step)
+    log_picture(logger, sheet, name=f"{name}/contact_sheet", step=step)
+
+
+def log_picture(logger: Logger | None, file: Path, *, name: str, step: int) -> None:
+    """Show a picture (PNG) under `name`."""
+    if isinstance(logger, StepLogger):
+        import wandb
+
+        logger.log_metrics({name: wandb.Image(str(file), caption=f"step {step}")}, step)
     elif isinstance(logger, TensorBoardLogger):
         import numpy as np
         from PIL import Image
 
-        picture = np.array(Image.open(sheet, formats=["PNG"]).convert("RGB"))
-        logger.experiment.add_image(f"{name}/contact_sheet", picture, step, dataformats="HWC")
+        picture = np.array(Image.open(file, formats=["PNG"]).convert("RGB"))
+        logger.experiment.add_image(name, picture, step, dataformats="HWC")
 
 
 def log_adapter(logger: Logger | None, run: RunFolder, metadata: dict[str, Any]) -> None:
@@ -147,10 +205,10 @@ def where_to_look(logger: Logger | None) -> list[tuple[str, str]]:
         folder = Path(experiment.dir).parent
         if not getattr(experiment, "offline", experiment.settings._offline):
             return [("W&B", str(experiment.url))]
-        parts = sorted(folder.parent.glob(f"offline-run-*-{experiment.id}")) or [folder]  # several if resumed
+        parts = sorted(folder.parent.glob(f"offline-run-*-{experiment.id}")) or [folder]
         return [
             ("W&B, look", f"wandb leet {short(folder)}"),
-            ("W&B, upload", f"wandb sync {' '.join(map(short, parts))}"),
+            ("W&B, upload", f"{_sync(len(parts))} {' '.join(map(short, parts))}"),
         ]
     if isinstance(logger, CSVLogger):
         return [("numbers", short(Path(logger.log_dir) / "metrics.csv"))]
@@ -159,15 +217,22 @@ def where_to_look(logger: Logger | None) -> list[tuple[str, str]]:
     return []
 
 
+def _sync(parts: int) -> str:
+    """The command that uploads so many parts of one run, of which a later one goes on with the earlier."""
+    if parts == 1:
+        return "wandb sync"
+    return "WANDB_RESUME=allow wandb sync" if Version(version("wandb")) >= APPENDS else "wandb sync --append"
+
+
 def _wanted_mode(mode: str) -> str:
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", "auto")
     if mode in ("offline", "disabled", "dryrun"):
         return "offline"
-    return "online" if mode == "online" or _logged_in() else "offline"
+    return "online" if mode == "online" or logged_in() else "offline"
 
 
-def _logged_in() -> bool:
+def logged_in() -> bool:
     """Whether W&B has credentials here; asks nobody."""
     import wandb
 
@@ -187,7 +252,7 @@ def _online(settings: dict[str, Any], *, required: bool) -> Any:
     import wandb
 
     try:
-        if not _logged_in():  # wandb.init would ask
+        if not logged_in():  # wandb.init would ask
             raise UserError("you are not logged in: run `wandb login` first")
         return wandb.init(**settings, mode="online", settings=wandb.Settings(silent=True, init_timeout=30))
     except (UserError, wandb.errors.Error, OSError) as error:

@@ -79,6 +79,7 @@ class RunFolder:
     samples = _Place("samples")  # while training
     videos = _Place("videos")
     contact_sheet = _Place("contact_sheet.png")
+    clips = _Place("clips.png")  # the training clips as the model sees them
     metrics = _Place("metrics.json")  # which comes last
 
     @property

@@ -38,7 +38,7 @@ from lamp_lightning.runtime.console import (
 )
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hardware import hardware
-from lamp_lightning.runtime.loggers import close, log_adapter, summarise, where_to_look
+from lamp_lightning.runtime.loggers import StepLogger, close, log_adapter, summarise, where_to_look
 from lamp_lightning.runtime.precision import check_precision
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
@@ -248,12 +248,16 @@ def make(group: str, cfg: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def start_logger(parts: Parts) -> None:
-    """Make the logger that the config names, in the first process."""
+    """Make the logger that the config names, in the first process, and show the clips of a new run."""
     run, cfg = parts.studio.run, parts.studio.cfg
     if is_first_process() and (logger := make("logger", cfg.logger, run)) is not None:
         parts.studio.logger = logger
         parts.trainer.loggers = [logger]
+        if isinstance(logger, StepLogger):
+            logger.trainer = parts.trainer
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    if is_first_process() and not run.checkpoint.exists():  # a run that goes on has them
+        parts.studio.show_clips(parts.data.motion_set.clips)
 
 
 def fit(parts: Parts) -> None:

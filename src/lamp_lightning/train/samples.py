@@ -11,10 +11,12 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import Tensor
 
+from lamp_lightning.data.clips import Clip
 from lamp_lightning.data.motions import motion_prompt, sample_prompts
+from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.devices import evaluation, mixed_precision, on_device
-from lamp_lightning.runtime.loggers import log_media
+from lamp_lightning.runtime.loggers import log_media, log_picture
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.generate import generate, paint_with
@@ -105,14 +107,25 @@ class Studio:
         shown = save_videos(videos, folder, self.sampler.fps)
         write_sheet(videos, sheet, f"{self.cfg.motion.name}, {step} steps, {self.cfg.model.name}")
         values, single = measure(videos, self.cfg.model.clip)
-        log_media(self.logger, shown, sheet, name="videos" if final else "samples", step=step)
+        facts = [
+            {"prompt": video.prompt, "seed": video.seed, "file": file.name, **numbers}
+            for video, file, numbers in zip(videos, shown, single, strict=True)
+        ]
+        name = "videos" if final else "samples"
+        log_media(self.logger, shown, sheet, name=name, step=step, facts=facts)
         if self.logger is not None:
             self.logger.log_metrics({f"metrics/{name}": value for name, value in values.items()}, step)
-        facts = zip(videos, shown, single, strict=True)
-        return values, [
-            {"prompt": video.prompt, "seed": video.seed, "file": file.name, **numbers}
-            for video, file, numbers in facts
+        return values, facts
+
+    def show_clips(self, clips: Sequence[Clip]) -> None:
+        """A contact sheet of the clips as the model sees them, in the run's folder and its logger."""
+        data = self.cfg.data
+        rows = [
+            (f"{clip.path.name}: {clip.prompt}", clip.frames[:: data.frame_stride][: data.num_frames])
+            for clip in clips
         ]
+        title = f"{self.cfg.motion.name}, {len(clips)} clips as the model sees them"
+        log_picture(self.logger, contact_sheet(rows, self.run.clips, title=title), name="clips", step=0)
 
     def invert_clip(self) -> None:
         """Where sampling begins at the tuned clip's noise, find it without a prompt, as Tune-A-Video does."""
