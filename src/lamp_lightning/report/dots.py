@@ -35,10 +35,10 @@ def dots(c: Comparison, measure: Measure) -> Plot:
         found.sort(key=lambda each: -(score(c, each[0], measure) or 0.0))
     references = measured(c, [entry for entry in c.entries if entry.kind == "reference"], measure)
     low, high = _limits(found, [value.mean for _, value in references])
-    height = 0.42 + 0.24 * bool(references) + ROW * len(found)
+    height = 0.64 + 0.24 * bool(references) + ROW * len(found)
     figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.03, 0.36 / height, 0.94, (ROW * len(found)) / height))
-    axes.set(xlim=(low, high), ylim=(len(found) - 0.35, -0.65))
+    axes = figure.add_axes((0.03, 0.58 / height, 0.94, (ROW * len(found)) / height))
+    axes.set(xlim=(low, high), ylim=(len(found) - 0.35, -0.65), xlabel=measure.heading)
     beyond = 0
     for row, (entry, value) in enumerate(found):
         shade = colour(entry)

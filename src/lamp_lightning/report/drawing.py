@@ -5,9 +5,11 @@ An SVG made here has its colours as CSS variables, so that it follows the page, 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 WIDTH = 4.3  # inches; a page shows a plot about as wide as a phone
 NAMED = 11  # of a plot's methods that can be named beside it
+TITLE_LETTERS = 44  # of a line of a plot's title
 # Name of the CSS variable: colour in light, colour in dark.
 COLOURS = {
     "ink": ("#1f1d1a", "#ece8e1"),
@@ -97,12 +100,25 @@ def width_of(figure: Any, text: str, style: dict[str, Any]) -> float:
     return float(width)
 
 
+@contextlib.contextmanager
+def _titled(plot: Plot, wanted: bool) -> Iterator[dict[str, Any]]:
+    """In this context the title stands above the figure, where it is wanted: a page has it in its own words."""
+    if not wanted:
+        yield {}
+        return
+    lines = textwrap.fill(plot.title, TITLE_LETTERS)
+    style: Any = {"color": light("ink"), "fontsize": 13, "fontweight": "bold"}
+    title = plot.figure.text(0.03, 1.0, lines, va="bottom", **style)
+    yield {"bbox_inches": "tight", "pad_inches": 0.12}
+    title.remove()
+
+
 def svg(plot: Plot, *, inline: bool) -> str:
     """The plot as SVG. `inline`: for a page that sets the colours; else a file of its own, with both."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.name}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.name}), _titled(plot, not inline) as options:
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        plot.figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        plot.figure.savefig(file, format="svg", transparent=True, metadata=nothing, **options)
     text = file.getvalue()
     text = text[text.index("<svg") :]
     for name, (colour, _) in COLOURS.items():
@@ -129,7 +145,7 @@ def write_plots(made: Sequence[Plot], folder: Path) -> list[Path]:
     for plot in made:
         files += [folder / f"{plot.name}.svg", folder / f"{plot.name}.png"]
         write_text(files[-2], svg(plot, inline=False))
-        with matplotlib.rc_context(STYLE):
-            save = partial(plot.figure.savefig, format="png", dpi=200, metadata={"Software": None})
-            write_atomic(files[-1], save)
+        with matplotlib.rc_context(STYLE), _titled(plot, True) as options:
+            options |= {"format": "png", "dpi": 200, "metadata": {"Software": None}}
+            write_atomic(files[-1], partial(plot.figure.savefig, **options))
     return files
