@@ -14,7 +14,7 @@ from lamp_lightning.metrics import Measure
 from lamp_lightning.report import Comparison, Entry, Result
 from lamp_lightning.report.curves import over_frames
 from lamp_lightning.report.dots import dots
-from lamp_lightning.report.drawing import Plot
+from lamp_lightning.report.drawing import Plot, svg, write_plots
 from lamp_lightning.report.scatter import scatter
 from lamp_lightning.report.write import plots
 
@@ -206,3 +206,18 @@ def test_a_comparison_of_one_method_has_no_scatter_plot() -> None:
     results = (Result("m0", "rain", 0, {"amount": 1.0, "steady": 0.9}),)
     c = Comparison("T", "Q?", (AMOUNT, STEADY), entries, ("rain",), results, (), moves_by="amount")
     assert plots(c) == []
+
+
+def test_files_have_titles_and_every_axis_its_unit(tmp_path) -> None:
+    comparison, against = standing(LABELS, STANDING)
+    made = [*(dots(comparison, measure) for measure in (AMOUNT, STEADY)), against]
+    assert made[0].figure.axes[0].get_xlabel() == AMOUNT.heading
+    assert "(% of width)" in AMOUNT.heading
+    assert against.figure.axes[0].get_xlabel() == AMOUNT.heading
+    assert against.figure.axes[0].get_ylabel() == STEADY.heading
+    write_plots(made, tmp_path)
+    for plot in made:
+        written = (tmp_path / f"{plot.name}.svg").read_text(encoding="utf-8")
+        assert plot.title.split()[0] in written
+        assert written.count("<text") == svg(plot, inline=True).count("<text") + len(plot.title) // 44 + 1
+        assert not plot.figure.texts, "the page has the title in its own words"

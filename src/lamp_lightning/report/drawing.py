@@ -101,7 +101,7 @@ def width_of(figure: Any, text: str, style: dict[str, Any]) -> float:
 
 
 @contextlib.contextmanager
-def _titled(plot: Plot, wanted: bool) -> Iterator[dict[str, Any]]:
+def _titled(plot: Plot, *, wanted: bool) -> Iterator[dict[str, Any]]:
     """In this context the title stands above the figure, where it is wanted: a page has it in its own words."""
     if not wanted:
         yield {}
@@ -115,7 +115,8 @@ def _titled(plot: Plot, wanted: bool) -> Iterator[dict[str, Any]]:
 
 def svg(plot: Plot, *, inline: bool) -> str:
     """The plot as SVG. `inline`: for a page that sets the colours; else a file of its own, with both."""
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.name}), _titled(plot, not inline) as options:
+    style = {**STYLE, "svg.hashsalt": plot.name}
+    with matplotlib.rc_context(style), _titled(plot, wanted=not inline) as options:
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         plot.figure.savefig(file, format="svg", transparent=True, metadata=nothing, **options)
@@ -145,7 +146,7 @@ def write_plots(made: Sequence[Plot], folder: Path) -> list[Path]:
     for plot in made:
         files += [folder / f"{plot.name}.svg", folder / f"{plot.name}.png"]
         write_text(files[-2], svg(plot, inline=False))
-        with matplotlib.rc_context(STYLE), _titled(plot, True) as options:
+        with matplotlib.rc_context(STYLE), _titled(plot, wanted=True) as options:
             options |= {"format": "png", "dpi": 200, "metadata": {"Software": None}}
             write_atomic(files[-1], partial(plot.figure.savefig, **options))
     return files
