@@ -102,7 +102,7 @@ def width_of(figure: Any, text: str, style: dict[str, Any]) -> float:
 
 @contextlib.contextmanager
 def _titled(plot: Plot, *, wanted: bool) -> Iterator[dict[str, Any]]:
-    """In this context the title stands above the figure, where it is wanted: a page has it in its own words."""
+    """In this context the title stands above the figure, where it is wanted: a page has its own."""
     if not wanted:
         yield {}
         return
