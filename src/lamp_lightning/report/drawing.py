@@ -115,8 +115,8 @@ def _titled(plot: Plot, *, wanted: bool) -> Iterator[dict[str, Any]]:
 
 def svg(plot: Plot, *, inline: bool) -> str:
     """The plot as SVG. `inline`: for a page that sets the colours; else a file of its own, with both."""
-    style = {**STYLE, "svg.hashsalt": plot.name}
-    with matplotlib.rc_context(style), _titled(plot, wanted=not inline) as options:
+    drawn = {**STYLE, "svg.hashsalt": plot.name}
+    with matplotlib.rc_context(drawn), _titled(plot, wanted=not inline) as options:
         file = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         plot.figure.savefig(file, format="svg", transparent=True, metadata=nothing, **options)
