@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationToMissingValueError
 from lamp_lightning.runtime import schema as declared
 from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.config import composed, conf_dir
+from lamp_lightning.runtime.help import about_option
 
 HIDDEN = "_target_"  # a class, of the configs alone
 MARK = "<!-- settings -->"
@@ -130,17 +131,9 @@ def _choices() -> Iterator[str]:
 
 def _about(file: Path) -> str:
     """The first comment of a config, or what it sets."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    comments = []
-    for line in lines:
-        if line.startswith("#"):
-            if "@package" not in line:
-                comments.append(line[1:].strip())
-        elif comments:
-            break
-    if comments:
-        return _code(" ".join(comments))
-    values = yaml.safe_load("\n".join(lines)) or {}
+    if comment := about_option(file):
+        return _code(comment)
+    values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     return _code(_shown({key: value for key, value in values.items() if key != "defaults"}))
 
 

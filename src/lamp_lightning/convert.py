@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from lamp_lightning.runtime.command import run_command
 from lamp_lightning.runtime.command_settings import Convert
-from lamp_lightning.runtime.console import quiet, quiet_libraries, short
+from lamp_lightning.runtime.console import call, quiet, quiet_libraries, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings
@@ -82,7 +82,7 @@ def adapter_of(source: Path) -> Path | None:
             return run.adapter
         raise UserError(
             f"{source} has no adapter yet: the run has not come so far. Go on with it by "
-            f"python -m lamp_lightning.train resume={source}"
+            f"{call('train')} resume={source}"
         )
     try:
         unet_folder(source)
@@ -130,7 +130,7 @@ def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
     print(f"  adapter  {short(out)}")
     print(f"  licence  {LICENCE}")
     needed = "" if base else " base=<model>"
-    print(f"  generate python -m lamp_lightning.sample run={short(out)}{needed} prompt=...", flush=True)
+    print(f"  generate {call('sample')} run={short(out)}{needed} prompt=...", flush=True)
 
 
 def motion_of(source: Path) -> str:

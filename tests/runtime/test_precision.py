@@ -178,9 +178,7 @@ def test_half_frozen_weights_learn_what_float32_learns(random_base, precision, d
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
 def test_scaled_losses_are_clipped_at_their_true_size(random_base, monkeypatch, optimizer):
     if optimizer == "adamw8bit":
-        pytest.importorskip(
-            "bitsandbytes", reason="bitsandbytes is not installed: pip install lamp-lightning[8bit]"
-        )
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes")
     norms = []
     clip = MixedPrecision.clip_gradients
 
@@ -301,9 +299,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_8_bit_moments_learn_are_small_and_resume_to_the_same_bits(plain, wide, tuners, capsys):
-    pytest.importorskip(
-        "bitsandbytes", reason="bitsandbytes is not installed: pip install lamp-lightning[8bit]"
-    )
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes")
     words = [*plain, f"model.path={wide}", "trainer.precision=32-true", "samples.final=0"]
     words.append("model.layers.gate=true")  # all that LAMP tunes
     eight = [*words, "tuner.optimizer=adamw8bit"]
@@ -339,7 +335,7 @@ def too_old() -> types.ModuleType:
 
 @pytest.mark.parametrize(
     ("installed", "words"),
-    [(lambda: None, ["pip install lamp-lightning[8bit]"]), (too_old, ["0.49.2", "pip install --upgrade"])],
+    [(lambda: None, ["pip install bitsandbytes"]), (too_old, ["0.49.2", "pip install --upgrade"])],
     ids=["missing", "too old"],
 )
 def test_without_bitsandbytes_it_is_said_what_to_install(

@@ -285,6 +285,9 @@ def test_a_sweep_of_somebody_else_changes_settings_only(tmp_path, capsys, monkey
         "hydra.sweep.subdir=/tmp/x",
         "hydra.sweep.subdir=${oc.env:SECRET}",
         "hydra.callbacks={}",
+        "hydra.sweeper.custom_search_space=os.system",
+        "hydra.sweeper.storage=sqlite:////tmp/x.db",
+        "hydra.sweeper.sampler._target_=os.system",
     ],
 )
 def test_nor_does_it_change_hydra(tmp_path, word):
@@ -295,11 +298,15 @@ def test_nor_does_it_change_hydra(tmp_path, word):
 def test_overrides_of_a_sweep_of_ours_are_taken_up(tmp_path):
     task = ["motion=rain,waterfall", "seed=0,1", "+trainer.deterministic=true", "sampler.shared_noise=0,0.2",
             "experiment=ablation/full,ablation/no_gate", "data.folder=/my clips/rain", "data.cache_dir=x",
-            "tuner.tuned=[conv1d,attn1.to_q]", "model.dtype=choice(float32,bfloat16)"]  # fmt: skip
+            "tuner.tuned=[conv1d,attn1.to_q]", "model.dtype=choice(float32,bfloat16)",
+            "tuner.learning_rate=tag(log,interval(1e-5,1e-2))", "optimized_metric=val/loss",
+            "debug=limit"]  # fmt: skip
     hydra = ("hydra.mode=MULTIRUN", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+             "hydra/sweeper=optuna", "hydra/sweeper/sampler=tpe", "hydra.sweeper.n_trials=6",
+             "hydra.sweeper.sampler.seed=3", "hydra.sweeper.direction=maximize",
              "hydra.sweep.subdir=${motion.name}_seed${seed}", "hydra.sweep.dir=old")  # fmt: skip
     folder = sweep(tmp_path / "sweep", task, hydra)
-    kept = [word for word in (*hydra[1:4], *task) if not word.startswith("data.cache_dir")]
+    kept = [word for word in (*hydra[1:-1], *task) if not word.startswith("data.cache_dir")]
     assert words_of(folder) == ["-m", *kept, f"hydra.sweep.dir={folder}"]
 
 

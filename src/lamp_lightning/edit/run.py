@@ -40,7 +40,7 @@ from lamp_lightning.metrics import flow_correlation
 from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.adapter import read_metadata
-from lamp_lightning.runtime.console import is_first_process, print_results, short
+from lamp_lightning.runtime.console import call, is_first_process, print_results, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import file_sha256, part_of, remove, remove_dead
 from lamp_lightning.runtime.locks import beside, hold, remove_free
@@ -95,7 +95,7 @@ def edit(run: RunFolder, cfg: DictConfig) -> None:
 
 def _edit(run: RunFolder, cfg: DictConfig, folder: Path) -> None:
     where = f" out={shlex.quote(short(Path(cfg.out)))}" if cfg.out else ""
-    advice = f"Stopped. Go on with:\n  python -m lamp_lightning.edit run={short(run.path)}{where}"
+    advice = f"Stopped. Go on with:\n  {call('edit')} run={short(run.path)}{where}"
     with prepared(run, cfg, lambda: advice) as parts:
         check_scheduler(parts.studio.sampler)
         check_video(run, parts.data.clip)
@@ -303,7 +303,7 @@ def publish(edited: Edited, folder: Path, studio: Studio) -> None:
         ("contact sheet", sheet),
         ("metrics", folder / "metrics.json"),
         *where_to_look(logger),
-        ("more prompts", f'python -m lamp_lightning.edit run={short(run.path)} prompt="..."'),
+        ("more prompts", f'{call("edit")} run={short(run.path)} prompt="..."'),
     ]
     print_results(
         f"Edited: {source_prompt!r} -> {prompt!r}", printed(values["edit"]), places, note=studio.doubts

@@ -35,7 +35,7 @@ from lamp_lightning.metrics.familiar import doubts
 from lamp_lightning.metrics.fidelity import MIN_FRAMES, MotionSignature, motion_signatures
 from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
 from lamp_lightning.metrics.metrics_json import read_metrics
-from lamp_lightning.runtime.console import short
+from lamp_lightning.runtime.console import call, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.locks import only_writer
@@ -150,8 +150,8 @@ def _videos_of(run: RunFolder, settings: DictConfig) -> list[Footage]:
             return recorded
     raise UserError(
         f"{run.path} has no videos: it is not finished, or was tuned with samples.final=0. Paint some by "
-        f"python -m lamp_lightning.sample run={short(run.path)}, or go on with it by "
-        f"python -m lamp_lightning.train resume={short(run.path)}"
+        f"{call('sample')} run={short(run.path)}, or go on with it by "
+        f"{call('train')} resume={short(run.path)}"
     )
 
 

@@ -33,6 +33,7 @@ from lamp_lightning.runtime.runs import RunFolder
 DECIDING = ("motion_fidelity", "moving_error_ratio")  # where they were measured
 # Settings that make no difference to what a run learns and generates, or stand in another one.
 FREE = ("seed", "threads", "resume", "save_every", "logger", "samples", "motion", "model.recipe",
+        "tags", "print_config", "optimized_metric",
         "data.root", "data.folder", "data.cache_dir", "data.num_workers", "data.decode_timeout",
         "trainer.log_every_n_steps", "sampler.fps")  # fmt: skip
 OF_MOTION = ("data.flip", "data.captions")  # differ with the motion, which is no setting
@@ -94,7 +95,7 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
     """
     runs, left_out = [], []
     for folder in folders:
-        found = _read(folder, videos)
+        found = read_run(folder, videos)
         if isinstance(found, Run):
             runs.append(found)
         else:
@@ -146,7 +147,7 @@ def compare_runs(folders: Sequence[Path], *, title: str | None = None, videos: i
 # -- reading -------------------------------------------------------------------------------------------------
 
 
-def _read(folder: Path, videos: int) -> Run | str:
+def read_run(folder: Path, videos: int = 0) -> Run | str:
     """A run, or why it is left out."""
     try:
         run, cfg = RunFolder.open(folder)

@@ -29,10 +29,10 @@ from lamp_lightning.runtime.errors import UserError, is_out_of_memory, with_caus
 from lamp_lightning.runtime.files import is_full, no_space, remove_empty
 from lamp_lightning.runtime.help import help_of
 from lamp_lightning.runtime.locks import release_kept
+from lamp_lightning.runtime.mistakes import check_additions, corrected, unknown_choice, unknown_setting
 from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.reading import literal
 from lamp_lightning.runtime.schema import fields_of, is_list_of_texts, is_text, no_value
-from lamp_lightning.runtime.settings import CONFIG_GROUPS
 from lamp_lightning.runtime.stopping import Stopped, StopRequest, is_interrupt, say_stopped
 
 _FIELDS = [pair for schema in COMMANDS.values() for pair in fields_of(schema)]
@@ -50,13 +50,18 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     """
     if "--help" in argv or "-h" in argv:
         given = [word for word in shell_overrides(argv) if not word.startswith("-")]
-        return run_plainly(lambda: print(help_of(config_name, given)))
+        return run_plainly(lambda: print(help_of(config_name, corrected(given, config_name))))
     failed = []
     here = os.getpid()
 
     def job(cfg: DictConfig) -> Any:
         results: list[Any] = []
-        status = run_plainly(lambda: results.append(task(cfg)))
+
+        def check_and_run() -> None:
+            check_additions(cfg, config_name, HydraConfig.get().overrides.task)
+            results.append(task(cfg))
+
+        status = run_plainly(check_and_run)
         if status:  # Hydra has made a folder for it, which may be empty still
             remove_empty(Path(HydraConfig.get().runtime.output_dir))
         if status > 128:  # stopped by a signal: the sweep ends here
@@ -68,7 +73,7 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
         return results[0] if results else None  # for a sweeper
 
     job.__module__, job.__qualname__ = task.__module__, task.__qualname__
-    old_argv, sys.argv = sys.argv, [sys.argv[0], *shell_overrides(argv)]
+    old_argv = sys.argv
     hydra_full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the messages are ours
 
@@ -76,7 +81,11 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
         check_unicode(argv)
         for root in data_roots(argv):
             offer_motions(root)
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+        sys.argv = [old_argv[0], *corrected(shell_overrides(argv), config_name)]
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_config_message(error, config_name)) from error
 
     try:
         status = run_plainly(compose_and_run)
@@ -186,6 +195,8 @@ def readable(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _config_message(error)
+    if isinstance(error, ValueError) and str(error) == "No trials are completed yet.":  # says Optuna
+        return "No job of the sweep ended with a number: what went wrong with them stands above."
     if is_full(error):
         name = getattr(error, "filename", None)
         return str(no_space("A file" if name is None else os.fsdecode(name)))
@@ -206,7 +217,7 @@ def readable(error: BaseException) -> str | None:
     return None
 
 
-def _config_message(error: BaseException) -> str:
+def _config_message(error: BaseException, command: str | None = None) -> str:
     for cause in with_causes(error):
         if isinstance(cause, UserError):
             return str(cause)
@@ -221,17 +232,15 @@ def _config_message(error: BaseException) -> str:
         return no_value(missing[1])
     if isinstance(error, MissingConfigException) and str(error.missing_cfg_file).startswith("motion/"):
         return _no_motion(str(error.missing_cfg_file).removeprefix("motion/"))
+    if isinstance(error, MissingConfigException) and "/" in (name := str(error.missing_cfg_file)):
+        group, _, choice = name.rpartition("/")
+        return unknown_choice(group, choice, error.options or ())
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
         text += " " + " ".join(str(error.__cause__).split())
     unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", str(error))
     if unknown:
-        key = (unknown[1] or unknown[2]).lstrip("+~")
-        top = key.split(".")[0].split("@")[0].split("/")[0]
-        near = difflib.get_close_matches(top, CONFIG_GROUPS, n=1, cutoff=0.6)
-        hint = f" Did you mean {near[0]}{key[len(top) :]}?" if near and near[0] != top else ""
-        groups = "" if "." in key else f" There are the groups {', '.join(CONFIG_GROUPS)};"
-        return f"There is no setting {key!r}.{hint}{groups} --help shows every setting."
+        return unknown_setting((unknown[1] or unknown[2]).lstrip("+~"), command)
     return text
 
 

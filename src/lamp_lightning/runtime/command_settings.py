@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lamp_lightning.runtime.schema import Means, OneOrSeveral, Options, Settings, Text, setting
+from lamp_lightning.runtime.schema import Means, OneOrSeveral, Options, Settings, Text, Texts, setting
 from lamp_lightning.runtime.settings import (
     Callbacks,
     Count,
@@ -62,6 +62,10 @@ class Train(RunSettings):
     )
     optimized_metric: Text | None = setting(
         None, "The number that a job returns to a sweeper, such as val/loss or clip_score; null: none"
+    )
+    tags: Texts | None = setting([], "Labels of the run, in its config and in Weights & Biases")
+    print_config: bool | None = setting(
+        None, "Show what the config chooses as a tree, at the start; null: in a terminal"
     )
     resume: Text | None = setting(None, "A run folder: goes on exactly where it stopped, with its config")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable
@@ -59,6 +60,17 @@ def short(path: Path) -> str:
     """Relative to where the user is, if that is shorter."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)
+
+
+def program(name: str) -> str:
+    """What calls a program of this environment: its name where the shell finds it, else its path."""
+    here, found = Path(sys.executable).parent / name, shutil.which(name)
+    return short(here) if here.exists() and (found is None or Path(found).absolute() != here) else name
+
+
+def call(command: str) -> str:
+    """What calls one of our commands, in a shell with or without this environment."""
+    return f"{program('python')} -m lamp_lightning.{command}"
 
 
 def print_results(

@@ -1,21 +1,31 @@
-"""What `--help` prints: examples, the groups of a command, and each setting with its value and meaning."""
+"""What `--help` prints: examples, the groups of a command, and each setting with its value and meaning.
+
+And what a run says of its config at its start.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
+from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree
 
 from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.config import composed, conf_dir, options
-from lamp_lightning.runtime.schema import fields_of, meaning
+from lamp_lightning.runtime.schema import default_of, fields_of, meaning, value_at
 
 WIDTH = 110  # columns
+GROUP_WIDTH = 32
 
 
 def help_of(command: str, overrides: Sequence[str] = ()) -> str:
@@ -38,8 +48,9 @@ def _lines(command: str, overrides: Sequence[str]) -> Iterator[str]:
     yield "\nGroups, as <group>=<name>"
     for each in yaml.safe_load(text)["defaults"]:
         name = next(iter(each)) if isinstance(each, dict) else ""
-        if name and (names := options(name)):
-            yield _paragraph(", ".join(names), f"  {name:<12}", " " * 14)
+        for option in options(name) if name else ():
+            about = about_option(conf_dir() / name / f"{option}.yaml")
+            yield _paragraph(about, f"  {f'{name}={option}':<{GROUP_WIDTH}}", " " * (GROUP_WIDTH + 2))
     yield "\nSettings, as <setting>=<value>, with the values that they have here"
     for name, field in fields_of(schema):
         there, value = _look_up(cfg, name)
@@ -47,6 +58,39 @@ def _lines(command: str, overrides: Sequence[str]) -> Iterator[str]:
             yield f"  {name}={_shown(value)}"
             yield _paragraph(f"{field.description}. {_sentence(meaning(field))}", " " * 6, " " * 6)
     yield "\n-m sweeps over values with commas between them. --cfg job shows the config."
+
+
+def about_option(file: Path) -> str:
+    """The first comment of a config: what it is for."""
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if "@package" not in line]
+    comments = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return " ".join(line[1:].strip() for line in comments)
+
+
+def print_tree(cfg: DictConfig, command: str, choices: Mapping[str, str | None]) -> None:
+    """Print what a config chooses of its groups, and the settings that differ from their declarations.
+
+    Args:
+        cfg: of the command, before its interpolations are resolved.
+        command: the name of the command.
+        choices: Hydra's: the config of each group.
+    """
+    written = OmegaConf.to_container(cfg)
+    tree, branches = Tree(command), dict[str, Tree]()
+    for name, choice in choices.items():
+        if choice is not None and "/" not in name and "@" not in name:
+            branches[name] = tree.add(f"[bold]{name}[/] = {choice}")
+    for name, field in fields_of(COMMANDS[command]):
+        there, value = _look_up(cfg, name)
+        if not there or value_at(written, name) == default_of(field) or name.endswith("_target_"):
+            continue
+        group, _, key = name.partition(".")
+        if name in branches or value == choices.get(group):  # the choice says it
+            continue
+        if key and group not in branches:
+            branches[group] = tree.add(f"[bold]{group}[/]")
+        branches.get(group if key else "", tree).add(escape(f"{key or name} = {_shown(value)}"))
+    Console(file=sys.stdout, soft_wrap=False).print(tree, overflow="ellipsis", no_wrap=True)
 
 
 def _look_up(cfg: DictConfig, name: str) -> tuple[bool, Any]:

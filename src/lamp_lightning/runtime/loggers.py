@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_only
 from packaging.version import Version
 
-from lamp_lightning.runtime.console import short
+from lamp_lightning.runtime.console import program, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
 
@@ -78,7 +78,7 @@ def wandb_logger(
         "id": run.info["id"],
         "resume": "allow",
         "dir": str(run.path),
-        "tags": list(tags),
+        "tags": list(tags or ()),
         "job_type": run.info.get("job_type", "train"),
     }
     online = _wanted_mode(mode) == "online"
@@ -101,8 +101,7 @@ def tensorboard_logger(run: RunFolder) -> TensorBoardLogger:
         return TensorBoardLogger(save_dir=run.path, name="", version="tensorboard")
     except ModuleNotFoundError as error:
         raise UserError(
-            "logger=tensorboard needs TensorBoard: pip install 'lamp-lightning[tensorboard]'. "
-            "Or use logger=csv."
+            "logger=tensorboard needs TensorBoard: pip install tensorboard. Or use logger=csv."
         ) from error
 
 
@@ -207,13 +206,13 @@ def where_to_look(logger: Logger | None) -> list[tuple[str, str]]:
             return [("W&B", str(experiment.url))]
         parts = sorted(folder.parent.glob(f"offline-run-*-{experiment.id}")) or [folder]
         return [
-            ("W&B, look", f"wandb leet {short(folder)}"),
+            ("W&B, look", f"{program('wandb')} leet {short(folder)}"),
             ("W&B, upload", f"{_sync(len(parts))} {' '.join(map(short, parts))}"),
         ]
     if isinstance(logger, CSVLogger):
         return [("numbers", short(Path(logger.log_dir) / "metrics.csv"))]
     if isinstance(logger, TensorBoardLogger):
-        return [("TensorBoard", f"tensorboard --logdir {short(Path(logger.log_dir))}")]
+        return [("TensorBoard", f"{program('tensorboard')} --logdir {short(Path(logger.log_dir))}")]
     return []
 
 

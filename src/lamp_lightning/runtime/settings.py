@@ -205,7 +205,7 @@ class TunerSettings(Settings):
 
     target: Target = Field("lamp_lightning.MotionTuner", alias="_target_", description="The Lightning module")
     optimizer: Literal["adamw", "adamw8bit"] = setting(
-        "adamw", "adamw8bit takes a quarter of its memory (pip install lamp-lightning[8bit])"
+        "adamw", "adamw8bit takes a quarter of its memory (pip install bitsandbytes)"
     )
     learning_rate: Positive = setting(3e-5, "Step size of the optimizer", recipe="learning_rate")
     weight_decay: NotNegative = setting(1e-2, "Decoupled weight decay")
@@ -304,7 +304,9 @@ class LoggerSettings(Settings):
     project: Text | None = setting("lamp-lightning", "Project of Weights & Biases")
     entity: Text | None = setting(None, "User or team; null: your default")
     mode: Literal["auto", "online", "offline"] = setting("auto", "auto: online where you are logged in")
-    tags: Texts | None = setting([], "Labels of the run")
+    tags: Texts | None = setting(
+        [], "Labels of the run; those of the command, where it has any", config="${oc.select:tags,[]}"
+    )
 
 
 class SampleSettings(Settings):
@@ -328,7 +330,7 @@ GROUPS: dict[str, type[Settings]] = {
     "trainer": TrainerSettings, "logger": LoggerSettings,
 }  # fmt: skip
 # All groups of conf/ that a command line can choose from.
-CONFIG_GROUPS = (*GROUPS, "method", "callbacks", "experiment")
+CONFIG_GROUPS = (*GROUPS, "method", "callbacks", "experiment", "hparams_search", "debug")
 # Lightning's own settings of a trainer that the config of a run may have besides ours, as plain values.
 LIGHTNING = ("deterministic", "detect_anomaly", "fast_dev_run", "gradient_clip_algorithm", "inference_mode",
              "limit_train_batches", "limit_val_batches", "max_time", "num_nodes", "num_sanity_val_steps",

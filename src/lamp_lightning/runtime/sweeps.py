@@ -31,7 +31,8 @@ from lamp_lightning.runtime.settings import CONFIG_GROUPS, LIGHTNING
 SWEEP_FILE = "multirun.yaml"  # Hydra writes it: the overrides that the sweep began with
 MOST_JOBS = 10_000  # of a sweep that goes on
 _NAMES = {*(name for name, _ in fields_of(Train)), *(f"trainer.{name}" for name in LIGHTNING)}
-FREE = ("threads", "logger", "save_every")  # may differ when a job goes on: no result depends on them
+# May differ when a job goes on: no result depends on them.
+FREE = ("threads", "logger", "save_every", "tags", "print_config", "optimized_metric")
 FREE_HERE = ("data.cache_dir", "trainer.precision", "model.dtype")  # likewise, where the call names no value
 
 
@@ -187,6 +188,8 @@ _HARMLESS = (  # of Hydra's own settings: which launcher, and its numbers and na
     r"hydra\.launcher\.(?!_)\w+=[\w.-]*",
     r"motion\.name=" + re.escape(OWN_FOLDER),
     r"callbacks\.\w+\.(?!_|dirpath=|filename=)\w+=[\w./, -]*",
+    r"hydra/sweeper=(basic|optuna)|hydra/sweeper/sampler=\w+",
+    r"hydra\.sweeper\.(direction|n_trials|n_jobs|max_failure_rate|sampler\.[a-z]\w*)=(\w|\.\d|-\d)*",
     r"hydra\.sweep\.subdir=(?!\.)([\w.=+,-]|\$\{(motion\.name|seed|hydra\.job\.num)\})+",
 )
 
@@ -196,7 +199,7 @@ def _is_harmless(word: str) -> bool:
     if any(re.fullmatch(pattern, word) for pattern in _HARMLESS):
         return True
     key, eq, value = word.partition("=")
-    key = key.removeprefix("+")
+    key = key.lstrip("+")
     if not eq or "_target_" in word or "${" in value or (key == "motion.name" and "/" in value):
         return False
     if key in CONFIG_GROUPS:  # names of files in conf/

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lamp_lightning.runtime.console import call
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
 
@@ -208,7 +209,7 @@ def find_adapter(where: Any) -> Adapter:
         if not run.adapter.is_file():
             raise UserError(
                 f"{path} has no adapter yet: the run has not come so far. Go on with it by "
-                f"python -m lamp_lightning.train resume={path}"
+                f"{call('train')} resume={path}"
             )
         model = cfg.model
         return Adapter(

@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lamp_lightning.runtime.command import run_command, run_plainly
 from lamp_lightning.runtime.command_settings import Train
-from lamp_lightning.runtime.console import is_first_process, quiet, short
+from lamp_lightning.runtime.console import call, is_first_process, quiet, short
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.help import print_tree
 from lamp_lightning.runtime.run_config import check_targets
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings
@@ -52,6 +53,8 @@ def begin(cfg: DictConfig) -> float | None:
     Returns its `optimized_metric` for a sweeper.
     """
     check_settings(Train, cfg)
+    if cfg.print_config or (cfg.print_config is None and sys.stdout.isatty() and sweep_folder() is None):
+        print_tree(cfg, "train", HydraConfig.get().runtime.choices)
     settle_paths(cfg)
     from lamp_lightning.metrics.metrics_json import read_metrics
     from lamp_lightning.train.run import train  # torch and all: seconds, so not before the config is right
@@ -71,7 +74,7 @@ def begin(cfg: DictConfig) -> float | None:
             return optimized(cfg, train(run, cfg))
     except Stopped:
         if sweep is not None and is_first_process():
-            print(f"The whole sweep:\n  python -m lamp_lightning.train resume={short(sweep)}")
+            print(f"The whole sweep:\n  {call('train')} resume={short(sweep)}")
         raise
 
 

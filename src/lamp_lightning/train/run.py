@@ -29,6 +29,7 @@ from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import on_device
 from lamp_lightning.models.registry import Variant, inflated
 from lamp_lightning.runtime.console import (
+    call,
     counted,
     is_first_process,
     print_results,
@@ -58,7 +59,7 @@ def train(run: RunFolder, cfg: DictConfig) -> dict[str, float]:
 
     def how_to_go_on() -> str:
         what = "Saved." if run.checkpoint.exists() else "Stopped before the first checkpoint."
-        return f"{what} Go on with:\n  python -m lamp_lightning.train resume={short(run.path)}"
+        return f"{what} Go on with:\n  {call('train')} resume={short(run.path)}"
 
     with prepared(run, cfg, how_to_go_on) as parts:
         start_logger(parts)
@@ -350,7 +351,7 @@ def finish(parts: Parts) -> dict[str, float]:
     places += [
         ("metrics", run.metrics),
         *where_to_look(studio.logger),
-        ("more videos", f'python -m lamp_lightning.sample run={short(run.path)} prompt="..."'),
+        ("more videos", f'{call("sample")} run={short(run.path)} prompt="..."'),
     ]
     title = f"The motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}."
     print_results(title, figures, places, note=studio.doubts)

@@ -52,14 +52,14 @@ def adamw8bit() -> Any:
         import bitsandbytes
     except ImportError as error:
         raise UserError(
-            f"tuner.optimizer=adamw8bit needs bitsandbytes ({error}): pip install lamp-lightning[8bit], or "
+            f"tuner.optimizer=adamw8bit needs bitsandbytes ({error}): pip install bitsandbytes, or "
             "take tuner.optimizer=adamw."
         ) from error
     found = bitsandbytes.__version__
     if Version(found) < Version(BITSANDBYTES):
         raise UserError(
             f"tuner.optimizer=adamw8bit needs bitsandbytes {BITSANDBYTES} or newer, not {found}: "
-            "pip install --upgrade lamp-lightning[8bit], or take tuner.optimizer=adamw."
+            "pip install --upgrade bitsandbytes, or take tuner.optimizer=adamw."
         )
     return bitsandbytes.optim.AdamW8bit
 
