@@ -17,7 +17,7 @@ from omegaconf.errors import InterpolationToMissingValueError
 from lamp_lightning.runtime import schema as declared
 from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.config import composed, conf_dir
-from lamp_lightning.runtime.help import about_option
+from lamp_lightning.runtime.help_layout import about_option
 
 HIDDEN = "_target_"  # a class, of the configs alone
 MARK = "<!-- settings -->"

@@ -15,7 +15,7 @@ import pytest
 from data_fakes import CODECS, draw_frames, write_clip
 from lamp_lightning.data import decode_clip, list_clips
 from lamp_lightning.data.damage import find_truncation
-from lamp_lightning.data.decoder import ClipDecoder, DecodeError
+from lamp_lightning.data.decoder_process import ClipDecoder, DecodeError
 from lamp_lightning.runtime.errors import UserError
 
 SUFFIXES = sorted(CODECS)
@@ -136,7 +136,7 @@ def stub(path, *a, **k):
     if {always} or "bad" in path: {action}
     return whole(path, *a, **k)
 av.open = stub
-from lamp_lightning.data.decoder_child import main
+from lamp_lightning.data.decode import main
 main()
 """
 
@@ -213,7 +213,7 @@ def test_a_full_disk_is_not_blamed_on_the_clip(tmp_path):
 
 
 def test_the_decoding_process_loads_no_torch():
-    code = "import sys, lamp_lightning.data.decoder_child as d; sys.exit('torch' in sys.modules)"
+    code = "import sys, lamp_lightning.data.decode as d; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

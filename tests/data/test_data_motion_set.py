@@ -13,7 +13,7 @@ import pytest
 from data_fakes import draw_frames, write_clip, write_set
 from lamp_lightning.data import MotionSet, load_motion_set
 from lamp_lightning.data.captions import read_captions
-from lamp_lightning.data.decoder import ClipDecoder
+from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.data.fit import crop_box, fit_frame
 from lamp_lightning.runtime.errors import UserError
 

@@ -52,7 +52,7 @@ def targets(mark: Path, outside: Path) -> dict[str, Any]:
         "runpy.run_path": {"path_name": str(outside / "hub" / "hubconf.py")},
         "importlib.import_module": {"_args_": ["antigravity"]},
         "logging.FileHandler": {"filename": text},
-        "lamp_lightning.data.decoder.ClipDecoder": {"command": spawn},
+        "lamp_lightning.data.decoder_process.ClipDecoder": {"command": spawn},
         "lamp_lightning.runtime.runs.write_text": {"_args_": [path, "x"]},
         "lamp_lightning.runtime.files.write_text": {"_args_": [path, "x"]},
         "lightning.pytorch.loggers.CSVLogger": {"save_dir": str(outside / "videos")},

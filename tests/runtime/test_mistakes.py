@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from lamp_lightning.runtime.config import composed
-from lamp_lightning.runtime.help import help_of
+from lamp_lightning.runtime.help_layout import help_of
 from lamp_lightning.runtime.mistakes import corrected
 from lamp_lightning.train.__main__ import main
 

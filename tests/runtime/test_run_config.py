@@ -38,7 +38,7 @@ CODE = {
         "pretrained_model_name_or_path": ".",
         "trust_remote_code": True,
     },
-    "lamp_lightning.data.decoder.ClipDecoder": {"command": ["touch", "ran"]},
+    "lamp_lightning.data.decoder_process.ClipDecoder": {"command": ["touch", "ran"]},
     "shutil.rmtree": {"path": "kept"},
 }
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from lamp_lightning.data.decoder import DecodedFile
+from lamp_lightning.data.decoder_process import DecodedFile
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, default_cache_dir, remove_dead, replacing
 from lamp_lightning.runtime.locks import beside, hold, remove_free

@@ -18,7 +18,7 @@ import numpy as np
 from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.captions import read_captions
 from lamp_lightning.data.damage import describe_content, find_truncation
-from lamp_lightning.data.decoder import ClipDecoder, DecodedFile, DecodeError
+from lamp_lightning.data.decoder_process import ClipDecoder, DecodedFile, DecodeError
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, file_sha256, scratch
 

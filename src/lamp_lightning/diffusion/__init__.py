@@ -8,9 +8,10 @@ from lamp_lightning.diffusion.denoise import denoise
 from lamp_lightning.diffusion.guidance import guided, with_guidance
 from lamp_lightning.diffusion.invert import invert
 from lamp_lightning.diffusion.known import KnownFrames
+from lamp_lightning.diffusion.latent_adain import adain, adain_towards_first
 from lamp_lightning.diffusion.loss import all_frames_loss, first_frame_loss, known_frames_loss
+from lamp_lightning.diffusion.noise_sharing import shared_noise
 from lamp_lightning.diffusion.schedule import add_noise, target
-from lamp_lightning.diffusion.tricks import adain, adain_towards_first, shared_noise
 from lamp_lightning.diffusion.windows import count_windows, denoise_in_windows
 
 __all__ = [

@@ -12,9 +12,10 @@ from torch import Tensor
 from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.guidance import Predict, with_guidance
 from lamp_lightning.diffusion.known import KnownFrames
+from lamp_lightning.diffusion.latent_adain import adain_towards_first
+from lamp_lightning.diffusion.noise_sharing import NoiseSharing
+from lamp_lightning.diffusion.noise_sharing import shared_noise as share_noise
 from lamp_lightning.diffusion.sampler import Sampler
-from lamp_lightning.diffusion.tricks import NoiseSharing, adain_towards_first
-from lamp_lightning.diffusion.tricks import shared_noise as share_noise
 
 StepCallback = Callable[[int, int, Tensor], Tensor | None]
 ADAIN_AFTER = 30 / 50  # the share of the steps after which the authors tie frame 1 to frame 0
@@ -55,7 +56,7 @@ def denoise(
         guidance_scale, guidance_rescale: see `guided`; a scale of 1 means no guidance, and half the work.
         num_inference_steps: steps of the scheduler.
         shared_noise, noise_sharing: the share of frame 0's noise in every frame's, and how it is mixed in,
-            see `tricks.shared_noise`.
+            see `noise_sharing.shared_noise`.
         adain: the authors' AdaIN of latents towards frame 0, see `adain_towards_first`.
         adain_after: share of the steps after which frame 1 is tied to frame 0; the authors' is 30 of 50.
         eta, generator: for schedulers that add noise in each step.

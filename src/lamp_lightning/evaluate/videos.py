@@ -12,7 +12,7 @@ import numpy as np
 
 from lamp_lightning.data.captions import listed_texts, own_text, prompt_of
 from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, natural_order, read_clip
-from lamp_lightning.data.decoder import ClipDecoder
+from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame, reduced
 from lamp_lightning.data.images import PICTURES, as_seen, read_image
 from lamp_lightning.data.pictures import frames_of, opened_picture

@@ -19,7 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lamp_lightning.models.header import FORMAT, FORMAT_VERSION, LARGEST_HEADER, Header, as_texts, read_header
+from lamp_lightning.models.header_schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    LARGEST_HEADER,
+    Header,
+    as_texts,
+    read_header,
+)
 from lamp_lightning.models.tensors import FLOATS, check_finite, check_float, check_shapes, open_safetensors
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing
@@ -104,7 +111,7 @@ def read_adapter(file: Path, shapes: Mapping[str, tuple[int, ...]], channels: in
 
 
 def read_metadata(file: str | Path) -> dict[str, str]:
-    """The header of a motion adapter as texts, checked (`models.header.Header`), without its tensors.
+    """The header of a motion adapter as texts, checked (`models.header_schema.Header`), without its tensors.
 
     Raises:
         UserError: no such file, no motion adapter that this version reads, or an unusable header.

@@ -40,8 +40,8 @@ class VideoBackbone(ABC, nn.Module):
     - `image_model`: a context in which it is the image model, and `knows_image_model`.
     - `queries_and_keys` where attention injection is possible, and `mix` where several motions at once are.
 
-    Its kind and the names of what can be tuned stand in `models.variant` (`Kind`, `SETS`), and its class in
-    the registry `models.registry.BACKBONES`.
+    Its kind stands in `runtime.settings.Kind`, the names of what can be tuned in `models.variant.SETS`, and its
+    class in the registry `models.registry.BACKBONES`.
 
     Example:
         >>> from lamp_lightning import MotionUNet
@@ -170,7 +170,7 @@ class VideoBackbone(ABC, nn.Module):
         Args:
             file: path of the `.safetensors` file; written whole or not at all, always with the same bytes.
             inverted_clip: noise that a tuned clip was inverted to, `1 c f h w`, where sampling begins there.
-            metadata: facts for the file's header (`models.header.Header`), such as `base_model` and
+            metadata: facts for the file's header (`models.header_schema.Header`), such as `base_model` and
                 `motion`. Norm, variant, versions and a sample of the frozen weights, by which the base model
                 is known again, are added.
 

@@ -27,7 +27,7 @@ from lamp_lightning.runtime.config import (
 )
 from lamp_lightning.runtime.errors import UserError, is_out_of_memory, with_causes
 from lamp_lightning.runtime.files import is_full, no_space, remove_empty
-from lamp_lightning.runtime.help import help_of
+from lamp_lightning.runtime.help_layout import help_of
 from lamp_lightning.runtime.locks import release_kept
 from lamp_lightning.runtime.mistakes import check_additions, corrected, unknown_choice, unknown_setting
 from lamp_lightning.runtime.names import is_unicode

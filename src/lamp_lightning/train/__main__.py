@@ -18,7 +18,7 @@ from lamp_lightning.runtime.command import run_command, run_plainly
 from lamp_lightning.runtime.command_settings import Train
 from lamp_lightning.runtime.console import call, is_first_process, quiet, short
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.help import print_tree
+from lamp_lightning.runtime.help_layout import print_tree
 from lamp_lightning.runtime.run_config import check_targets
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings

@@ -20,7 +20,7 @@ from lamp_lightning.runtime.reading import Schema, describe
 _START_LIMIT_S = 120.0
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from lamp_lightning.data.decoder_child import main; main()"
+    "from lamp_lightning.data.decode import main; main()"
 )
 
 
