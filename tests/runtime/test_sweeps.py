@@ -70,7 +70,7 @@ def test_a_stopped_sweep_says_how_to_go_on(sweep, tmp_path):
     assert len(jobs(tmp_path / "s")) == 1  # the sweep ended, not only this job
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_other_launchers_run_the_jobs_and_report_those_that_fail(launcher, sweep, tmp_path):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
     swept = ["motion=rain", "seed=0", "sampler.scheduler=Nothing,DDIMScheduler"]
