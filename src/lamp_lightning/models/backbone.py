@@ -40,8 +40,8 @@ class VideoBackbone(ABC, nn.Module):
     - `image_model`: a context in which it is the image model, and `knows_image_model`.
     - `queries_and_keys` where attention injection is possible, and `mix` where several motions at once are.
 
-    Its kind stands in `runtime.settings.Kind`, the names of what can be tuned in `models.variant.SETS`, and its
-    class in the registry `models.registry.BACKBONES`.
+    Its kind stands in `runtime.settings.Kind`, the names of what can be tuned in `models.variant.SETS`, and
+    its class in the registry `models.registry.BACKBONES`.
 
     Example:
         >>> from lamp_lightning import MotionUNet

@@ -12,9 +12,9 @@ from lamp_lightning.runtime.settings import Norm
 
 __all__ = ["BACKBONES", "MotionUNet", "Variant", "inflated"]
 
-# A new backbone offers what `VideoBackbone` asks for and stands here by its `Variant.kind`; the kind is added to
-# `runtime.settings.Kind`, and what can be tuned of it to `models.variant.SETS`. Modules are imported when they
-# are needed: diffusers' motion model takes a second that LAMP need not wait.
+# A new backbone offers what `VideoBackbone` asks for and stands here by its `Variant.kind`; the kind is added
+# to `runtime.settings.Kind`, and what can be tuned of it to `models.variant.SETS`. Modules are imported when
+# they are needed: diffusers' motion model takes a second that LAMP need not wait.
 BACKBONES: dict[Kind, tuple[str, str]] = {
     "lamp": ("lamp_lightning.models.unet.motion_unet", "MotionUNet"),
     "animatediff": ("lamp_lightning.models.unet.animatediff", "AnimateDiffUNet"),
