@@ -56,9 +56,36 @@ def with_guidance(
         >>> predict(torch.ones(1, 4, 2, 8, 8), torch.tensor(9), KnownFrames.none()).mean().item()
         3.0
     """
-    conditions, guidance = Conditions.of(conditions), scale != 1
+    told = Conditions.of(conditions)
+    return with_changing_guidance(model, lambda clips: (told, scale, rescale))
 
-    def predict(sample: Tensor, timestep: Tensor, known: KnownFrames) -> Tensor:
+
+def with_changing_guidance(
+    model: Callable[..., Tensor], now: Callable[[int], tuple[Conditions, float, float] | None]
+) -> Predict:
+    """`with_guidance` where conditions and guidance may change from step to step.
+
+    Args:
+        model: as in `with_guidance`.
+        now: conditions, scale and rescale for so many clips, asked for before each prediction; None leaves
+            the step out.
+
+    Example:
+        >>> import torch
+        >>> unet = lambda sample, timestep, text: sample * text.mean(dim=(1, 2)).reshape(-1, 1, 1, 1, 1)
+        >>> told = Conditions.of(torch.cat([torch.zeros(1, 77, 16), torch.ones(1, 77, 16)]))
+        >>> scales = iter([3.0, 1.0])
+        >>> predict = with_changing_guidance(unet, lambda clips: (told, next(scales), 0.0))
+        >>> arguments = torch.ones(1, 4, 2, 8, 8), torch.tensor(9), KnownFrames.none()
+        >>> [predict(*arguments).mean().item() for _ in range(2)]
+        [3.0, 1.0]
+    """
+
+    def predict(sample: Tensor, timestep: Tensor, known: KnownFrames) -> Tensor | None:
+        if (found := now(len(sample))) is None:
+            return None
+        conditions, scale, rescale = found
+        guidance = scale != 1
         rows = _needed(conditions, clips=len(sample), guidance=guidance)
         if not guidance:
             return known.others(model(sample, timestep, rows.text, **rows.extra))

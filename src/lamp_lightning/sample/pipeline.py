@@ -215,7 +215,7 @@ class LAMPPipeline(SteppingPipeline):
                         report, callback_on_step_end, callback_on_step_end_tensor_inputs
                     )
                 video = sample_clips(
-                    self._predict_video, self.scheduler, noise, known, sampler,
+                    self._predict(self.unet, self._now), self.scheduler, noise, known, sampler,
                     generator=generators, callback=report,
                 )  # fmt: skip
         output: Any = video
@@ -262,13 +262,14 @@ class LAMPPipeline(SteppingPipeline):
         progress: Progress | None = None,
     ) -> Tensor:
         """Latents `b c 1 h w` of images that the image model makes."""
-        told, clips = self._conditions(prompts, sampler.guidance_scale, size), prompts.count * prompts.videos
+        scale, clips = sampler.guidance_scale, prompts.count * prompts.videos
+        told = self._conditions(prompts, scale, size)
         with (
             self.unet.image_model() as image_model,
             self.progress_bar(total=sampler.num_inference_steps) as bar,
         ):
             return denoise_clips(
-                self._predict(image_model, told, sampler.guidance_scale, sampler.guidance_rescale),
+                self._predict(image_model, lambda clips: (told, scale or 1.0, sampler.guidance_rescale)),
                 self.scheduler,
                 self._noise(clips, 1, size, generators),
                 KnownFrames.none(),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lamp_lightning.diffusion import KnownFrames, with_guidance
 from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.denoise import StepCallback
-from lamp_lightning.diffusion.guidance import Predict
+from lamp_lightning.diffusion.guidance import Predict, with_changing_guidance
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.sample.frames import Progress, StepEnd
 from lamp_lightning.sample.prompts import PromptedPipeline
@@ -74,19 +73,18 @@ class SteppingPipeline(PromptedPipeline):
         """Whether the call that runs is to leave out the steps that remain."""
         return self._interrupt
 
-    def _predict(self, model: Any, told: Conditions, scale: float, rescale: float) -> Predict:
-        """A model under its conditions and guidance, which can be interrupted."""
+    def _predict(self, model: Any, now: Callable[[int], tuple[Conditions, float, float]]) -> Predict:
+        """A model under conditions, guidance and rescale as they are `now`; it can be interrupted."""
         if self._cross_attention_kwargs:
             model = partial(model, cross_attention_kwargs=dict(self._cross_attention_kwargs))
-        model = self._seeing(model)
-        predict = with_guidance(model, told, scale=scale or 1.0, rescale=rescale)
-        return lambda *arguments: None if self._interrupt else predict(*arguments)
+        return with_changing_guidance(
+            self._seeing(model), lambda clips: None if self._interrupt else now(clips)
+        )
 
-    def _predict_video(self, sample: Tensor, timestep: Tensor, known: KnownFrames) -> Tensor | None:
-        """The UNet's prediction under conditions and guidance as they are at this step."""
-        scale = self._guidance_scale if len(self._told) == 2 * len(sample) else 1.0
-        predict = self._predict(self.unet, self._told, scale, self._guidance_rescale)
-        return predict(sample, timestep, known)
+    def _now(self, clips: int) -> tuple[Conditions, float, float]:
+        """Conditions and guidance of the video as hooks leave them."""
+        scale = self._guidance_scale if len(self._told) == 2 * clips else 1.0
+        return self._told, scale or 1.0, self._guidance_rescale
 
     def _report(self, bar: Any, stage: str, progress: Progress | None) -> StepCallback:
         """What `denoise` calls after each step: it advances the bar and reports."""
