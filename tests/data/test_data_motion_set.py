@@ -90,8 +90,9 @@ def test_frame_rates_are_kept_and_mixed_ones_warned_of(tmp_path, load):
 def test_m4v_is_read_and_other_videos_are_named(tmp_path, load):
     folder = write_set(tmp_path / "set", 8)
     (folder / "clip_7.mp4").rename(folder / "clip_7.m4v")
-    (folder / "holiday.wmv").touch()
-    with pytest.warns(UserWarning, match=r"holiday\.wmv not read: clips are mp4, m4v"):
+    for name in ("holiday.wmv", "camcorder.mts"):
+        (folder / name).touch()
+    with pytest.warns(UserWarning, match=r"camcorder\.mts.*holiday\.wmv not read: clips are mp4, m4v"):
         assert len(load().clips) == 8
 
 

@@ -53,7 +53,7 @@ def test_a_resumed_run_is_one_line_whose_step_is_the_training_step(tmp_path: Pat
     assert growing[-1]["samples/0._type"] == "video-file"
     assert growing[-1]["videos/table._type"] == "table-file"
     assert growing[-1]["videos/table.ncols"] == 5
-    assert dict(before)["W&B, upload"].startswith("wandb sync ")
+    assert dict(before)["W&B, upload"].split()[0].endswith("wandb")
     command, places = dict(after)["W&B, upload"].split(" sync ")
-    assert command == "WANDB_RESUME=allow wandb"
+    assert command.startswith("WANDB_RESUME=allow ")
     assert len(places.split()) == 2

@@ -23,6 +23,7 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, file_sha256, scratch
 
 CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif")
+CAMCORDERS = (".mts", ".m2ts")  # videos that `mimetypes` takes for something else
 _FEWEST, _MOST = 8, 16
 
 
@@ -106,7 +107,8 @@ def list_clips(folder: str | Path) -> list[Path]:
 
 def _is_video(file: Path) -> bool:
     """Whether the name is that of a video, of any kind."""
-    return (mimetypes.guess_type(file.name)[0] or "").startswith("video/")
+    known = mimetypes.guess_type(file.name)[0] or ""
+    return known.startswith("video/") or file.suffix.lower() in CAMCORDERS
 
 
 def check_clip(path: Path) -> None:

@@ -218,9 +218,10 @@ def where_to_look(logger: Logger | None) -> list[tuple[str, str]]:
 
 def _sync(parts: int) -> str:
     """The command that uploads so many parts of one run, of which a later one goes on with the earlier."""
+    upload = f"{program('wandb')} sync"
     if parts == 1:
-        return "wandb sync"
-    return "WANDB_RESUME=allow wandb sync" if Version(version("wandb")) >= APPENDS else "wandb sync --append"
+        return upload
+    return f"WANDB_RESUME=allow {upload}" if Version(version("wandb")) >= APPENDS else f"{upload} --append"
 
 
 def _wanted_mode(mode: str) -> str:
