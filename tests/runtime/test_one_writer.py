@@ -159,7 +159,9 @@ def test_a_stop_that_comes_too_late_for_a_run_still_ends_what_comes_after_it(
     cfg, tmp_path, monkeypatch, capsys
 ):
     run = RunFolder.create(tmp_path / "run", cfg)
-    parts = SimpleNamespace(studio=SimpleNamespace(logger=None, run=run, cfg=cfg, stop=None))
+    studio = SimpleNamespace(logger=None, run=run, cfg=cfg, stop=None, show_clips=lambda clips: None)
+    data = SimpleNamespace(motion_set=SimpleNamespace(clips=[]))
+    parts = SimpleNamespace(studio=studio, data=data)
 
     def prepare(run, cfg, stop):
         parts.studio.stop = stop

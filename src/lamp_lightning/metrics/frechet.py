@@ -83,7 +83,8 @@ def load_extractor(
 
     Example:
         >>> extractor = load_extractor("fid", "torch:flatten", arguments={"start_dim": 1})
-        >>>         >>> extractor.of(np.zeros((2, 4, 4, 3), np.uint8)).shape
+        >>> import numpy as np
+        >>> extractor.of(np.zeros((2, 4, 4, 3), np.uint8)).shape
         torch.Size([2, 48])
     """
     if where == "clip" and kind == "fid":
@@ -130,7 +131,8 @@ class FrechetDistance(VideoMetric, FrechetInceptionDistance):
         features: how many it gives of each sample.
 
     Example:
-        >>>         >>> colours = FeatureExtractor("fid", lambda pixels: pixels.mean((2, 3)), "mean colours")
+        >>> import numpy as np
+        >>> colours = FeatureExtractor("fid", lambda pixels: pixels.mean((2, 3)), "mean colours")
         >>> video = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
         >>> distance = FrechetDistance(colours, features=3)
         >>> distance.update(video, real=True)
