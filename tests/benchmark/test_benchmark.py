@@ -142,6 +142,7 @@ def test_figures_never_stand_under_words_that_did_not_make_them(words, tmp_path,
     assert main([*asked, "threads=2"]) == 0  # changes no figure
 
 
+@pytest.mark.slow
 def test_a_stopped_suite_goes_on(words, tmp_path, request):
     suite = ["entries=[lamp,untuned]", "motions=[rain]", "seeds=[0,1]", "steps=10", *words]
     process = start("lamp_lightning.benchmark", suite, tmp_path)

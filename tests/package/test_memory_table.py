@@ -72,6 +72,7 @@ def test_tensors_without_contents_count_as_real_ones(dtype: torch.dtype, checkpo
     assert calculated.rest == pytest.approx(real.rest, rel=0.005)
 
 
+@pytest.mark.slow
 def test_each_way_to_save_memory_saves_where_it_should() -> None:
     plain, light, sparing, eight_bit = (
         memory.training(small_unet(128, levels=1), (128, 128), **options)
@@ -85,6 +86,7 @@ def test_each_way_to_save_memory_saves_where_it_should() -> None:
     assert plain.optimizer / 4 < eight_bit.optimizer < plain.optimizer / 3
 
 
+@pytest.mark.slow
 def test_activations_grow_with_pixels_and_frames() -> None:
     """Attention that wrote its scores down would grow with their square."""
 
@@ -96,6 +98,7 @@ def test_activations_grow_with_pixels_and_frames() -> None:
     assert longer - long == pytest.approx(2 * (long - small), rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_authors_recipe_takes() -> None:
     row = next(line for line in PAGE.splitlines() if line.startswith("| `(as it comes)`"))
     stated = float(row.split("|")[5])
