@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 # Where it is installed, diffusers imports it, and it reports kernels that nothing here needs.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# diffusers' loaders ask transformers for classes that need torchvision; it gives others, and need not say so.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "requires torchvision" not in record.getMessage()
+)
 
 if sys.argv[:1] == ["-m"]:  # as long as Python looks for the module of `python -m lamp_lightning.<command>`
     from lamp_lightning.runtime.stopping import quiet_interrupts

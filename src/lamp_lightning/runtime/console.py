@@ -18,7 +18,6 @@ def quiet() -> None:
     """Show only what matters: warnings as one line each, and none of the libraries' small talk."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it warns at import of what nothing here uses
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
