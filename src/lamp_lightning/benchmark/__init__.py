@@ -1,1 +1,1 @@
-"""."""
+"""Suites of trials: methods, motions and seeds under equal conditions, and their report."""

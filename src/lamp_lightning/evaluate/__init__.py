@@ -1,1 +1,1 @@
-"""."""
+"""Measuring videos that lie on a disk, whoever made them."""

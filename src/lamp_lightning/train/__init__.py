@@ -1,1 +1,1 @@
-"""."""
+"""Tuning a motion: the Lightning module, its callbacks and samples, and the command."""

@@ -1,1 +1,1 @@
-"""."""
+"""The motion UNet: an image UNet inflated in place, and AnimateDiff's for comparison."""
