@@ -166,7 +166,7 @@ def nan(tensor: torch.Tensor) -> torch.Tensor:
     (_set(*MOMENTS, "exp_avg_sq", to=lambda t: t - 1), "has negative values"),
     (_set(*MOMENTS, "step", to=torch.zeros(3)), "has shape (3,)"),
     (_set("lr_schedulers", 0, "last_epoch", to=-5), "last_epoch"),
-    (_set("lr_schedulers", 0, "step", to=3), "it has 'lr_schedulers.0.step', which is not known"),
+    (_set("lr_schedulers", 0, "step", to=3), "lr_schedulers has 'step', which is not known"),
     (_set("lr_schedulers", 0, "base_lrs", to=[torch.nan]), "base_lrs"),
     (_set("lr_schedulers", 0, "lr_lambdas", to=[{"a": 1}]), "lr_lambdas"),
     (_set("callbacks", "TrainingProgress", "seconds", to=None), "seconds"),

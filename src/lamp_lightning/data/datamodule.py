@@ -16,6 +16,7 @@ from lamp_lightning.data.clips import Clip, MotionSet, list_clips, load_clip, lo
 from lamp_lightning.data.dataset import HELD_OUT_DRAWS, HeldOutDataset, MotionDataset, SampleStream
 from lamp_lightning.data.latents import LatentClips, encode_motion_set
 from lamp_lightning.models.devices import on_device
+from lamp_lightning.runtime.console import counted
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.schema import usable
 from lamp_lightning.runtime.settings import DataSettings
@@ -146,7 +147,9 @@ class MotionSetDataModule(LightningDataModule):
             )
         from lamp_lightning.models.base.load import load_base_model  # diffusers and all
 
-        base = load_base_model(base) if isinstance(base, str | Path) else base
+        if isinstance(base, str | Path):
+            known: Any = {} if self.base or self.trainer is None else self.trainer.lightning_module.hparams
+            base = load_base_model(base, config=known.get("base_config"), variant=known.get("base_variant"))
         device = self.trainer.strategy.root_device if self.trainer else base.device
         with on_device(base.encoders, device):
             self.prepare(base)
@@ -178,7 +181,7 @@ class MotionSetDataModule(LightningDataModule):
         kept = len(whole.clips) - max(1, round(self.validation * len(whole.clips)))
         if kept < 1:
             raise UserError(
-                f"{self.folder}: of {len(whole.clips)} clip{'s' * (len(whole.clips) != 1)}, "
+                f"{self.folder}: of {counted(len(whole.clips), 'clip')}, "
                 f"data.validation={self.validation} leaves none to tune on: add clips, or name a folder of "
                 "held-out ones, data.validation=<folder>."
             )

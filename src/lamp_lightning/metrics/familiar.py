@@ -43,7 +43,7 @@ def doubts(
         >>> print(doubts("tiny", ["a lake"], [], advice="Take model=sd15.")[:76])
         The tiny model was trained on a small drawn world. It does not know 'lake' (
     """
-    if model is None or not _is_tiny(model):
+    if model is None or not is_tiny(model):
         return None
     words = list(dict.fromkeys(word for prompt in prompts for word in strange_words(prompt)))
     far = sum(value > 1 for value in strangeness(clips)) if clips else 0
@@ -97,6 +97,6 @@ def _tiny() -> tuple[Any, Any, KnownPictures]:
     return load_clip("tiny"), autoencoder, KnownPictures.read(tiny_model_path().parent)
 
 
-def _is_tiny(model: str) -> bool:
+def is_tiny(model: str) -> bool:
     own = (tiny_model_path(), tiny_clip_path())
     return model == "tiny" or Path(model).expanduser().absolute() in own

@@ -49,8 +49,14 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     It is that of `run_plainly`. In a sweep (`-m`) a job that cannot run is reported and the others go on.
     """
     if "--help" in argv or "-h" in argv:
-        given = [word for word in shell_overrides(argv) if not word.startswith("-")]
-        return run_plainly(lambda: print(help_of(config_name, corrected(given, config_name))))
+
+        def show_help() -> None:
+            for root in data_roots(argv):
+                offer_motions(root)
+            given = [word for word in shell_overrides(argv) if not word.startswith("-")]
+            print(help_of(config_name, corrected(given, config_name)))
+
+        return run_plainly(show_help)
     failed = []
     here = os.getpid()
 

@@ -71,7 +71,8 @@ def composed(name: str, overrides: Sequence[str] = ()) -> DictConfig:
 def folder_name(text: Any, max_length: int = 60) -> str:
     """Any text as the name of a folder: letters, digits and `_.=+-`; never empty, hidden or endless."""
     name = re.sub(r"[^\w.=+-]+", "_", str(text)).strip("._-")
-    return name[:max_length].rstrip("._-") or "untitled"
+    short = name[:max_length].encode()[:240].decode(errors="ignore")  # file systems take 255 bytes
+    return short.rstrip("._-") or "untitled"
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

@@ -16,9 +16,6 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
-from rich.console import Console
-from rich.markup import escape
-from rich.tree import Tree
 
 from lamp_lightning.runtime.command_settings import COMMANDS
 from lamp_lightning.runtime.config import composed, conf_dir, options
@@ -75,6 +72,10 @@ def print_tree(cfg: DictConfig, command: str, choices: Mapping[str, str | None])
         command: the name of the command.
         choices: Hydra's: the config of each group.
     """
+    from rich.console import Console  # takes time that `--help` need not
+    from rich.markup import escape
+    from rich.tree import Tree
+
     written = OmegaConf.to_container(cfg)
     tree, branches = Tree(command), dict[str, Tree]()
     for name, choice in choices.items():

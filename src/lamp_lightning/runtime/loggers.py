@@ -44,7 +44,7 @@ class StepLogger(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if self.trainer is not None:
-            step = self.trainer.global_step
+            step = max(step or 0, self.trainer.global_step)
         if step is None:
             self.experiment.log(dict(metrics))
         else:
@@ -124,7 +124,7 @@ def log_media(
     `facts` of each video, such as prompt, seed and measures, make W&B's tables: `<name>/table` of these
     videos, and `samples/table`, to which the videos of all steps are added.
     """
-    if isinstance(logger, StepLogger):
+    if isinstance(logger, WandbLogger):
         import wandb
 
         def shown(file: Path, caption: str | None = None) -> Any:
@@ -132,7 +132,7 @@ def log_media(
             return wandb.Video(str(file), caption=caption, format=kind)
 
         media = {f"{name}/{i}": shown(*each) for i, each in enumerate(captions.items())}
-        if facts:
+        if facts and isinstance(logger, StepLogger):
             columns: list[Any] = ["step", "video", *(key for key in facts[0] if key != "file")]
             tables = {f"{name}/table": wandb.Table(columns=columns)} if name != "samples" else {}
             logger.samples = logger.samples or wandb.Table(columns=columns, log_mode="INCREMENTAL")
@@ -148,16 +148,17 @@ def log_media(
 
 def log_picture(logger: Logger | None, file: Path, *, name: str, step: int) -> None:
     """Show a picture (PNG) under `name`."""
-    if isinstance(logger, StepLogger):
+    if isinstance(logger, WandbLogger):
         import wandb
 
-        logger.log_metrics({name: wandb.Image(str(file), caption=f"step {step}")}, step)
+        picture: Any = wandb.Image(str(file), caption=f"step {step}")
+        logger.log_metrics({name: picture}, step)
     elif isinstance(logger, TensorBoardLogger):
         import numpy as np
         from PIL import Image
 
-        picture = np.array(Image.open(file, formats=["PNG"]).convert("RGB"))
-        logger.experiment.add_image(name, picture, step, dataformats="HWC")
+        pixels = np.array(Image.open(file, formats=["PNG"]).convert("RGB"))
+        logger.experiment.add_image(name, pixels, step, dataformats="HWC")
 
 
 def log_adapter(logger: Logger | None, run: RunFolder, metadata: dict[str, Any]) -> None:
@@ -193,8 +194,12 @@ def result_logger(logger_cfg: Any, folder: Path, job_type: str) -> Iterator[Logg
     """The logger that a command's config names, for results in a folder that is no run; closed at the end."""
     info = {"id": secrets.token_hex(4), "group": None, "job_type": job_type}
     logger = instantiate(logger_cfg, _partial_=True, _convert_="all")(RunFolder(folder.absolute(), info))
-    yield logger
-    close(logger)
+    failed = True
+    try:
+        yield logger
+        failed = False
+    finally:
+        close(logger, failed=failed)
 
 
 def where_to_look(logger: Logger | None) -> list[tuple[str, str]]:

@@ -196,7 +196,7 @@ class RunFolder:
             facts = read_json(self.metrics, what="the metrics of a run")
             steps = cfg.trainer.max_steps if facts.get("stopped_early") is True else int(facts["steps"])
             videos = [self.videos / str(each["file"]) for each in facts["videos"]]
-        except (UserError, KeyError, TypeError, ValueError):
+        except (UserError, AttributeError, KeyError, TypeError, ValueError):
             return False
         wanted = OmegaConf.select(cfg, "samples.final", default=0)
         files = [self.adapter, *videos, *(video.with_suffix(".gif") for video in videos)]

@@ -92,7 +92,7 @@ def differing(a: Any, b: Any, name: str = "") -> list[str]:
 
 
 class SweepFolder(Callback):
-    """Hydra's callback that locks a sweep's folder, or the next free one where time alone named that."""
+    """Hydra's callback that locks a sweep's folder, or the next free one where it is named by the time."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if not is_first_process():
@@ -166,7 +166,9 @@ def _count_jobs(given: Sequence[str]) -> int:
     jobs = 1
     for override in overrides:
         value = override.value()
-        if isinstance(value, RangeSweep):
+        if override.key_or_group == "hydra.sweeper.n_trials" and isinstance(value, int):
+            jobs *= value
+        elif isinstance(value, RangeSweep):
             assert value.start is not None
             assert value.stop is not None
             steps = (value.stop - value.start) / value.step if value.step else math.inf  # which never ends

@@ -53,7 +53,8 @@ def begin(cfg: DictConfig) -> float | None:
     Returns its `optimized_metric` for a sweeper.
     """
     check_settings(Train, cfg)
-    if cfg.print_config or (cfg.print_config is None and sys.stdout.isatty() and sweep_folder() is None):
+    in_terminal = is_first_process() and sys.stdout.isatty() and sweep_folder() is None
+    if cfg.print_config or (cfg.print_config is None and in_terminal):
         print_tree(cfg, "train", HydraConfig.get().runtime.choices)
     settle_paths(cfg)
     from lamp_lightning.metrics.metrics_json import read_metrics
@@ -128,7 +129,8 @@ def resume_command(folder: str, overrides: Sequence[str]) -> int:
 
 @contextmanager
 def new_run(cfg: DictConfig) -> Iterator[RunFolder]:
-    """A new run, locked, in the folder that Hydra chose; the next free one where time alone named that.
+    """A new run, locked, in the folder that Hydra chose; the next free one where it is named by
+    the time and another run has it.
 
     In a run on several GPUs the first process begins it, and the others find it.
     """

@@ -144,6 +144,11 @@ class SaveState(AfterStep):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stop.install()  # Lightning has taken SIGTERM by now, and would leave without saving
         self._saved = trainer.global_step
+        trainer.should_stop = (
+            any(  # a run that had ended early, and was stopped before its results were there
+                each.wait_count >= each.patience for each in trainer.early_stopping_callbacks
+            )
+        )
 
     def after_step(self, trainer: Trainer, loss: float) -> None:
         # A loss scaler leaves out steps that would spoil the weights: they stay finite, and learn nothing.
@@ -159,7 +164,7 @@ class SaveState(AfterStep):
             trainer.should_stop = True
             if not measures:  # Lightning would now
                 trainer.limit_val_batches = 0
-        if stop or self._waiting or step % self.every == 0 or step >= trainer.max_steps:
+        if trainer.should_stop or self._waiting or step % self.every == 0 or step >= trainer.max_steps:
             self._waiting = measures
             if not measures:
                 self.save(trainer)

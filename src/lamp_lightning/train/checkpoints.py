@@ -32,6 +32,11 @@ ADVICE = "Remove it to train this run from the beginning."
 WHAT = "the checkpoint of a run"
 WEIGHTS = ("state_dict", "current_model_state")  # Lightning's averaging keeps averages in the first
 MOST_STEPS = 10**9
+_SCHEDULER = torch.optim.lr_scheduler.LambdaLR(
+    torch.optim.SGD([torch.zeros(1)], lr=1.0), lambda _: 1.0
+).state_dict()
+_SCHEDULER_KEYS = {*_SCHEDULER, "verbose", "_get_lr_called_within_step", "_is_initial"}  # of any PyTorch
+_BEST = ("best_model_path", "last_model_path", "kth_best_model_path", "best_k_models")  # of ModelCheckpoint
 
 
 class CheckpointFile(TorchCheckpointIO):
@@ -46,6 +51,9 @@ class CheckpointFile(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = True) -> Any:
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)  # Lightning's own removes a folder, too, with all that is in it
 
 
 def read_checkpoint(file: Path, advice: str = ADVICE) -> Any:
@@ -121,17 +129,14 @@ class OptimizerState(Part):
     param_groups: Annotated[list[ParameterGroup], Field(min_length=1, max_length=1)]
 
 
-class SchedulerState(Schema):
-    """Where the schedule of the learning rate stands, of any version of PyTorch."""
+class SchedulerState(Part):
+    """Where the schedule of the learning rate stands."""
 
     last_epoch: Count
     step_count: Count = Field(0, alias="_step_count")
     base_lrs: list[NotNegative]
     last_lr: list[NotNegative] = Field([], alias="_last_lr")
     lr_lambdas: list[Nothing]
-    verbose: bool = False
-    lr_called: bool = Field(False, alias="_get_lr_called_within_step")
-    initial: bool = Field(False, alias="_is_initial")
 
 
 class ProgressState(Part):
@@ -267,6 +272,11 @@ def check_checkpoint(file: Path, tuner: Any, trainer: Trainer) -> None:
             checkpoint.averaging_state.get(name), f"averaging_state.{name}", file, (), (torch.long,)
         )
     _check_optimizer(checkpoint, list(shapes.items()), file)
+    for scheduler in content["lr_schedulers"]:
+        if unknown := sorted(str(key) for key in scheduler.keys() - _SCHEDULER_KEYS):
+            raise _unusable(file, f"lr_schedulers has {unknown[0]!r}, which is not known")
+    for state in content["callbacks"].values():
+        _check_paths(state, file)
     own = trainer.fit_loop.state_dict()
     loop = _known(checkpoint.loops, "fit_loop", "loops", file)
     _check_like(own, loop, "loops.fit_loop", file)
@@ -275,6 +285,16 @@ def check_checkpoint(file: Path, tuner: Any, trainer: Trainer) -> None:
         done = _known(done, key, "loops.fit_loop", file)
     if done != checkpoint.global_step:
         raise _unusable(file, f"it is of step {checkpoint.global_step}, but its loops counted {done}")
+
+
+def _check_paths(state: Any, file: Path) -> None:
+    """Lightning's ModelCheckpoint removes the files that its state names: they lie where it writes."""
+    if not isinstance(state, Mapping):
+        return
+    for value in (state[name] for name in _BEST if name in state):
+        for path in value if isinstance(value, Mapping) else [value]:
+            if ".." in Path(str(path)).parts or "://" in str(path):
+                raise _unusable(file, f"callbacks has the path {str(path)[:80]!r}")
 
 
 def _check_optimizer(

@@ -18,11 +18,12 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
+from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt, sample_prompts
 from lamp_lightning.diffusion.sampler import Sampler
-from lamp_lightning.metrics.familiar import ELSE, REAL, doubts
+from lamp_lightning.metrics.familiar import ELSE, REAL, doubts, is_tiny
 from lamp_lightning.metrics.metrics_json import read_metrics, write_metrics
 from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.base.load import load_base_model
@@ -135,6 +136,11 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     if data_cfg.get("validation") is None:
         data_cfg.pop("validation", None)  # a data module of the user's need not know it
     callbacks = make_callbacks(run, cfg)
+    trainer_cfg = dict(cfg.trainer)
+    if (longest := trainer_cfg.pop("max_time", None)) is not None:
+        callbacks.append(
+            make("trainer.max_time", {"_target_": "lightning.pytorch.callbacks.Timer", "duration": longest})
+        )
     data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
     unet = inflated(base.unet, cfg.model.norm, variant)
     tuner = make(
@@ -144,9 +150,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         base.scheduler,
         seed=cfg.seed,
         gradient_checkpointing=cfg.model.gradient_checkpointing,
-        base_model=str(cfg.model.path),
-        base_config=cfg.model.get("config"),
-        base_variant=cfg.model.get("variant"),
+        **base_names(cfg),
     )
     tuner._log_hyperparams = False  # the logger gets the whole config
     progress = TrainingProgress(str(cfg.motion.name))
@@ -156,7 +160,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     studio = Studio(run, cfg, pipeline, sampler, None, progress, stop)
     trainer = make(
         "trainer",
-        cfg.trainer,
+        trainer_cfg,
         logger=False,
         callbacks=[
             *callbacks,  # before ours, which save what they have done
@@ -190,8 +194,18 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     return Parts(trainer, tuner, data, studio)
 
 
+def base_names(cfg: DictConfig) -> dict[str, Any]:
+    """What a `MotionTuner` keeps to find its base model again; a class of the user's need not take it."""
+    names = {"base_model": str(cfg.model.path)}
+    names |= {f"base_{key}": cfg.model.get(key) for key in ("config", "variant")}
+    taken = inspect.signature(get_object(cfg.tuner._target_)).parameters
+    return {name: value for name, value in names.items() if name in taken}
+
+
 def say_doubts(cfg: DictConfig, data: Any) -> str | None:
     """Warn of clips, prompts and pictures that the tiny model does not know; returns the warning."""
+    if not is_tiny(cfg.model.path):
+        return None
     prompts = [*data.motion_set.prompts, *sample_prompts(cfg, cfg.samples.final)]
     clips = [clip.frames for clip in data.motion_set.clips]
     if cfg.get("video") is not None:  # of an edit
@@ -211,7 +225,13 @@ def make_callbacks(run: RunFolder, cfg: DictConfig) -> list[Callback]:
     callbacks = []
     for name, found in (cfg.get("callbacks") or {}).items():
         options = dict(found)
-        if "dirpath" in inspect.signature(get_object(options["_target_"])).parameters:
+        try:
+            target = get_object(options["_target_"])
+        except (ImportError, ValueError) as error:
+            raise UserError(
+                f"callbacks.{name}._target_={options['_target_']} cannot be imported: {error}"
+            ) from error
+        if "dirpath" in inspect.signature(target).parameters:
             options["dirpath"] = str(run.path / (options.get("dirpath") or "checkpoints"))
         callback = make(f"callbacks.{name}", options)
         if not isinstance(callback, Callback):
@@ -257,6 +277,8 @@ def start_logger(parts: Parts) -> None:
         if isinstance(logger, StepLogger):
             logger.trainer = parts.trainer
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    if not parts.trainer.loggers:  # some callbacks must have one
+        parts.trainer.loggers = [DummyLogger()]
     if is_first_process() and not run.checkpoint.exists():  # a run that goes on has them
         parts.studio.show_clips(parts.data.motion_set.clips)
 
@@ -273,8 +295,7 @@ def fit(parts: Parts) -> None:
     tuned = sum(p.numel() for p in parts.tuner.unet.tuned_parameters())
     everything = sum(p.numel() for p in parts.tuner.unet.parameters())
     if is_first_process():
-        count = len(parts.data.motion_set.clips)
-        clips = f"{count} clip{'s' * (count != 1)}"
+        clips = counted(len(parts.data.motion_set.clips), "clip")
         height, width = cfg.data.size
         print(f"Computing on the {hardware(cfg.trainer.accelerator)} in {cfg.trainer.precision}.")
         print(

@@ -72,6 +72,8 @@ def show_jobs(config: DictConfig) -> None:
         return
     name = _measure(config, [numbers for numbers, _ in found.values()])
     jobs = {job: (numbers[name], words) for job, (numbers, words) in found.items() if name in numbers}
+    if not jobs:
+        return
     order = sorted(jobs, key=lambda job: jobs[job][0], reverse=_maximised(config, name))
     print(f"\nThe jobs of {short(folder)}, the best {name} first:")
     for job in order[:SHOWN]:
@@ -134,7 +136,7 @@ def _importance(folder: Path) -> Iterator[tuple[str, str]]:
         import optuna
         from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 
-        study = optuna.load_study(study_name=folder.name, storage=f"sqlite:///{folder.absolute() / STUDY}")
+        study = optuna.load_study(study_name=None, storage=f"sqlite:///{folder.absolute() / STUDY}")
         shares = get_param_importances(study, evaluator=MeanDecreaseImpurityImportanceEvaluator(seed=0))
         if len(shares) > 1:
             yield "importance", ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
