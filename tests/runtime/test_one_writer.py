@@ -161,7 +161,8 @@ def test_a_stop_that_comes_too_late_for_a_run_still_ends_what_comes_after_it(
     run = RunFolder.create(tmp_path / "run", cfg)
     studio = SimpleNamespace(logger=None, run=run, cfg=cfg, stop=None, show_clips=lambda clips: None)
     data = SimpleNamespace(motion_set=SimpleNamespace(clips=[]))
-    parts = SimpleNamespace(studio=studio, data=data)
+    trainer = SimpleNamespace(loggers=[])
+    parts = SimpleNamespace(studio=studio, data=data, trainer=trainer)
 
     def prepare(run, cfg, stop):
         parts.studio.stop = stop

@@ -324,3 +324,10 @@ def test_a_sweep_goes_on_on_another_kind_of_machine(monkeypatch):
     assert changed_settings(before, composed("train", ["model=sdxl"])) == []
     other = composed("train", ["model=sdxl", "trainer.precision=32-true"])
     assert changed_settings(before, other) == ["trainer.precision"]
+
+
+def test_runs_from_before_there_was_a_frame_rate_go_on():
+    """Version 0.1 wrote `sampler.fps: 8` as its default; now the clips say it where the user does not."""
+    before = composed("train", ["motion=rain", "sampler.fps=8"])
+    assert changed_settings(before, composed("train", ["motion=rain"])) == []
+    assert changed_settings(before, composed("train", ["motion=rain", "sampler.fps=12"])) == ["sampler.fps"]

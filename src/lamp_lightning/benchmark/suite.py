@@ -28,8 +28,9 @@ from lamp_lightning.report import Claim, Comparison, Entry, Result, write_report
 from lamp_lightning.report.comparison import TRUTH
 from lamp_lightning.report.write import report_to
 from lamp_lightning.runtime.attached import attached
+from lamp_lightning.runtime.command import data_roots
 from lamp_lightning.runtime.command_settings import Train
-from lamp_lightning.runtime.config import composed, motion_folders, options
+from lamp_lightning.runtime.config import composed, motion_folders, offer_motions, options
 from lamp_lightning.runtime.console import counted, quiet_libraries, short, threads
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import only_writer
@@ -138,7 +139,10 @@ def find_methods(cfg: DictConfig) -> list[Contender]:
         twice = [str(value) for k, value in enumerate(values) if value in values[:k]]
         if twice:
             raise UserError(f"{name} has {twice[0]} more than once: give each once.")
-    there = sorted({*options("motion"), *motion_folders("data")})
+    roots = data_roots(cfg.words)
+    for root in roots:
+        offer_motions(root)
+    there = sorted({*options("motion"), *(motion for root in roots for motion in motion_folders(root))})
     for motion in cfg.motions:
         if motion not in there:
             raise UserError(f"There is no motion {motion!r}; there are {', '.join(there)}.")

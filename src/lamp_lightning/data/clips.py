@@ -19,6 +19,7 @@ from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.captions import read_captions
 from lamp_lightning.data.damage import describe_content, find_truncation
 from lamp_lightning.data.decoder_process import ClipDecoder, DecodedFile, DecodeError
+from lamp_lightning.runtime.console import counted
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, file_sha256, scratch
 
@@ -240,14 +241,14 @@ def load_motion_set(
     prompts = read_captions(paths, motion, captions)
     if max_clips is not None:
         if max_clips > len(paths):
-            found = f"{len(paths)} clip{'s' * (len(paths) != 1)}"
+            found = counted(len(paths), "clip")
             raise UserError(
                 f"{folder} has {found}, and data.max_clips={max_clips} are asked for: add some or take fewer."
             )
         paths, prompts = paths[:max_clips], prompts[:max_clips]
     elif not _FEWEST <= len(paths) <= _MOST:
         warnings.warn(
-            f"{folder}: found {len(paths)} clip{'s' * (len(paths) != 1)}; the method is made for "
+            f"{folder}: found {counted(len(paths), 'clip')}; the method is made for "
             f"{_FEWEST}-{_MOST}. Going on with what is there.",
             stacklevel=2,
         )

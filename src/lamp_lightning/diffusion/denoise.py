@@ -53,7 +53,7 @@ def denoise(
         first_frame: clean latent of frame 0, `b c 1 h w` or `b c h w`; it stays as it is, to the bit. None
             denoises frame 0 too, as an image model does (`b c 1 h w` noise then becomes an image).
         text_embeddings: `2b l d`, unconditional then conditional; `b l d` will do when `guidance_scale` is 1.
-        guidance_scale, guidance_rescale: see `guided`; a scale of 1 means no guidance, and half the work.
+        guidance_scale, guidance_rescale: see `with_guidance`.
         num_inference_steps: steps of the scheduler.
         shared_noise, noise_sharing: the share of frame 0's noise in every frame's, and how it is mixed in,
             see `noise_sharing.shared_noise`.

@@ -46,7 +46,7 @@ def with_guidance(
         model: a MotionUNet, or what `MotionUNet.image_model()` gives.
         conditions: `2b` rows, unconditional then conditional; `b` will do when `scale` is 1. A tensor is the
             text alone.
-        scale, rescale: see `guided`; a scale of 1 means no guidance, and half the work.
+        scale, rescale: see `guided`; a scale of 1, or diffusers' 0, means no guidance, and half the work.
 
     Example:
         >>> import torch
@@ -85,7 +85,7 @@ def with_changing_guidance(
         if (found := now(len(sample))) is None:
             return None
         conditions, scale, rescale = found
-        guidance = scale != 1
+        guidance = scale not in (0, 1)
         rows = _needed(conditions, clips=len(sample), guidance=guidance)
         if not guidance:
             return known.others(model(sample, timestep, rows.text, **rows.extra))

@@ -40,7 +40,7 @@ from lamp_lightning.metrics import flow_correlation
 from lamp_lightning.metrics.metrics_json import write_metrics
 from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.adapter import read_metadata
-from lamp_lightning.runtime.console import call, is_first_process, print_results, short
+from lamp_lightning.runtime.console import call, counted, is_first_process, print_results, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import file_sha256, part_of, remove, remove_dead
 from lamp_lightning.runtime.locks import beside, hold, remove_free
@@ -63,7 +63,7 @@ def count_frames(cfg: DictConfig) -> int:
     count = (len(clip.frames) - 1) // stride + 1
     if count < 2:
         raise UserError(
-            f"{cfg.video}: found {len(clip.frames)} frame{'s' * (len(clip.frames) != 1)}; editing with "
+            f"{cfg.video}: found {counted(len(clip.frames), 'frame')}; editing with "
             f"data.frame_stride={stride} needs at least {stride + 1}. Give a longer video."
         )
     return min(count, cfg.data.num_frames)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from lamp_lightning.evaluate.videos import (
 )
 from lamp_lightning.metrics import evaluate_videos, load_clip, load_extractor
 from lamp_lightning.metrics.clip import ClipJudge
-from lamp_lightning.metrics.familiar import doubts
+from lamp_lightning.metrics.familiar import say_doubts
 from lamp_lightning.metrics.fidelity import MIN_FRAMES, MotionSignature, motion_signatures
 from lamp_lightning.metrics.frechet import KINDS, FeatureExtractor, Kind
 from lamp_lightning.metrics.metrics_json import read_metrics
@@ -267,16 +266,13 @@ def _say_doubts(clip_name: str, read: Sequence[tuple[Footage, np.ndarray]]) -> s
 
     What the tiny model generated is not looked at: that CLIP was made to judge it.
     """
-    found = doubts(
+    return say_doubts(
         clip_name,
         list(dict.fromkeys(video.prompt for video, _ in read if video.prompt is not None)),
         [frames for video, frames in read if video.model != "tiny"],
         advice=f"Its CLIP says nothing of them: measure with clip={ANY_CLIP}.",
         what="video",
     )
-    if found:
-        print(f"Warning: {found}", file=sys.stderr, flush=True)
-    return found
 
 
 def _extractor(kind: Kind, clip: ClipJudge | None, cfg: DictConfig) -> FeatureExtractor | None:

@@ -44,7 +44,7 @@ class Footage:
 
     @property
     def name(self) -> str:
-        """What other folders and files call it: without ending and seed of nobody's choice."""
+        """What other folders and files call it: its name without the ending."""
         return key_of(self.path)
 
 
@@ -58,7 +58,7 @@ def key_of(path: Path) -> str:
 def list_videos(folder: Path, what: str = "folder") -> list[Path]:
     """The videos of a folder in natural order; hidden files are passed over.
 
-    A video is a file (mp4, mov, avi, mkv, webm, gif, webp) or a folder of pictures; files of one name in
+    A video is a file (mp4, m4v, mov, avi, mkv, webm, gif, webp) or a folder of pictures; files of one name in
     several formats are one video. A single file, or a folder of pictures, is one video, too. Raises UserError
     where there is none; `what` is the setting that names the folder.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from einops import rearrange
 
 from lamp_lightning.data.fit import fit_frame
 from lamp_lightning.metrics.clip import load_clip
+from lamp_lightning.runtime.console import counted
 from lamp_lightning.toyworld import tiny_clip_path, tiny_model_path
 from lamp_lightning.toyworld.known import KnownPictures, lost_detail, strange_words
 
@@ -53,17 +55,24 @@ def doubts(
         listed = ", ".join(repr(word) for word in words[:5])
         found.append(f"does not know {listed}{more} (a prompt that it knows: {LIKE!r})")
     if far:
-        found.append(f"has seen nothing like {far} of {len(clips)} {what}{'s' * (len(clips) != 1)}")
+        found.append(f"has seen nothing like {far} of {counted(len(clips), what)}")
     if not found:
         return None
     return f"The tiny model was trained on a small drawn world. It {', and '.join(found)}. {advice}"
 
 
+def say_doubts(*args: Any, **kwargs: Any) -> str | None:
+    """Warn of what `doubts` finds, before the work; returns it, to be said again at the end."""
+    found = doubts(*args, **kwargs)
+    if found:
+        print(f"Warning: {found}", file=sys.stderr, flush=True)
+    return found
+
+
 def strangeness(clips: Sequence[np.ndarray]) -> list[float]:
     """How far clips are from what the tiny models were trained on: the mean over frames, above 1 is far.
 
-    On 1152 held-out stills of the toy world single pictures reach 1.2, and 99 % are below 0.97. Frames
-    of real footage have 1.03 to 1.8, photographs and diagrams 1.2 and more.
+    Most drawn pictures are below, most others above: `benchmarks/familiar.py` measures it.
 
     Args:
         clips: each uint8 `f h w 3`.

@@ -190,6 +190,7 @@ _ALL = (
     ),
 )  # fmt: skip
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _ALL}
+HELD_OUT_LOSS = Measure("val/loss", "loss on held-out clips", "lower", 4)  # of a run, not of its videos
 
 
 def printed(values: Mapping[str, float]) -> list[str]:
@@ -199,7 +200,7 @@ def printed(values: Mapping[str, float]) -> list[str]:
         >>> printed({"clip_score": 31.256})
         ['  CLIP score ↑                        31.26']
     """
-    return [f"  {m.label:<34}{m.number(values[m.name]):>7}" for m in measures(values) if m.name in values]
+    return [f"  {m.label:<34}{m.number(values[m.name]):>7}" for m in measures(values)]
 
 
 def measures(names: Iterable[str], *, truth: bool = False) -> tuple[Measure, ...]:
@@ -215,7 +216,11 @@ def measures(names: Iterable[str], *, truth: bool = False) -> tuple[Measure, ...
         ['CLIP score ↑', 'motion amount (% of width)', 'my own']
     """
     wanted = set(names)
-    others = (Measure(name, name.replace("_", " "), digits=4) for name in sorted(wanted - MEASURES.keys()))
+    unknown = sorted(wanted - MEASURES.keys())
+    others = (
+        HELD_OUT_LOSS if name == HELD_OUT_LOSS.name else Measure(name, name.replace("_", " "), digits=4)
+        for name in unknown
+    )
     found = (*(measure for name, measure in MEASURES.items() if name in wanted), *others)
     return tuple(replace(m, better="none") if m.better == "truth" and not truth else m for m in found)
 

@@ -14,7 +14,7 @@ __all__ = ["BACKBONES", "MotionUNet", "Variant", "inflated"]
 
 # A new backbone offers what `VideoBackbone` asks for and stands here by its `Variant.kind`; the kind is added
 # to `runtime.settings.Kind`, and what can be tuned of it to `models.variant.SETS`. Modules are imported when
-# they are needed: diffusers' motion model takes a second that LAMP need not wait.
+# they are needed.
 BACKBONES: dict[Kind, tuple[str, str]] = {
     "lamp": ("lamp_lightning.models.unet.motion_unet", "MotionUNet"),
     "animatediff": ("lamp_lightning.models.unet.animatediff", "AnimateDiffUNet"),

@@ -79,7 +79,7 @@ def over_frames(c: Comparison, measure: Measure) -> Plot:
         len(named) < len(found)
     )
     title = f"{measure.heading} over the frames"
-    return Plot(f"{measure.name}_over_frames", title, " ".join(said), alt, figure)
+    return Plot(f"{measure.name.replace('/', '_')}_over_frames", title, " ".join(said), alt, figure)
 
 
 def _named(entries: Sequence[Entry]) -> list[Entry]:

@@ -70,7 +70,7 @@ def dots(c: Comparison, measure: Measure) -> Plot:
     alt = f"{capital(measure.title)}, {'best' if measure.better != 'none' else 'largest'} first: {listed}."
     said = [measure.meaning] * bool(measure.meaning)
     said += ["An arrow at the edge: a motion beyond it."] * bool(beyond)
-    return Plot(measure.name, measure.heading, " ".join(said), alt, figure)
+    return Plot(measure.name.replace("/", "_"), measure.heading, " ".join(said), alt, figure)
 
 
 def how_to_read(c: Comparison) -> str:

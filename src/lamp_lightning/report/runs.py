@@ -26,14 +26,14 @@ from lamp_lightning.report.comparison import (
     VideoFile,
 )
 from lamp_lightning.report.verdict import joined
+from lamp_lightning.runtime import sweeps
 from lamp_lightning.runtime.console import counted, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
 
 DECIDING = ("motion_fidelity", "moving_error_ratio")  # where they were measured
 # Settings that make no difference to what a run learns and generates, or stand in another one.
-FREE = ("seed", "threads", "resume", "save_every", "logger", "samples", "motion", "model.recipe",
-        "tags", "print_config", "optimized_metric",
+FREE = (*sweeps.FREE, "seed", "resume", "samples", "motion", "model.recipe",
         "data.root", "data.folder", "data.cache_dir", "data.num_workers", "data.decode_timeout",
         "trainer.log_every_n_steps", "sampler.fps")  # fmt: skip
 OF_MOTION = ("data.flip", "data.captions")  # differ with the motion, which is no setting
@@ -181,7 +181,10 @@ def _rate(run: RunFolder, settings: dict[str, str]) -> float:
     """Frames per second of a run's videos: of its config, else of its adapter."""
     if (said := settings.get("sampler.fps", "null")) != "null":
         return float(said)
-    return header_of(run.adapter).sampler.fps if run.adapter.is_file() else 8.0
+    try:
+        return header_of(run.adapter).sampler.fps
+    except UserError:  # none, or a damaged one: the run's figures count all the same
+        return 8.0
 
 
 def _videos(run: RunFolder, metrics: RunMetrics, names: Container[str]) -> tuple[SceneVideo, ...]:

@@ -78,7 +78,7 @@ def scatter(c: Comparison, motion: Measure, other: Measure) -> list[Plot]:
     )
     alt = f"{capital(motion.title)} and {other.words} of each: {listed}."
     title = f"{other.heading} against {motion.words}"
-    return [Plot(f"{other.name}_against_motion", title, caption, alt, figure)]
+    return [Plot(f"{other.name.replace('/', '_')}_against_motion", title, caption, alt, figure)]
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[Entry, Value, Value]]) -> int:

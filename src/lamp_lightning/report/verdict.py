@@ -16,6 +16,7 @@ from lamp_lightning.report.statistics import (
     score,
     summary,
 )
+from lamp_lightning.runtime.console import counted
 
 ENOUGH = 4  # videos of a run, before its means are held against another's
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided"
@@ -83,8 +84,8 @@ def _missing(c: Comparison) -> list[str]:
         words.append("none of the runs is tuned (trainer.max_steps= of more than 0)")
     fewest = min((result.count for result in c.results if result.count is not None), default=ENOUGH)
     if fewest < ENOUGH:
-        videos = f"{fewest} video{'s' * (fewest != 1)}"
-        words.append(f"some have {videos} only (at least {ENOUGH} are needed: samples.final={ENOUGH})")
+        needed = f"at least {ENOUGH} are needed: samples.final={ENOUGH}"
+        words.append(f"some have {counted(fewest, 'video')} only ({needed})")
     return words
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lamp_lightning.metrics.registry import MEASURES
 from lamp_lightning.report.runs import find_runs
 from lamp_lightning.runtime.command import run_plainly
-from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.loggers import logged_in
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.sweeps import changed_settings
@@ -57,37 +57,26 @@ def workspace(project: str, entity: str = "", settings: Sequence[str] = ()) -> A
     def pictures(key: str, title: str) -> Any:
         return wr.MediaBrowser(title=title, media_keys=[key], num_columns=1)
 
+    def section(name: str, *panels: Any) -> Any:
+        return ws.Section(name, panels=list(panels), is_open=True)
+
+    def videos(name: str, key: str) -> Any:
+        table = wr.WeavePanelSummaryTable(table_name=f"{key}/table")
+        return section(name, pictures(f"{key}/contact_sheet", "Held-out prompts"), table)
+
     measured = [(f"metrics/{m.name}", m) for m in MEASURED]
     sections = [
-        ws.Section("Training", panels=[lines(*each) for each in LINES], is_open=True),
-        ws.Section(
-            "Videos over the steps",
-            panels=[
-                pictures("samples/contact_sheet", "Held-out prompts"),
-                wr.WeavePanelSummaryTable(table_name="samples/table"),
-            ],
-            is_open=True,
-        ),
-        ws.Section(
-            "Final videos",
-            panels=[
-                pictures("videos/contact_sheet", "Held-out prompts"),
-                wr.WeavePanelSummaryTable(table_name="videos/table"),
-            ],
-            is_open=True,
-        ),
-        ws.Section(
-            "Measures", panels=[lines([key], m.heading, m.label) for key, m in measured], is_open=True
-        ),
-        ws.Section("Clips", panels=[pictures("clips", "As the model sees them")], is_open=True),
+        section("Training", *(lines(*each) for each in LINES)),
+        videos("Videos over the steps", "samples"),
+        videos("Final videos", "videos"),
+        section("Measures", *(lines([key], m.heading, m.label) for key, m in measured)),
+        section("Clips", pictures("clips", "As the model sees them")),
     ]
     numbers = ["train/loss", "val/loss", *(key for key, _ in measured)]
     if settings:
         axes = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in settings]
         axes += [wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(key)) for key in numbers[:3]]
-        sections.insert(
-            0, ws.Section("Sweep", panels=[wr.ParallelCoordinatesPlot(columns=axes)], is_open=True)
-        )
+        sections.insert(0, section("Sweep", wr.ParallelCoordinatesPlot(columns=axes)))
     columns = [column(name) for name in ("motion.name", *settings)]
     columns += [f"summary:{key}" for key in numbers]
     return ws.Workspace(
@@ -124,6 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _save(words: Sequence[str]) -> None:
+    if {"-h", "--help"} & {*words}:
+        print(f"{__doc__}\n{USAGE}")
+        return
     given = dict(word.split("=", 1) for word in words if "=" in word)
     if len(given) != len(words) or given.keys() - {"project", "entity", "runs"} or not given.get("project"):
         raise UserError(f"Call it as {USAGE}.")
@@ -141,8 +133,7 @@ def _save(words: Sequence[str]) -> None:
         found.entity = found.entity or wandb.Api().default_entity
         print(f"The workspace 'LAMP': {found.save().url}")
     except Exception as error:  # of the network or the server: anything
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"W&B does not save the workspace: {reason}") from error
+        raise UserError(f"W&B does not save the workspace: {first_line(error)}") from error
 
 
 if __name__ == "__main__":

@@ -182,7 +182,8 @@ class Evaluate(Settings):
         None, "A folder or pattern of runs, such as a sweep's folder or runs/rain/*, or a list of these"
     )
     folder: Text | None = setting(
-        None, "Or a folder of videos (mp4, mov, avi, mkv, webm, gif, webp, folders of PNG frames), anyone's"
+        None,
+        "Or a folder of videos (mp4, m4v, mov, avi, mkv, webm, gif, webp, folders of PNG frames), anyone's",
     )
     prompts: Text | None = setting(
         None,

@@ -235,7 +235,7 @@ class SamplerSettings(Settings):
     )
     eta: Share = setting(0.0, "Of DDIM's schedulers: share of new noise in each step")
     guidance_scale: Guidance = setting(
-        12.5, "Strength of classifier-free guidance; 1: none, in half the time", recipe="guidance_scale"
+        12.5, "Strength of classifier-free guidance; 1 or 0: none, in half the time", recipe="guidance_scale"
     )
     guidance_rescale: Share = setting(
         0.0, "Share in which guided predictions keep the standard deviation of unguided ones"

@@ -33,7 +33,8 @@ MOST_JOBS = 10_000  # of a sweep that goes on
 _NAMES = {*(name for name, _ in fields_of(Train)), *(f"trainer.{name}" for name in LIGHTNING)}
 # May differ when a job goes on: no result depends on them.
 FREE = ("threads", "logger", "save_every", "tags", "print_config", "optimized_metric")
-FREE_HERE = ("data.cache_dir", "trainer.precision", "model.dtype")  # likewise, where the call names no value
+# Likewise, where the call names no value.
+FREE_HERE = ("data.cache_dir", "trainer.precision", "model.dtype", "sampler.fps")
 
 
 def earlier_run(folder: Path, cfg: DictConfig) -> tuple[RunFolder, DictConfig] | None:

@@ -58,7 +58,7 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         vae: the autoencoder; `AutoencoderTiny` is a quick one.
         text_encoder, tokenizer: of the prompt; None where calls give `prompt_embeds`.
         unet: a video backbone. An image model's UNet is inflated in a copy that shares its weights: the
-            pipeline that it comes from stays as it is.
+            pipeline that it comes from generates as before, and its shared weights are frozen.
         scheduler: any of diffusers that suits the model.
         text_encoder_2, tokenizer_2: SDXL's second pair.
         feature_extractor, image_encoder: of an IP-Adapter.
@@ -174,11 +174,15 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             path_or_id, config=config, variant=variant, torch_dtype=of_all or torch.float32
         )
         pipeline = cls.from_base(base, MotionUNet.from_unet(base.unet, norm or "joint"))
-        for name, component in components.items():
-            setattr(pipeline, name, component)
+        if components:
+            zeros = base.zeros_for_no_prompt
+            pipeline = cls(**{**pipeline.components, **components}, force_zeros_for_empty_prompt=zeros)
         for name, wanted in (dtype if isinstance(dtype, Mapping) else {}).items():
-            if name != "default":
-                getattr(pipeline, name).to(wanted)
+            if name == "default":
+                continue
+            if not isinstance(model := pipeline.components.get(name), torch.nn.Module):
+                raise UserError(f"dtype names {name!r}, which is no model of this pipeline.")
+            model.to(wanted)
         return pipeline
 
     @classmethod

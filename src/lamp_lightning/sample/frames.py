@@ -80,7 +80,8 @@ def first_latents(
     else:
         count = len(latents)
     if count not in (1, prompts, clips):
-        raise UserError(f"{count} first frames do not go with {prompts} prompts: give 1 or {prompts}.")
+        may_be = " or ".join(map(str, sorted({1, prompts, clips})))
+        raise UserError(f"{count} first frames do not go with {prompts} prompts: give {may_be}.")
     if latents is None:
         latents = base.latents_from_pixels(torch.stack([pixels_from_image(image, size) for image in images]))
     factor = base.vae_scale_factor

@@ -283,7 +283,7 @@ def bytes_of_video(pipeline: LAMPPipeline, video: Video, precision: str) -> int:
     """What one more video in a batch takes while the UNet works, about. Decoding goes video by video."""
     sampler, factor = video.sampler, pipeline.base.vae_scale_factor
     assert sampler.size is not None
-    rows = 1 if sampler.guidance_scale == 1 else 2
+    rows = 1 if sampler.guidance_scale in (0, 1) else 2
     frames = min(sampler.num_frames, sampler.window)
     latent = (sampler.size[0] // factor) * (sampler.size[1] // factor)
     channels = pipeline.unet.config.block_out_channels[0]

@@ -117,6 +117,3 @@ class Loaders(
             "FreeInit finds noise whose frames go together, by sampling several times, and LAMP begins with "
             "such noise: give the call a larger shared_noise instead, such as 0.3."
         )
-
-    def disable_free_init(self) -> None:
-        """Nothing to switch off: see `enable_free_init`."""

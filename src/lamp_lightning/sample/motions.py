@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.runtime.console import call
+from lamp_lightning.runtime.console import call, counted
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.runs import RunFolder
 
@@ -179,7 +179,7 @@ def state_of(run: RunFolder) -> str:
 def runs_there_are() -> str:
     """A sentence that names the motions that have runs, or says how to tune one."""
     found = {folder.name: _runs_in(folder) for folder in sorted(RUNS.glob("*"))}
-    named = [f"{name} ({len(runs)} run{'s' * (len(runs) != 1)})" for name, runs in found.items() if runs]
+    named = [f"{name} ({counted(len(runs), 'run')})" for name, runs in found.items() if runs]
     if not named:
         return f"There is no run in {RUNS} yet: tune one by python -m lamp_lightning.train motion=waterfall"
     return f"{RUNS} has {', '.join(named)}."
@@ -283,15 +283,15 @@ def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
 
     from lamp_lightning.sample.pipeline import LAMPPipeline
 
+    mixed = bool(adapter.others) or adapter.weight != 1
     pipeline = LAMPPipeline.from_motion(
         adapter.file,
         adapter.base,
         config=adapter.base_config,
         variant=adapter.base_variant,
         torch_dtype=getattr(torch, dtype),
+        motions={each.file: each.weight for each in adapter.all} if mixed else None,
     )
-    if adapter.others or adapter.weight != 1:
-        pipeline.set_motions({each.file: each.weight for each in adapter.all})
     pipeline.set_progress_bar_config(disable=True)
     spare_memory(pipeline, adapter.memory)
     try:

@@ -35,6 +35,7 @@ class MotionPipeline(PipelineComponents):
         variant: str | None = None,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
+        motions: Mapping[str | Path, float] | None = None,
         **kwargs: Any,
     ) -> Self:
         """The pipeline of a motion adapter of any kind (`Variant`), with its base model and UNet.
@@ -45,6 +46,7 @@ class MotionPipeline(PipelineComponents):
             config, variant: as in `load_base_model`.
             dtype: of the frozen weights; None: float32, as tuned ones are.
             torch_dtype: diffusers' former name of `dtype`.
+            motions: adapters to mix and their weights, see `set_motions`; None: `file` alone.
             kwargs: what `load_motion` takes.
 
         Raises:
@@ -61,7 +63,10 @@ class MotionPipeline(PipelineComponents):
         for parameter in unet.tuned_parameters():
             parameter.data = parameter.data.float()
         pipeline = cls.from_base(model, unet)
-        pipeline.load_motion(file, **kwargs)
+        if motions is None:
+            pipeline.load_motion(file, **kwargs)
+        else:
+            pipeline.set_motions(motions, **kwargs)
         return pipeline
 
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:

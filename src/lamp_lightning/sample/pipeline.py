@@ -179,6 +179,8 @@ class LAMPPipeline(SteppingPipeline):
             prompt, height, width, negative_prompt, prompt_embeds, negative_prompt_embeds,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs, output_type=output_type,
         )  # fmt: skip
+        if decode_chunk_size is not None and decode_chunk_size < 1:
+            raise UserError(f"decode_chunk_size={decode_chunk_size} cannot be used: give 1 or more frames.")
         clips = prompts.count * prompts.videos
         frames = sampler.num_frames if noise is None else check_noise(noise, clips)
         size = self._size(sampler, height, width)
@@ -236,6 +238,8 @@ class LAMPPipeline(SteppingPipeline):
         generator: Generators = None,
         seed: int | None = None,
         negative_prompt: str | list[str] | None = None,
+        ip_adapter_image: Any = None,
+        ip_adapter_image_embeds: list[Tensor] | None = None,
     ) -> list[Image.Image]:
         """First frames from prompts, by the untuned image model; the arguments are those of a call.
 
@@ -246,8 +250,8 @@ class LAMPPipeline(SteppingPipeline):
         size = self._size(self.sampler, height, width)
         generators = find_generators(generator, seed, prompts.count)
         settings = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
-        self._interrupt, self._cross_attention_kwargs = False, None
-        self._pictures = self._picture_embeds(None, None, prompts.count)
+        self._interrupt, self._cross_attention_kwargs, self._guidance_scale = False, None, guidance_scale
+        self._pictures = self._picture_embeds(ip_adapter_image, ip_adapter_image_embeds, prompts.count)
         painted = self._painted(prompts, size, generators, for_image(Sampler().changed(settings)))
         images = decode(self.base, painted, False)
         self.maybe_free_model_hooks()
@@ -269,7 +273,7 @@ class LAMPPipeline(SteppingPipeline):
             self.progress_bar(total=sampler.num_inference_steps) as bar,
         ):
             return denoise_clips(
-                self._predict(image_model, lambda clips: (told, scale or 1.0, sampler.guidance_rescale)),
+                self._predict(image_model, lambda clips: (told, scale, sampler.guidance_rescale)),
                 self.scheduler,
                 self._noise(clips, 1, size, generators),
                 KnownFrames.none(),
@@ -297,7 +301,10 @@ class LAMPPipeline(SteppingPipeline):
         """
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type={output_type!r} is unknown: use one of {', '.join(OUTPUT_TYPES)}.")
-        self._size(self.sampler, height, width)
+        factor = self.base.vae_scale_factor
+        for name, side in (("height", height), ("width", width)):
+            if side is not None and (side < factor or side % factor):
+                raise UserError(f"height and width must be multiples of {factor}: {name} is {side}.")
         if unknown := sorted(set(callback_on_step_end_tensor_inputs or ()) - {*self._callback_tensor_inputs}):
             raise UserError(
                 f"callback_on_step_end_tensor_inputs has {unknown}; there are "

@@ -180,6 +180,7 @@ class PromptedPipeline(MotionPipeline):
         size: tuple[int, int],
     ) -> Conditions:
         """What the UNet is told, `2b` rows, unconditional first; `b` without guidance."""
+        self._cross_attention_kwargs = None
         return self._conditions(Prompts(prompts, negative), guidance_scale, size)
 
     def _conditions(self, prompts: Prompts, guidance_scale: float, size: tuple[int, int]) -> Conditions:

@@ -105,17 +105,16 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
 
 def say_doubts(videos: list[Video], adapter: Adapter) -> str | None:
     """Warn of prompts and pictures that the tiny model does not know; returns the warning."""
+    if not familiar.is_tiny(adapter.base):
+        return None
     files = dict.fromkeys(video.picture.file for video in videos if video.picture is not None)
-    found = familiar.doubts(
+    return familiar.say_doubts(
         adapter.base,
         list(dict.fromkeys(video.prompt for video in videos)),
         [read_image(file)[None] for file in list(files)[:MOST_PICTURES]],
         advice=f"{familiar.ELSE} tune the motion with {familiar.REAL}.",
         what="picture",
     )
-    if found:
-        print(f"Warning: {found}", file=sys.stderr, flush=True)
-    return found
 
 
 def divide(

@@ -84,7 +84,7 @@ class SteppingPipeline(PromptedPipeline):
     def _now(self, clips: int) -> tuple[Conditions, float, float]:
         """Conditions and guidance of the video as hooks leave them."""
         scale = self._guidance_scale if len(self._told) == 2 * clips else 1.0
-        return self._told, scale or 1.0, self._guidance_rescale
+        return self._told, scale, self._guidance_rescale
 
     def _report(self, bar: Any, stage: str, progress: Progress | None) -> StepCallback:
         """What `denoise` calls after each step: it advances the bar and reports."""

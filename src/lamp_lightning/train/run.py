@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt, sample_prompts
 from lamp_lightning.diffusion.sampler import Sampler
-from lamp_lightning.metrics.familiar import ELSE, REAL, doubts, is_tiny
+from lamp_lightning.metrics.familiar import ELSE, REAL, is_tiny, say_doubts
 from lamp_lightning.metrics.metrics_json import read_metrics, write_metrics
 from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.base.load import load_base_model
@@ -186,7 +185,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     studio.clip = data.first_clip
     if cfg.sampler.fps is None and hasattr(data, "fps"):  # a user's own data module may not know
         studio.sampler = sampler.changed({"fps": data.fps})
-    studio.doubts = say_doubts(cfg, data) if is_first_process() else None
+    studio.doubts = say_doubts_of(cfg, data) if is_first_process() else None
     if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
         while_training = cfg.samples.while_training if cfg.samples.every else 0
         studio.first_frames(max(while_training, cfg.samples.final))
@@ -202,7 +201,7 @@ def base_names(cfg: DictConfig) -> dict[str, Any]:
     return {name: value for name, value in names.items() if name in taken}
 
 
-def say_doubts(cfg: DictConfig, data: Any) -> str | None:
+def say_doubts_of(cfg: DictConfig, data: Any) -> str | None:
     """Warn of clips, prompts and pictures that the tiny model does not know; returns the warning."""
     if not is_tiny(cfg.model.path):
         return None
@@ -210,10 +209,7 @@ def say_doubts(cfg: DictConfig, data: Any) -> str | None:
     clips = [clip.frames for clip in data.motion_set.clips]
     if cfg.get("video") is not None:  # of an edit
         prompts.append(str(cfg.prompt))
-    found = doubts(cfg.model.path, prompts, clips, advice=f"{ELSE} take {REAL}.")
-    if found:
-        print(f"Warning: {found}", file=sys.stderr, flush=True)
-    return found
+    return say_doubts(cfg.model.path, prompts, clips, advice=f"{ELSE} take {REAL}.")
 
 
 def make_callbacks(run: RunFolder, cfg: DictConfig) -> list[Callback]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from lamp_lightning.models.base.folder import (
     NEEDED,
@@ -79,6 +80,23 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
     )
     check_tokenizers(base, f"{source or file}: its ")
     return base
+
+
+def load_single_unet(path: str | Path, **kwargs: Any) -> UNet2DConditionModel:
+    """The UNet of a checkpoint in one file; `kwargs` as of diffusers' `from_single_file`."""
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{file} is no file of this machine: give a .safetensors or .ckpt checkpoint.")
+    names = tensor_names(file)
+    try:
+        with quiet_loading():
+            unet = UNet2DConditionModel.from_single_file(str(file), **kwargs)
+    except Exception as error:  # whatever the libraries meet
+        config = kwargs.get("config")
+        raise _not_loaded(file, config, config is not None and Path(config).is_dir(), error) from error
+    check_data(unet, f"{file}: its UNet", _OTHER)
+    _check_count(unet, names, _UNET_KEY, file)
+    return unet
 
 
 def _check_count(model: torch.nn.Module, names: Collection[str], key: str, file: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lamp_lightning.models.backbone import VideoBackbone, as_output
+from lamp_lightning.models.base.single_file import load_single_unet
 from lamp_lightning.models.lora import LoraLayers, as_saved_by_diffusers, refuse_loaded, unfused, without_lora
 from lamp_lightning.models.official import (
     official_image_unet,
@@ -140,15 +141,17 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
             if norm is not None and norm != config["motion_norm"]:
                 raise UserError(f"{where} was made with norm={config['motion_norm']!r}, not {norm!r}.")
             unet = super().from_pretrained(where, **kwargs)
-            queries = Path(where, kwargs.get("subfolder") or "", _queries_file(kwargs.get("variant")))
-            unet._image_queries = load_file(queries) if queries.is_file() else None
+            folder = Path(where, kwargs.get("subfolder") or "")
+            for queries in (_queries_file(kwargs.get("variant")), _queries_file(None)):  # 0.1: the latter
+                if unet._image_queries is None and (folder / queries).is_file():
+                    unet._image_queries = load_file(folder / queries)
             return unet
         return cls.from_unet(UNet2DConditionModel.from_pretrained(where, **kwargs), norm or "joint")
 
     @classmethod
     def from_single_file(cls, path: str | Path, *, norm: Norm = "joint", **kwargs: Any) -> MotionUNet:
         """The UNet of a checkpoint in one file, inflated; `kwargs` as of diffusers' `from_single_file`."""
-        return cls.from_unet(UNet2DConditionModel.from_single_file(str(path), **kwargs), norm)
+        return cls.from_unet(load_single_unet(path, **kwargs), norm)
 
     @classmethod
     def from_official(cls, folder: str | Path, norm: Norm = "joint") -> MotionUNet:

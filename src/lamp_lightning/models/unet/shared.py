@@ -52,5 +52,7 @@ def image_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     shared = {
         name: weights[name].detach().clone() if _TUNED.search(name) else weights[name] for name in names
     }
+    for name, parameter in image.named_parameters():  # loading gives the shared ones what the new ones have
+        parameter.requires_grad_(weights[name].requires_grad)
     image.load_state_dict(shared, assign=True)
     return image.train(unet.training)
