@@ -19,6 +19,7 @@ REAL_CLIPS = ROOT.parent / "shared" / "real_clips"
 
 def test_words_that_no_caption_has_are_named() -> None:
     assert strange_words("A panda plays the guitar") == ["panda"]
+    assert strange_words("rain 0, rain 12") == []  # numbers of files
     known = [prompt for motion in MOTIONS for prompt in held_out_prompts(motion)]
     assert doubts("tiny", [*known, "play the guitar", "birds, at night"], [], advice="") is None
     said = doubts("tiny", ["one lake two lakes", "a dog on a skateboard"], [], advice="Take model=sd15.")

@@ -32,20 +32,26 @@ def test_it_runs_commands_and_knows_misspelt_ones(tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_the_shell_completes_commands_settings_and_choices():
+def test_the_shell_completes_commands_settings_choices_and_own_motions(tmp_path):
     script = program.completion()
+    for folder in ("data/pouring_tea", "data/$(touch ran)", "data/two words", "runs/juggling"):
+        (tmp_path / folder).mkdir(parents=True)
     for line, replies in (
         ("lamp tr", ["train"]),
         ("lamp train logger=c", ["csv"]),
         ("lamp train motion=rain trainer.max", ["trainer.max_steps="]),
         ("lamp sample sampler=f", ["fast"]),
         ("lamp collect --h", ["--help"]),
+        ("lamp train motion=p", ["play_the_guitar", "pouring_tea"]),
+        ("lamp train motion=t", ["turn_to_smile"]),
+        ("lamp sample motion=", ["juggling"]),
     ):
         asked = f'COMP_LINE="{line}"; COMP_POINT={len(line)}; _lamp; printf "%s\\n" "${{COMPREPLY[@]}}"'
         done = subprocess.run(
-            ["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True, check=True
+            ["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True, check=True, cwd=tmp_path
         )
-        assert done.stdout.split() == replies, line
+        assert done.stdout.splitlines() == replies, line
+    assert not (tmp_path / "ran").exists()
 
 
 def test_printed_commands_work_in_a_shell_that_has_not_activated_the_environment(tmp_path, monkeypatch):

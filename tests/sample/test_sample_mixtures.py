@@ -144,6 +144,13 @@ def test_a_motion_is_named_by_folder_file_or_name_of_its_newest_run(tmp_path):
     assert weights(find_motions(" rain : 0.5 , fall.safetensors")) == {"fall": 1, "rain": 0.5}
 
 
+def test_a_motion_that_is_spelt_almost_right_is_recognised():
+    make_run("runs/waterfall/a", "waterfall", "fall.safetensors", when=1000)
+    make_run("runs/water/a", "water")  # has no adapter yet
+    with pytest.raises(UserError, match=r"run=waterfal does not exist.* Did you mean waterfall\? runs has"):
+        find_motions("waterfal")
+
+
 def test_commas_sweep_over_motions_where_a_sweep_is_asked_for():
     assert paint("-m", "run=fly.safetensors:0.5,[fly.safetensors:0.2,fall.safetensors:0.3]", "prompt=a") == 0
     found = [

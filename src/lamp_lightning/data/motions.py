@@ -40,11 +40,17 @@ def is_toy_motion(name: str) -> bool:
     return name in MOTIONS
 
 
+def is_drawn(cfg: DictConfig) -> bool:
+    """Whether the clips of this motion are those that the toy world draws, and are not there yet."""
+    folder = Path(cfg.data.folder)
+    usual = folder == Path(cfg.data.root) / str(cfg.motion.folder)
+    return usual and not folder.exists() and is_toy_motion(str(cfg.motion.name))
+
+
 def draw_toy_clips(cfg: DictConfig) -> None:
     """Draw the toy world's clips of this motion where its folder is missing."""
     name, folder = str(cfg.motion.name), Path(cfg.data.folder)
-    usual = folder == Path(cfg.data.root) / str(cfg.motion.folder)
-    if folder.exists() or not usual or not is_toy_motion(name):
+    if not is_drawn(cfg):
         return
     if cfg.model.name != "tiny":
         raise UserError(

@@ -85,6 +85,10 @@ def settle(cfg: DictConfig) -> None:
     for key in ("video", "first_frame", "out"):
         if cfg[key] is not None:
             cfg[key] = str(Path(str(cfg[key])).expanduser().absolute())
+    if not Path(cfg.video).exists():
+        raise UserError(f"video={cfg.video}: no such clip. Correct the path.")
+    if cfg.first_frame is not None and not Path(cfg.first_frame).exists():
+        raise UserError(f"first_frame={cfg.first_frame} does not exist: give an image as the first frame.")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,15 @@ USAGE = f"""lamp <command> [<setting>=<value> ...], with one of these commands:
   {", ".join(COMMANDS)}
 lamp <command> --help shows its settings. lamp --completion prints what lets a shell complete them."""
 # Bash splits words at = and :, so that what is before the last of these in a word is no part of a reply.
+# Folders of clips, or of runs, are motions. compgen expands what it gets: so plain names only.
 _COMPLETION = """\
+_lamp_motions() {
+  local folder
+  for folder in "$1"/*/; do
+    folder="${folder%%/}"
+    case "$folder" in *[!A-Za-z0-9_./-]*) ;; *) printf 'motion=%%s ' "${folder##*/}" ;; esac
+  done
+}
 _lamp() {
   local line="${COMP_LINE:0:COMP_POINT}" words
   local word="${line##* }"
@@ -31,6 +39,7 @@ _lamp() {
   COMPREPLY=("${COMPREPLY[@]#"$before"}")
 }
 complete -o nospace -o default -F _lamp lamp"""
+_MOTIONS = {"train": " $(_lamp_motions data)", "sample": " $(_lamp_motions runs)"}
 
 
 def main() -> None:
@@ -53,7 +62,8 @@ def main() -> None:
 def completion() -> str:
     """What a shell reads to complete the program's words."""
     cases = "\n".join(
-        f'    "lamp {command} "*) words="{" ".join(_words(command))}" ;;' for command in COMMANDS[:-1]
+        f'    "lamp {command} "*) words="{" ".join(_words(command))}{_MOTIONS.get(command, "")}" ;;'
+        for command in COMMANDS[:-1]
     )
     return _COMPLETION % (cases, " ".join(COMMANDS))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -185,6 +186,14 @@ def runs_there_are() -> str:
     return f"{RUNS} has {', '.join(named)}."
 
 
+def _meant(name: str) -> str:
+    """A question where a motion that has runs is spelt almost so."""
+    near = difflib.get_close_matches(
+        name, [folder.name for folder in RUNS.glob("*") if _runs_in(folder)], n=1
+    )
+    return f" Did you mean {near[0]}?" if near else ""
+
+
 def _shown(where: Any) -> str:
     if OmegaConf.is_list(where):
         return f"[{','.join(map(str, where))}]"
@@ -193,16 +202,16 @@ def _shown(where: Any) -> str:
 
 def find_adapter(where: Any) -> Adapter:
     """The adapter of a run folder, with the run's settings, or an adapter file, with those in its header."""
-    from lamp_lightning.data.motions import motion_prompt
-    from lamp_lightning.diffusion.sampler import Sampler
-    from lamp_lightning.models.adapter import header_of
-
     path = Path(str(where)).expanduser()
     if not path.exists():
         raise UserError(
             f"run={path} does not exist. Give a run folder (runs/<motion>/<time>), an adapter file, or the "
-            f"name of a motion. {runs_there_are()}"
+            f"name of a motion.{_meant(path.name)} {runs_there_are()}"
         )
+    from lamp_lightning.data.motions import motion_prompt  # with torch: seconds
+    from lamp_lightning.diffusion.sampler import Sampler
+    from lamp_lightning.models.adapter import header_of
+
     if path.is_dir():
         run, cfg = RunFolder.open(path)
         sampler = Sampler.from_config(cfg)

@@ -90,7 +90,8 @@ def strange_words(prompt: str) -> list[str]:
         >>> strange_words("a red waterfall at a lake"), strange_words("A waterfall, ink drawing")
         (['lake'], [])
     """
-    return [word for word in words_in(prompt) if word not in known_words()]
+    words = (word for word in words_in(prompt) if not word.isdigit())  # of a file, `rain_0.mp4`
+    return [word for word in words if word not in known_words()]
 
 
 def words_in(text: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from lamp_lightning.runtime.sweeps import (
     words_of,
 )
 
+MOTION_SET = "lamp_lightning.MotionSetDataModule"
 # Of the data, in a config.
 PATHS = ("data.root", "data.folder", "data.cache_dir", "data.captions", "data.validation")
 
@@ -57,6 +59,7 @@ def begin(cfg: DictConfig) -> float | None:
     if cfg.print_config or (cfg.print_config is None and in_terminal):
         print_tree(cfg, "train", HydraConfig.get().runtime.choices)
     settle_paths(cfg)
+    find_clips(cfg)
     from lamp_lightning.metrics.metrics_json import read_metrics
     from lamp_lightning.train.run import train  # torch and all: seconds, so not before the config is right
 
@@ -77,6 +80,17 @@ def begin(cfg: DictConfig) -> float | None:
         if sweep is not None and is_first_process():
             print(f"The whole sweep:\n  {call('train')} resume={short(sweep)}")
         raise
+
+
+def find_clips(cfg: DictConfig) -> None:
+    """UserError where a folder of clips is missing, a file or empty: before torch's seconds, not after."""
+    from lamp_lightning.data.clips import list_clips
+    from lamp_lightning.data.motions import is_drawn
+
+    if cfg.data.get("_target_") == MOTION_SET and not is_drawn(cfg):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said when the clips are read
+            list_clips(cfg.data.folder)
 
 
 def optimized(cfg: DictConfig, numbers: Mapping[str, float]) -> float | None:
