@@ -1,7 +1,7 @@
-"""A small server that speaks the hub's API as `huggingface_hub` calls it: repositories in memory, on localhost.
+"""A small server that speaks the hub's API as `huggingface_hub` calls it: repositories in memory.
 
-It has accounts with tokens, private repositories, regular and LFS files, commits that are whole or nothing, and
-revisions. It keeps what it was asked for, and can be told to refuse or to break off.
+It has accounts with tokens, private repositories, regular and LFS files, commits that are whole or nothing,
+and revisions. It keeps what it was asked for, and can be told to refuse or to break off.
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ class Handler(BaseHTTPRequestHandler):
         if name in self.hub.repos:
             return self.no(409, "", "You already created this model repo")
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        first = Commit(oid_of(name, "first"), "initial commit", {".gitattributes": b"*.safetensors filter=lfs\n"})
+        first = Commit(
+            oid_of(name, "first"), "initial commit", {".gitattributes": b"*.safetensors filter=lfs\n"}
+        )
         self.hub.repos[name] = Repo(private, [first])
         return self.answer(200, {"url": f"{self.hub.url}/{name}", "name": name})
 
@@ -162,7 +164,13 @@ class Handler(BaseHTTPRequestHandler):
         if commit is None:
             return self.no(404, "RevisionNotFound", "Invalid rev id")
         siblings = [{"rfilename": each} for each in commit.files]
-        facts = {"id": name, "modelId": name, "private": repo.private, "sha": commit.oid, "siblings": siblings}
+        facts = {
+            "id": name,
+            "modelId": name,
+            "private": repo.private,
+            "sha": commit.oid,
+            "siblings": siblings,
+        }
         return self.answer(200, {"_id": "0", "tags": [], "downloads": 0, "likes": 0, **facts})
 
     def validate_yaml(self, body: bytes) -> None:
@@ -235,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(
             302,
             b"",
-            Location=f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{oid}",  # another host, as the hub's
+            Location=f"{self.hub.url.replace('127.0.0.1', 'localhost')}/cdn/{oid}",  # another host
             X_Linked_Etag=f'"{oid}"',
             X_Linked_Size=str(len(content)),
             X_Repo_Commit=commit.oid,

@@ -1,7 +1,7 @@
-"""`python -m lamp_lightning.share run=<run folder or adapter> to=<owner>/<name>`: publish a motion on the hub.
+"""`python -m lamp_lightning.share run=<run or adapter> to=<owner>/<name>`: publish a motion on the hub.
 
-The adapter goes to the Hugging Face hub with a model card, and with the pictures and videos that the card shows,
-in one commit. `sample run=<owner>/<name>` uses it on any machine.
+The adapter goes to the Hugging Face hub with a model card, and with the pictures and videos that the card
+shows, in one commit. `sample run=<owner>/<name>` uses it on any machine.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def share(cfg: DictConfig) -> None:
     check_settings(ShareMotion, cfg)
     repo, out = str(cfg.to), None if cfg.out is None else Path(str(cfg.out)).expanduser()
     if not is_id(repo):
-        raise UserError(f"to={repo} is no name on the hub: give owner/name, of letters, digits, dashes and dots.")
+        raise UserError(
+            f"to={repo} is no name on the hub: give owner/name, of letters, digits, dashes and dots."
+        )
     if out is None:
         check_token(None)
     elif out.exists():
@@ -50,7 +52,9 @@ def share(cfg: DictConfig) -> None:
     quiet_libraries()
     found = find_motions(cfg.run)
     if found.others or found.weight != 1:
-        raise UserError(f"run={cfg.run} is a mixture: share each motion by itself, and mix them when you sample.")
+        raise UserError(
+            f"run={cfg.run} is a mixture: share each motion by itself, and mix them when you sample."
+        )
     print(f"  motion        {found.title} ({found.where})", flush=True)
     with scratch() as folder:
         shared = gather(

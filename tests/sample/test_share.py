@@ -1,4 +1,4 @@
-"""Motions on the hub: published with a card, and used from there on any machine. The hub is `hub_server`'s."""
+"""Motions on the hub: published with a card, and used from there on any machine. `hub_server` is the hub."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import constants
-from hub_server import Commit, Hub, Repo, hub_server
 from PIL import Image
 from safetensors.torch import load_file
 
+from hub_server import Commit, Hub, Repo, hub_server
 from lamp_lightning import LAMPPipeline, UserError, share
 from lamp_lightning.data.video import read_video
 from lamp_lightning.models.adapter import copy_adapter, read_metadata
@@ -35,9 +35,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("ann")
     folder = home / "runs" / "rain" / "first"
     words = [
-        "motion=rain", f"hydra.run.dir={folder}", f"data.root={home / 'data'}", f"data.cache_dir={home / 'cache'}",
+        "motion=rain", f"hydra.run.dir={folder}", f"data.root={home / 'data'}",
+        f"data.cache_dir={home / 'cache'}",
         "trainer.max_steps=1", "data.num_frames=3", "data.batch_size=1", "sampler.num_inference_steps=2",
-        "samples.every=null", "samples.final=2", "logger=none", "threads=1",
+        "sampler.paint_steps=2", "motion.flip=false", "samples.every=null", "samples.final=2",
+        "logger=none", "threads=1",
     ]  # fmt: skip
     assert train.main(words) == 0
     return folder
@@ -64,7 +66,7 @@ def shared(hub: Hub, run: Path) -> Hub:
 
 
 def python(words: list[str], folder: Path, hub: Hub, home: Path, **env: str) -> str:
-    """A command in a process of its own, with the hub's settings as a user gives them; returns what it prints."""
+    """A command in a process of its own, with the hub's settings as a user gives them; what it prints."""
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **env}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
@@ -74,9 +76,13 @@ def python(words: list[str], folder: Path, hub: Hub, home: Path, **env: str) -> 
     return done.stdout
 
 
-def test_a_motion_goes_to_the_hub_and_comes_back_on_another_machine(hub, run, tmp_path):
+def test_a_motion_goes_to_the_hub_and_comes_back_on_another_machine(hub, run, tmp_path, monkeypatch, capsys):
     said = python(
-        ["lamp_lightning.share", f"run={run}", "to=ann/rain"], tmp_path, hub, tmp_path / "anns", HF_TOKEN="hf_ann"
+        ["lamp_lightning.share", f"run={run}", "to=ann/rain"],
+        tmp_path,
+        hub,
+        tmp_path / "anns",
+        HF_TOKEN="hf_ann",
     )
     assert f"{hub.url}/ann/rain" in said
     assert len(hub.repos["ann/rain"].commits) == 2  # the one of the hub, and ours
@@ -101,8 +107,11 @@ def test_a_motion_goes_to_the_hub_and_comes_back_on_another_machine(hub, run, tm
 
     # Without the hub, what is in the cache still loads: here the video is made again, from its record.
     hub.repos.clear()
-    again = ["lamp_lightning.sample", "again=samples/a_lake_in_the_rain_seed0.json"]
-    assert "The same video, bit for bit." in python(again, other, hub, other / "home", HF_HUB_OFFLINE="1")
+    monkeypatch.chdir(other)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(other / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert sample.main(["again=samples/a_lake_in_the_rain_seed0.json"]) == 0
+    assert "The same video, bit for bit." in capsys.readouterr().out
 
 
 def test_the_card_says_what_is_so(shared, run):
@@ -133,15 +142,17 @@ def test_a_published_motion_is_used_by_its_name_in_python(shared, run, tmp_path)
     assert (dict(pipe.unet.named_parameters())[name] == tensor).all()
     assert pipe.sampler.num_inference_steps == 2
 
+    shared.repos["bob/rain"] = shared.repos["ann/rain"]
     pipe.unload_motion()
     assert pipe.load_motion("ann/rain", revision="main", token="hf_bob") == read_metadata(file)
     pipe.set_motions({"ann/rain": 0.5})
     assert pipe.unet.is_mixed
     with pytest.raises(UserError, match="named twice"):
-        pipe.set_motions({"ann/rain": 0.5, "ann/rain@main": 0.5})
+        pipe.set_motions({"ann/rain": 0.5, "hf://ann/rain@main": 0.5})
     commit = shared.repos["ann/rain"].commits[-1].oid
     assert pipe.unet.load_motion(f"ann/rain@{commit}") == read_metadata(file)
-    assert [each.origin for each in find_motions("ann/rain:0.7,hf://ann/rain@main:0.2").all][0] == f"ann/rain@{commit}"
+    mixed = find_motions("ann/rain:0.7,hf://bob/rain@main:0.2")
+    assert [each.origin for each in mixed.all] == [f"ann/rain@{commit}", f"bob/rain@{commit}"]
 
 
 def test_pushing_from_python_is_one_commit_and_a_second_push_updates_it(hub, run, tmp_path):
@@ -252,7 +263,15 @@ def test_a_local_path_always_wins(shared, run, tmp_path, capsys):
     assert find_motions("ann/rain").motion == "mine"
     assert sample.main(["run=ann/rian", "prompt=rain"]) == 1  # a misspelt path is not asked of the hub
     assert "run=ann/rian does not exist" in capsys.readouterr().err
-    for text in ("runs/rain", "./ann/rain", "rain", "a/b/c", "ann/rain.safetensors", "ann/../rain", Path("a/b")):
+    for text in (
+        "runs/rain",
+        "./ann/rain",
+        "rain",
+        "a/b/c",
+        "ann/rain.safetensors",
+        "ann/../rain",
+        Path("a/b"),
+    ):
         assert HubMotion.named(text) is None
     assert shared.asked == []
     assert find_motions("hf://ann/rain").motion == "rain"
@@ -274,10 +293,18 @@ def test_other_repositories_and_public_ones_are_left_alone(hub, run, capsys):
 
 def test_a_base_model_of_this_machine_alone_has_to_be_named(hub, run, tmp_path, capsys):
     file = tmp_path / "mine.safetensors"
-    paths = {"base_model": "/models/sd15.safetensors", "base_config": "/models/sd15", "painter": "../xl", "clip": "./clip"}
+    paths = {
+        "base_model": "/models/sd15.safetensors",
+        "base_config": "/models/sd15",
+        "painter": "../xl",
+        "clip": "./clip",
+    }
     copy_adapter(run / "adapter.safetensors", file, paths)
     assert share.main([f"run={file}", "to=ann/rain"]) == 1
-    assert "names /models/sd15.safetensors as its base model, which only this machine has" in capsys.readouterr().err
+    assert (
+        "names /models/sd15.safetensors as its base model, which only this machine has"
+        in capsys.readouterr().err
+    )
     assert hub.repos == {}
     assert share.main([f"run={file}", "to=ann/rain", "base=somebody/model"]) == 0
     assert "Note: an adapter file alone has no pictures" in capsys.readouterr().out

@@ -308,14 +308,18 @@ class ShareMotion(Settings):
     """`python -m lamp_lightning.share`: publish a motion on the Hugging Face hub, with a model card."""
 
     run: Text = setting(
-        ..., "A run folder, an adapter file or a motion's name (its newest finished run). motion= says the same"
+        ...,
+        "A run folder, an adapter file or a motion's name (its newest finished run). motion= says the same",
     )
     to: Text = setting(..., "Where: owner/name on the hub; a repository that is not there is made")
     private: bool = setting(False, "Nobody else sees it, until you change that on its page")
     videos: Annotated[int, Field(ge=0, le=64)] = setting(4, "Videos of the run that the card shows")
-    clips: bool = setting(True, "Show the contact sheet of the training clips; their frames become public with it")
+    clips: bool = setting(
+        True, "Show the contact sheet of the training clips; their frames become public with it"
+    )
     base: Text | None = setting(
-        None, "The base model's name on the hub, where the motion names a folder of this machine; null: as tuned"
+        None,
+        "The base model's name on the hub, where the motion names a folder of this machine; null: as tuned",
     )
     license: Text | None = setting(
         None, "The motion's licence, in the hub's words, such as cc-by-4.0; null: the base model's"

@@ -19,7 +19,9 @@ LARGEST = 10 * 2**30  # bytes of an adapter that is fetched; Stable Diffusion XL
 OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")  # of `hf_hub_download`
 LOG_IN = "Log in with: hf auth login (or set HF_TOKEN)."
 _NAME = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
-_ID = re.compile(rf"(?P<hf>hf://)?(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>\w[\w.-]*(?:/\w[\w.-]*)*))?", re.A)
+_ID = re.compile(
+    rf"(?P<hf>hf://)?(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>\w[\w.-]*(?:/\w[\w.-]*)*))?", re.A
+)
 _FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".json", ".yaml", ".mp4", ".git")
 _OURS = ("README.md", ADAPTER, "*.png", "videos/*")  # what a motion's repository has from us
 
@@ -43,8 +45,9 @@ class HubMotion:
     def named(cls, text: str | Path) -> HubMotion | None:
         """What `owner/name`, `owner/name@revision` or `hf://owner/name` names.
 
-        None for paths: what is there, any `Path`, what has a file's ending, and what begins with a folder that
-        is there, which is a misspelt path. `hf://` is for those who have a folder that is called like the owner.
+        None for paths: what is there, any `Path`, what has a file's ending, and what begins with a folder
+        that is there, which is a misspelt path. `hf://` is for those who have a folder that is called like
+        the owner.
         """
         found = _ID.fullmatch(text) if isinstance(text, str) else None
         if found is None or re.search(r"\.\.|--", text) or found["repo"].lower().endswith(_FILES):
@@ -102,8 +105,8 @@ def fetch(
         options: those of `OPTIONS`, as in diffusers.
 
     Raises:
-        UserError: no such repository, version or file, none that this user may read, no network, or a file that
-            is no safetensors or too large.
+        UserError: no such repository, version or file, none that this user may read, no network, or a file
+            that is no safetensors or too large.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
@@ -152,7 +155,9 @@ def check_token(token: str | bool | None) -> None:
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE=1 forbids asking the hub, so that nothing can be published: unset it.")
+        raise UserError(
+            "HF_HUB_OFFLINE=1 forbids asking the hub, so that nothing can be published: unset it."
+        )
     if not (token if isinstance(token, str) else get_token()):
         raise UserError(
             "Nothing is published: no token of the hub is here. Make one with the right to write at "
@@ -289,17 +294,20 @@ def _said(what: str, file: str, error: Exception, publishing: bool) -> str | Non
     if is_a("HFValidationError"):
         return f"{what!r} is no name on the hub: give owner/name, of letters, digits, dashes and dots."
     if is_a("GatedRepoError"):
-        return f"{what} is given only to those who ask: ask on {constants.ENDPOINT}/{what.partition('@')[0]}. {LOG_IN}"
+        page = f"{constants.ENDPOINT}/{what.partition('@')[0]}"
+        return f"{what} is given only to those who ask: ask on {page}. {LOG_IN}"
     if is_a("RevisionNotFoundError"):
         return f"{what}: the repository is there, but not this version of it. Leave out what is behind the @."
-    if is_a("RemoteEntryNotFoundError"):
+    if is_a("RemoteEntryNotFoundError") or (status == 404 and is_a("EntryNotFoundError")):
         return f"{what} is on the hub, but has no {file}: it is no motion of lamp-lightning."
     if status == 401 and (publishing or not is_a("RepositoryNotFoundError")):
         return f"{what} is not {done}: the hub does not accept the token (401). {LOG_IN}"
     if status == 403:
+        right = "write" if publishing else "read"
+        advice = "a name of your own or your organisation" if publishing else "ask its owner"
         return (
-            f"{what} is not {done}: the token may not {'write' if publishing else 'read'} there (403). Take a "
-            f"token with that right, and {'a name of your own or your organisation' if publishing else 'ask its owner'}."
+            f"{what} is not {done}: the token may not {right} there (403). Take a token with that right, and "
+            f"{advice}."
         )
     if is_a("RepositoryNotFoundError"):
         return f"{what} is not on the hub, or is private. Check the id. For a private one: {LOG_IN}"
@@ -311,8 +319,8 @@ def _said(what: str, file: str, error: Exception, publishing: bool) -> str | Non
         return f"{what} is not {done}: the hub answered {status}{f' ({reason})' if reason else ''}.{later}"
     if is_a("FileMetadataError"):
         return (
-            f"{what} is not {done}: {constants.ENDPOINT} does not answer as a hub does. Check HF_ENDPOINT, and what "
-            "stands between, such as a proxy."
+            f"{what} is not {done}: {constants.ENDPOINT} does not answer as a hub does. Check HF_ENDPOINT, "
+            "and what stands between, such as a proxy."
         )
     network = any(_is_network(each) for each in causes)
     if is_a("OfflineModeIsEnabled") or (is_a("LocalEntryNotFoundError") and not network):
@@ -322,8 +330,8 @@ def _said(what: str, file: str, error: Exception, publishing: bool) -> str | Non
         )
     if network:
         return (
-            f"{what} is not {done}: the hub ({constants.ENDPOINT}) cannot be reached ({_reason(causes)}). Check the "
-            "network, and try again."
+            f"{what} is not {done}: the hub ({constants.ENDPOINT}) cannot be reached ({_reason(causes)}). "
+            "Check the network, and try again."
         )
     return None
 

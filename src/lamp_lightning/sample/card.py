@@ -1,4 +1,4 @@
-"""The model card of a motion: what it is, how to use it, what it was made of, what was measured, which licence."""
+"""The model card of a motion: what it is, how to use it, of what it was made, what was measured."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def model_card(facts: CardFacts) -> str:
         ...                 base_model="CompVis/stable-diffusion-v1-4", motion="rain", prompt="rain")
         >>> card = model_card(CardFacts("ann/rain", header, bytes=10**9))
         >>> [line for line in card.splitlines() if line.startswith(("license", "base_model:", "# "))]
-        ['base_model: CompVis/stable-diffusion-v1-4', 'license: creativeml-openrail-m', '# Rain, a motion for ...']
+        ['base_model: CompVis/stable-diffusion-v1-4', 'license: creativeml-openrail-m', '# Rain, ...']
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -161,7 +161,9 @@ def model_card(facts: CardFacts) -> str:
         clips=facts.clips,
         videos=[
             {
-                "shown": f"![]({each['gif']})" if each.get("gif") else f"[{_cell(each['file'])}]({each['file']})",
+                "shown": f"![]({each['gif']})"
+                if each.get("gif")
+                else f"[{_cell(each['file'])}]({each['file']})",
                 "prompt": _cell(each["prompt"]),
                 "seed": each["seed"],
             }
@@ -179,8 +181,9 @@ def _about(facts: CardFacts, prompt: str) -> str:
     method = facts.header.method or "lamp"
     by = "[LAMP](https://arxiv.org/abs/2310.10769)" if method == "lamp" else f"the method {_line(method)}"
     return (
-        f"This motion was tuned by {by} with lamp-lightning. It makes a picture move as in the clips that it was "
-        f"tuned on, whose prompt is “{prompt}”: a picture of yours, or one that the base model paints from a prompt."
+        f"This motion was tuned by {by} with lamp-lightning. It makes a picture move as in the clips that it "
+        f"was tuned on, whose prompt is “{prompt}”: a picture of yours, or one that the base model paints "
+        "from a prompt."
     )
 
 
@@ -188,10 +191,12 @@ def _needs(facts: CardFacts) -> str:
     base = facts.header.base_model
     file = f"`{ADAPTER}` has {megabytes(facts.bytes)}: tuned weights and settings, and no code."
     if base == "tiny":
-        return f"{file} The base model ships with lamp-lightning. It knows its drawn world only, at 64x64 pixels."
+        known = "It knows its drawn world only, at 64x64 pixels."
+        return f"{file} The base model ships with lamp-lightning. {known}"
     if base is None:
         return f"{file} It does not say which base model it belongs to: give that with `base=<model>`."
-    return f"{file} The base model, [{base}](https://huggingface.co/{base}), is fetched by itself at the first use."
+    page = f"[{base}](https://huggingface.co/{base})"
+    return f"{file} The base model, {page}, is fetched by itself at the first use."
 
 
 def _widget(facts: CardFacts) -> dict[str, Any]:
@@ -219,12 +224,8 @@ def _measured(facts: CardFacts, any_values: bool) -> str:
     count = len(facts.metrics.videos)
     clip = facts.header.clip
     by = "" if not clip else f" The CLIP model is {'that of the tiny model' if clip == 'tiny' else clip}."
-    return (
-        f"On {count} videos of prompts that were not tuned on, which are too few for close comparisons.{by} Arrows "
-        "show where better is."
-        if count
-        else f"On videos of prompts that were not tuned on.{by} Arrows show where better is."
-    )
+    few = ", which are too few for close comparisons" if count < 16 else ""
+    return f"On {count} videos of prompts that were not tuned on{few}.{by} Arrows show where better is."
 
 
 def licence_of(facts: CardFacts) -> Licence:
@@ -235,8 +236,8 @@ def licence_of(facts: CardFacts) -> Licence:
     if facts.header.official_config is not None:
         return Licence(
             NON_COMMERCIAL,
-            "This motion was converted from a checkpoint of LAMP's authors, who publish those under CC BY-NC 4.0: for "
-            "non-commercial use only. The licence of the base model holds beside it.",
+            "This motion was converted from a checkpoint of LAMP's authors, who publish those under CC BY-NC "
+            "4.0: for non-commercial use only. The licence of the base model holds beside it.",
         )
     if facts.license is not None:
         beside = f"{of_base}, whose conditions hold, too" if of_base else "not known here: see its page"
@@ -248,8 +249,8 @@ def licence_of(facts: CardFacts) -> Licence:
         named = "the tiny model of lamp-lightning" if base == "tiny" else f"the base model {base}"
         return Licence(
             of_base,
-            f"{of_base}, which is the licence of {named}. The motion is made of weights of that model, so that its "
-            f"conditions of use hold here.{clips}",
+            f"{of_base}, which is the licence of {named}. The motion is made of weights of that model, so "
+            f"that its conditions of use hold here.{clips}",
         )
     page = {} if base is None else {"license_link": f"https://huggingface.co/{base}"}
     return Licence(
@@ -265,4 +266,5 @@ def _line(text: str) -> str:
 
 def _cell(value: Any) -> str:
     """A value in a cell of a table, as the text that it is: no table, picture, link or HTML of its own."""
-    return re.sub(r"([|\\`*_<>\[\]!])", r"\\\1", _line(value))
+    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else _line(value)
+    return re.sub(r"([|\\`*_<>\[\]!])", r"\\\1", text)

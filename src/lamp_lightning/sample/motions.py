@@ -34,7 +34,7 @@ _SAME_NAMES = ("painter", "painter_config", "painter_variant")  # in runs' confi
 class Adapter:
     """A tuned motion and how to sample with it; other motions may be added to it, each with its weight.
 
-    Of a motion of the hub, `origin` is its repository and commit there, and `file` lies in this machine's cache.
+    Of a motion of the hub, `origin` is its repository and commit there, and `file` lies in the cache.
     """
 
     file: Path

@@ -80,8 +80,8 @@ class MotionPipeline(PipelineComponents):
         Its sampler settings (scheduler, steps, guidance, frames, ...) become the defaults of calls.
 
         Args:
-            file: a file, or the name of a motion on the hub: `owner/name`, `owner/name@revision`. A path that is
-                there always wins.
+            file: a file, or the name of a motion on the hub: `owner/name`, `owner/name@revision`. A path
+                that is there always wins.
             kwargs: `check_base` of `VideoBackbone.load_motion`; of the hub, as for diffusers' loaders,
                 `weight_name`, `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
@@ -96,8 +96,8 @@ class MotionPipeline(PipelineComponents):
     def set_motions(self, motions: Mapping[str | Path, float], **kwargs: Any) -> list[dict[str, str]]:
         """Load several motion adapters, each with a weight; returns their metadata.
 
-        They are named, and fetched from the hub, as in `load_motion`: `{"ann/rain": 0.5, "fly.safetensors": 1}`.
-        See `VideoBackbone.set_motions`. The sampler settings are those of the one of the largest weight.
+        They are named, and fetched from the hub, as in `load_motion`: `{"ann/rain": 0.5, "fly.safetensors":
+        1}`. See `VideoBackbone.set_motions`. The sampler settings are those of the one of the largest weight.
         """
         hub = {name: kwargs.pop(name) for name in _HUB if name in kwargs}
         files = [_found(file, dict(hub)) for file in motions]
@@ -137,9 +137,9 @@ class MotionPipeline(PipelineComponents):
         create_pr: bool = False,
         **card: Any,
     ) -> Any:
-        """Publish a motion on the hub, with a model card, as diffusers' `push_to_hub` does it with a pipeline.
+        """Publish a motion on the hub, with a model card, in one commit.
 
-        That one publishes the base model, too; this one the motion alone, in one commit.
+        diffusers' `push_to_hub` publishes a pipeline with its base model; this the motion alone.
 
         Args:
             repo_id: `owner/name`; a repository that is not there is made.
@@ -162,8 +162,8 @@ class MotionPipeline(PipelineComponents):
 
         if motion is None and self._motion is None:
             raise UserError(
-                "Which motion is to be published? One that was loaded by load_motion(), or give a run folder or "
-                "an adapter file. Of a mixture, publish each motion by itself."
+                "Which motion is to be published? One that was loaded by load_motion(), or give a run folder "
+                "or an adapter file. Of a mixture, publish each motion by itself."
             )
         return push(
             Path(motion or self._motion or ""), repo_id, private=private, token=token, message=commit_message,

@@ -1,4 +1,4 @@
-"""What of a motion goes to the hub: the adapter, its card, and the pictures and videos that the card shows."""
+"""What of a motion goes to the hub: the adapter, its card, and the pictures and videos that it shows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def push(
     create_pr: bool = False,
     **card: Any,
 ) -> Any:
-    """Publish the motion of a run folder or adapter file, see `LAMPPipeline.push_motion_to_hub`."""
+    """Publish the motion of a run folder or adapter file.
+
+    Arguments and errors are those of `LAMPPipeline.push_motion_to_hub`.
+    """
     check_token(token)
     with scratch() as folder:
         shared = gather(where, repo, folder, **card)
@@ -91,7 +94,9 @@ def gather(
     """
     found = find_adapter(where)
     if found.origin is not None:
-        raise UserError(f"{where} is a motion of the hub already: give a run folder or an adapter file of yours.")
+        raise UserError(
+            f"{where} is a motion of the hub already: give a run folder or an adapter file of yours."
+        )
     header = header_of(found.file)
     changes = without_paths(header, base)
     file = found.file
@@ -106,9 +111,8 @@ def gather(
         cfg = RunFolder.open(run.path)[1]
         settings = list(_settings(cfg, run))
         metrics = read_metrics(run.metrics) if run.metrics.is_file() else None
-        for name, place in (("contact_sheet.png", run.contact_sheet), ("clips.png", run.clips)):
-            if place.is_file() and (clips or place != run.clips):
-                files[name] = place
+        pictures = [run.contact_sheet, *([run.clips] if clips else [])]
+        files |= {place.name: place for place in pictures if place.is_file()}
         shown = _videos(run, metrics, videos)
         for video in shown:
             for name in filter(None, (video["file"], video.get("gif"))):
@@ -141,8 +145,8 @@ def without_paths(header: Header, base: str | None) -> dict[str, Any]:
         changes |= {"base_model": base, "base_config": None}
     elif header.base_model is not None and _is_path(header.base_model):
         raise UserError(
-            f"The motion names {header.base_model} as its base model, which only this machine has. Say which model of "
-            "the hub that is: base=<owner/name>."
+            f"The motion names {header.base_model} as its base model, which only this machine has. Say which "
+            "model of the hub that is: base=<owner/name>."
         )
     elif header.base_config is not None and _is_path(header.base_config):
         changes["base_config"] = None
@@ -161,7 +165,11 @@ def _is_path(name: str) -> bool:
 def _run_of(file: Path) -> RunFolder | None:
     """The run folder that an adapter lies in, if it lies in one."""
     run = RunFolder(file.absolute().parent)
-    return run if run.config_file.is_file() and run.info_file.is_file() and run.adapter == file.absolute() else None
+    return (
+        run
+        if run.config_file.is_file() and run.info_file.is_file() and run.adapter == file.absolute()
+        else None
+    )
 
 
 def _settings(cfg: DictConfig, run: RunFolder) -> list[tuple[str, Any]]:
@@ -169,11 +177,14 @@ def _settings(cfg: DictConfig, run: RunFolder) -> list[tuple[str, Any]]:
     found = [(name, OmegaConf.select(cfg, key, default=None)) for name, key in _SETTINGS.items()]
     hardware = RunFolder.open(run.path)[0].info.get("hardware", {})
     names = [str(hardware[key]) for key in ("name", "device") if hardware.get(key)][:1]
-    return [*((name, value) for name, value in found if value is not None), *(("computed on", each) for each in names)]
+    return [
+        *((name, value) for name, value in found if value is not None),
+        *(("computed on", each) for each in names),
+    ]
 
 
 def _videos(run: RunFolder, metrics: RunMetrics | None, most: int) -> list[dict[str, Any]]:
-    """The run's final videos that are there, with prompt and seed, by their names in the run and repository."""
+    """The run's final videos that are there: their names in the run and the repository, prompt and seed."""
     found = []
     for each in () if metrics is None else metrics.videos:
         file = run.videos / each.file
