@@ -4,8 +4,8 @@
     python benchmarks/gallery.py trainer.max_steps=150 # with fewer steps, as the pages' pictures were made
     python benchmarks/gallery.py --run runs/birds_fly/<time>
 
-Prompts; pictures that the model never saw; one picture at several weights of the motion. What is tuned is kept
-in `--out`.
+Prompts; pictures that the model never saw; one picture at several weights of the motion. What is tuned is
+kept in `--out`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python benchmarks/times.py               # a few minutes on one core
 
-The real code runs on tensors that have shapes and no contents, as in `memory.py`, and its operations are counted.
-A card's makers say how many of these it does in a second at most. Of that, a third is assumed: convolutions and
-attention of this kind reach a quarter to a half. No GPU has confirmed the times; expect them within a factor of two.
+The real code runs on tensors that have shapes and no contents, as in `memory.py`, and its operations are
+counted. A card's maker says how many of these it does in a second at most; a third of that is assumed to be
+reached. No GPU has confirmed the times.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAMPLING = 50
 
 
 def operations(name: str, *, checkpointing: bool) -> tuple[float, float]:
-    """Operations in 10^12 of one tuning step and of one sampling step with guidance, for a clip of 16 frames."""
+    """Operations in 10^12 of a tuning step, and of a sampling step with guidance, for one clip."""
     size = default_setting(name).size
     model = motion_unet(on_meta(unet, name), torch.bfloat16, checkpointing=checkpointing)
     counted = []

@@ -45,12 +45,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As HF_ENDPOINT does it before huggingface_hub is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The hub, with Ann logged in on a machine with an empty cache; the test runs in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     with hub_server() as found:
-        monkeypatch.setattr(constants, "ENDPOINT", found.url)
+        point_at(found.url, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -100,7 +107,7 @@ def test_a_motion_goes_to_the_hub_and_comes_back_on_another_machine(hub, run, tm
     said = python([*words, "run=ann/rain"], other, hub, other / "home")
     commit = hub.repos["ann/rain"].commits[-1].oid
     assert f"(ann/rain@{commit})" in said
-    assert read_video(other / "samples" / "a_lake_in_the_rain_seed0.mp4").shape == (3, 64, 64, 3)
+    assert read_video(other / "samples" / "a_lake_in_the_rain_seed0.mp4").shape == (3, 256, 256, 3)
     record = (other / "samples" / "a_lake_in_the_rain_seed0.json").read_text()
     assert f"ann/rain@{commit}:1.0" in record
     assert str(other / "home") not in record  # it means something on every machine
@@ -210,7 +217,7 @@ def test_without_rights_nothing_is_published_and_nothing_is_left(
 
 def test_without_a_network_a_sentence_says_so(shared, run, tmp_path, monkeypatch, capsys):
     fetched = fetch(HubMotion("ann/rain")).file
-    monkeypatch.setattr(constants, "ENDPOINT", NO_NETWORK)
+    point_at(NO_NETWORK, monkeypatch)
     assert share.main([f"run={run}", "to=ann/snow"]) == 1
     assert f"ann/snow is not published: the hub ({NO_NETWORK}) cannot be reached" in capsys.readouterr().err
     assert sample.main(["run=ann/snow", "prompt=snow"]) == 1

@@ -49,7 +49,9 @@ class HubMotion:
         that is there, which is a misspelt path. `hf://` is for those who have a folder that is called like
         the owner.
         """
-        found = _ID.fullmatch(text) if isinstance(text, str) else None
+        if not isinstance(text, str):
+            return None
+        found = _ID.fullmatch(text)
         if found is None or re.search(r"\.\.|--", text) or found["repo"].lower().endswith(_FILES):
             return None
         owner = found["repo"].partition("/")[0]
@@ -115,7 +117,7 @@ def fetch(
     if not name.endswith(".safetensors"):
         raise UserError(f"weight_name={name}: a motion is a .safetensors file; nothing else is loaded.")
     with in_words(what, name):
-        place = {"repo_id": motion.repo, "filename": name, "revision": revision}
+        place: dict[str, Any] = {"repo_id": motion.repo, "filename": name, "revision": revision}
         cached = try_to_load_from_cache(**place, cache_dir=options.get("cache_dir"))
         if not isinstance(cached, str) and not options.get("local_files_only"):
             about = get_hf_file_metadata(hf_hub_url(**place), token=options.get("token"))
@@ -203,7 +205,7 @@ def publish(
         if "/" not in repo:
             repo = f"{api.whoami()['name']}/{repo}"
         try:
-            there = api.repo_info(repo)
+            there = api.model_info(repo)
         except RepositoryNotFoundError:
             there = None
         old = [] if there is None else [each.rfilename for each in there.siblings or ()]
@@ -250,7 +252,7 @@ def _take_back(api: Any, repo: str) -> str:
     Returns what the user has to know where that is not possible.
     """
     with contextlib.suppress(Exception):
-        if {each.rfilename for each in api.repo_info(repo).siblings or ()} <= {".gitattributes"}:
+        if {each.rfilename for each in api.model_info(repo).siblings or ()} <= {".gitattributes"}:
             api.delete_repo(repo)
             return ""
     return f"The repository that was made for it could not be removed: look at {api.endpoint}/{repo}."
@@ -283,7 +285,7 @@ def _said(what: str, file: str, error: Exception, publishing: bool) -> str | Non
     """A sentence or two about an error; None for faults that are ours."""
     from huggingface_hub import constants, errors
 
-    causes = list(with_causes(error))
+    causes: list[Any] = list(with_causes(error))
 
     def is_a(*names: str) -> bool:  # by name: which there are depends on the version
         kinds = tuple(getattr(errors, name) for name in names if hasattr(errors, name))

@@ -136,16 +136,15 @@ def model_card(facts: CardFacts) -> str:
     prompt = _line(header.prompt or header.motion or "a motion")
     name = _line(header.motion or facts.repo.partition("/")[2]).replace("_", " ")
     licence = licence_of(facts)
+    more: dict[str, Any] = {**licence.more, "instance_prompt": prompt, **_widget(facts)}
+    if base not in (None, "tiny"):
+        more |= {"base_model": base, "base_model_relation": "adapter"}
     data = ModelCardData(
         license=licence.label,
         library_name="lamp-lightning",
         pipeline_tag="text-to-video",
         tags=["lamp", "motion", "text-to-video", "image-to-video", "video-generation"],
-        base_model=None if base in (None, "tiny") else base,
-        **licence.more,
-        **({} if base in (None, "tiny") else {"base_model_relation": "adapter"}),
-        instance_prompt=prompt,
-        **_widget(facts),
+        **more,
     )
     known = "the tiny model of lamp-lightning" if base == "tiny" else base
     values = facts.metrics.measured if facts.metrics is not None else {}

@@ -185,7 +185,7 @@ def _settings(cfg: DictConfig, run: RunFolder) -> list[tuple[str, Any]]:
 
 def _videos(run: RunFolder, metrics: RunMetrics | None, most: int) -> list[dict[str, Any]]:
     """The run's final videos that are there: their names in the run and the repository, prompt and seed."""
-    found = []
+    found: list[dict[str, Any]] = []
     for each in () if metrics is None else metrics.videos:
         file = run.videos / each.file
         if len(found) < most and file.is_file():
