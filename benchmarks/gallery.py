@@ -1,7 +1,7 @@
 """The pictures of the artist's guide: what a motion of the tiny model does, in three small animations.
 
     python benchmarks/gallery.py                       # tunes birds_fly as the train command does
-    python benchmarks/gallery.py trainer.max_steps=150 # with fewer steps, as the pages' pictures were made
+    python benchmarks/gallery.py trainer.max_steps=150   # with fewer steps
     python benchmarks/gallery.py --run runs/birds_fly/<time>
 
 Prompts; pictures that the model never saw; one picture at several weights of the motion. What is tuned is

@@ -116,8 +116,8 @@ class Sample(Settings):
         OneOrSeveral[Text], Means("a run folder, an adapter file, or several like [waterfall:0.7,rain:0.5]")
     ] = setting(
         ...,
-        "A run folder, an adapter file or a motion's name (its newest finished run); several are mixed by "
-        "weight, like a:0.7,b:0.5. motion= says the same",
+        "A run folder, an adapter file, a motion's name (its newest finished run) or owner/name on the hub; "
+        "several are mixed by weight, like a:0.7,b:0.5. motion= says the same",
     )
     prompt: Annotated[OneOrSeveral[Text], Means("a text, a list like [a lake,a river]")] | None = setting(
         None, "What to show, a text or a list; null: the names of the pictures, else the motion"

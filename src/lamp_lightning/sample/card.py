@@ -218,13 +218,24 @@ def _settings(facts: CardFacts) -> list[tuple[str, Any]]:
 
 
 def _measured(facts: CardFacts, any_values: bool) -> str:
+    diagnosis = _diagnosis(facts.metrics)
     if not any_values or facts.metrics is None:
-        return "Nothing was measured of this motion."
+        return diagnosis or "Nothing was measured of this motion."
     count = len(facts.metrics.videos)
     clip = facts.header.clip
     by = "" if not clip else f" The CLIP model is {'that of the tiny model' if clip == 'tiny' else clip}."
     few = ", which are too few for close comparisons" if count < 16 else ""
-    return f"On {count} videos of prompts that were not tuned on{few}.{by} Arrows show where better is."
+    measured = f"On {count} videos of prompts that were not tuned on{few}.{by} Arrows show where better is."
+    return f"{diagnosis} {measured}".strip()
+
+
+def _diagnosis(metrics: RunMetrics | None) -> str:
+    """What the run says in words of what came of tuning, where it does."""
+    found = (metrics.model_extra or {}).get("diagnosis") if metrics is not None else None
+    if not isinstance(found, dict):
+        return ""
+    said = [_cell(found[key])[:400] for key in ("reason", "best") if isinstance(found.get(key), str)]
+    return " ".join(["What came of tuning:", f"**{_cell(found.get('verdict'))}**.", *filter(None, said)])
 
 
 def licence_of(facts: CardFacts) -> Licence:
