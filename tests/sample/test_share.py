@@ -92,6 +92,7 @@ def test_a_motion_goes_to_the_hub_and_comes_back_on_another_machine(hub, run, tm
         HF_TOKEN="hf_ann",
     )
     assert f"{hub.url}/ann/rain" in said
+    assert "HTTP" not in said
     assert len(hub.repos["ann/rain"].commits) == 2  # the one of the hub, and ours
     files = hub.files("ann/rain")
     videos = sorted(each.name for each in (run / "videos").iterdir() if each.suffix in (".mp4", ".gif"))
@@ -107,6 +108,7 @@ def test_a_motion_goes_to_the_hub_and_comes_back_on_another_machine(hub, run, tm
     said = python([*words, "run=ann/rain"], other, hub, other / "home")
     commit = hub.repos["ann/rain"].commits[-1].oid
     assert f"(ann/rain@{commit})" in said
+    assert "HTTP" not in said
     assert read_video(other / "samples" / "a_lake_in_the_rain_seed0.mp4").shape == (3, 256, 256, 3)
     record = (other / "samples" / "a_lake_in_the_rain_seed0.json").read_text()
     assert f"ann/rain@{commit}:1.0" in record
@@ -227,7 +229,7 @@ def test_without_a_network_a_sentence_says_so(shared, run, tmp_path, monkeypatch
     assert fetch(HubMotion("ann/rain")).file == fetched  # the cache is enough
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(HubMotion("ann/rain")).file == fetched
-    with pytest.raises(UserError, match=r"ann/snow is not in this machine's cache, .* HF_HUB_OFFLINE=1"):
+    with pytest.raises(UserError, match=r"ann/snow is not in this machine's cache, .*HF_HUB_OFFLINE=1"):
         fetch(HubMotion("ann/snow"))
     with pytest.raises(UserError, match="HF_HUB_OFFLINE=1 forbids"):
         publish("ann/snow", {}, message="snow")
