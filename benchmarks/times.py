@@ -57,21 +57,17 @@ def operations(name: str, *, checkpointing: bool) -> tuple[float, float]:
     return counted[0], counted[1]
 
 
-def rows() -> list[str]:
-    """The table."""
-    lines = header("model, frames, operations", *CARDS)
-    for name in MODELS:
-        cfg = composed("train", [f"model={name}", "trainer=gpu"])
-        plain = operations(name, checkpointing=cfg.model.gradient_checkpointing)
+def rows(counts: dict[str, tuple[float, float]]) -> list[str]:
+    """The table, of the operations of both steps of each model."""
+    lines = header("model", "", "operations (10^12)", *CARDS)
+    for name, (tuning, sampling) in counts.items():
         size = default_setting(name).size
-        what = f"{TITLES[name]}, {FRAMES} x {size[1]}x{size[0]}"
-        for words, count in (
-            *((f"tuning, {steps:,} steps", plain[0] * steps) for steps in STEPS),
-            (f"one video, {SAMPLING} steps", plain[1] * SAMPLING),
-        ):
+        what = f"{TITLES[name]}, {FRAMES} frames of {size[1]}x{size[0]}"
+        works = [(f"tuning, {steps:,} steps", tuning * steps) for steps in STEPS]
+        for words, count in (*works, (f"one video, {SAMPLING} steps", sampling * SAMPLING)):
             times = [spoken(count / (peak * REACHED)) for peak in CARDS.values()]
-            lines.append(f"| {what}: {words} ({count:,.0f} x 10^12) | {' | '.join(times)} |")
-        print(f"{name}: {plain[0]:.1f} a tuning step, {plain[1]:.1f} a sampling step (10^12)", flush=True)
+            lines.append(f"| {what} | {words} | {count:,.0f} | {' | '.join(times)} |")
+            what = ""
     return lines
 
 
@@ -85,8 +81,16 @@ def spoken(seconds: float) -> str:
 
 
 def main() -> None:
-    args = parser(__doc__).parse_args()
-    fill(args.docs / "own_clips.md", "times", rows())
+    asked = parser(__doc__)
+    asked.add_argument("--models", nargs="+", choices=MODELS, default=["sd14", "sd21"], metavar="MODEL")
+    args = asked.parse_args()
+    counts = {}
+    for name in args.models:
+        cfg = composed("train", [f"model={name}", "trainer=gpu"])
+        counts[name] = operations(name, checkpointing=cfg.model.gradient_checkpointing)
+        tuning, sampling = counts[name]
+        print(f"{name}: {tuning:.1f} a tuning step, {sampling:.1f} a sampling step (10^12)", flush=True)
+    fill(args.docs / "own_clips.md", "times", rows(counts))
 
 
 if __name__ == "__main__":
