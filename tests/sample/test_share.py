@@ -271,7 +271,9 @@ def test_a_local_path_always_wins(shared, run, tmp_path, capsys):
     copy_adapter(run / "adapter.safetensors", tmp_path / "ann" / "rain", {"motion": "mine"})
     assert find_motions("ann/rain").motion == "mine"
     assert sample.main(["run=ann/rian", "prompt=rain"]) == 1  # a misspelt path is not asked of the hub
-    assert "run=ann/rian does not exist" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "run=ann/rian does not exist" in error
+    assert "If it is one of the hub, give run=hf://ann/rian." in error
     for text in (
         "runs/rain",
         "./ann/rain",

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.runtime.console import call, counted, short
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.hub import HubMotion, fetch
+from lamp_lightning.runtime.hub import HubMotion, fetch, is_id
 from lamp_lightning.runtime.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -224,9 +224,11 @@ def find_adapter(where: Any) -> Adapter:
             raise UserError(f"run={where} is no path here. {error}{_meant(path.name)}") from error
         return replace(find_adapter(found.file), origin=found.name)
     if not path.exists():
+        known = is_id(str(where)) and path.parts[0] != RUNS.name
+        on_hub = f" If it is one of the hub, give run=hf://{where}." if known else ""
         raise UserError(
             f"run={path} does not exist. Give a run folder (runs/<motion>/<time>), an adapter file, the "
-            f"name of a motion, or owner/name of the hub.{_meant(path.name)} {runs_there_are()}"
+            f"name of a motion, or owner/name of the hub.{on_hub}{_meant(path.name)} {runs_there_are()}"
         )
     from lamp_lightning.data.motions import motion_prompt  # with torch: seconds
     from lamp_lightning.diffusion.sampler import Sampler
