@@ -13,7 +13,7 @@ from lamp_lightning.train.__main__ import main
 
 
 def said_by(command: str, *words: str, capsys: pytest.CaptureFixture[str]) -> str:
-    module = "" if command in ("collect", "convert") else ".__main__"
+    module = "" if command in ("collect", "convert", "share") else ".__main__"
     assert import_module(f"lamp_lightning.{command}{module}").main(list(words)) == 1
     error = capsys.readouterr().err
     assert error.count("Error:") == 1

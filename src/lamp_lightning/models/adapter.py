@@ -65,6 +65,18 @@ def write_adapter(
         raise UserError(f"{file} cannot be written: {error}") from error
 
 
+def copy_adapter(file: Path, out: Path, changes: Mapping[str, Any]) -> None:
+    """Write a copy of an adapter with other facts in its header (None: without them), and the same tensors.
+
+    Raises:
+        UserError: no adapter, a fact that does not fit the header, or a place that cannot be written.
+    """
+    header = as_texts({**read_metadata(file), **changes}, file)
+    with _opened(file) as opened, replacing(out) as part:
+        save_file({name: opened.get_tensor(name) for name in opened.keys()}, part, metadata=header)  # noqa: SIM118
+        _sort_header(part)
+
+
 def _sort_header(file: Path) -> None:
     """Sort the texts of a safetensors header, whose order is random: the same content is the same bytes.
 

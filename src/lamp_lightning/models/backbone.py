@@ -25,6 +25,7 @@ from lamp_lightning.models.adapter import (
 from lamp_lightning.models.lora import own_name, without_lora
 from lamp_lightning.models.variant import LAMP_SETS, Variant
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.hub import motion_file
 from lamp_lightning.runtime.settings import Norm
 
 
@@ -190,7 +191,7 @@ class VideoBackbone(ABC, nn.Module):
         """Take a motion adapter's parameters, variant and norm; what it did not tune is as before tuning.
 
         Args:
-            file: an adapter of this base model.
+            file: an adapter of this base model, or `owner/name` of one on the hub.
             check_base: False also takes an adapter that was tuned on other weights of the same architecture.
 
         Returns:
@@ -200,7 +201,7 @@ class VideoBackbone(ABC, nn.Module):
             UserError: not an adapter, another base model, motion layers of another kind, or missing, extra,
                 mis-shaped or non-finite tensors. The model is then unchanged.
         """
-        adapter = self._read(Path(file), check_base)
+        adapter = self._read(motion_file(file), check_base)
         self.remember_untuned(adapter.header.variant)
         self.mix([])
         self.set_variant(adapter.header.variant)
@@ -233,7 +234,7 @@ class VideoBackbone(ABC, nn.Module):
         if list(motions.values()) == [1]:
             return [self.load_motion(next(iter(motions)), check_base=check_base)]
         self.check_mixing()
-        adapters = [self._read(Path(file), check_base) for file in motions]
+        adapters = [self._read(motion_file(file), check_base) for file in motions]
         check_alike({adapter.file: adapter.header for adapter in adapters}, same_base=False)
         header = adapters[0].header
         self.remember_untuned(header.variant)

@@ -116,8 +116,8 @@ class Sample(Settings):
         OneOrSeveral[Text], Means("a run folder, an adapter file, or several like [waterfall:0.7,rain:0.5]")
     ] = setting(
         ...,
-        "A run folder, an adapter file or a motion's name (its newest finished run); several are mixed by "
-        "weight, like a:0.7,b:0.5. motion= says the same",
+        "A run folder, an adapter file, a motion's name (its newest finished run) or owner/name on the hub; "
+        "several are mixed by weight, like a:0.7,b:0.5. motion= says the same",
     )
     prompt: Annotated[OneOrSeveral[Text], Means("a text, a list like [a lake,a river]")] | None = setting(
         None, "What to show, a text or a list; null: the names of the pictures, else the motion"
@@ -304,7 +304,32 @@ class Convert(Settings):
     size: Size = setting((320, 512), "What the adapter says of its height and width")
 
 
+class ShareMotion(Settings):
+    """`python -m lamp_lightning.share`: publish a motion on the Hugging Face hub, with a model card."""
+
+    run: Text = setting(
+        ...,
+        "A run folder, an adapter file or a motion's name (its newest finished run). motion= says the same",
+    )
+    to: Text = setting(..., "Where: owner/name on the hub; a repository that is not there is made")
+    private: bool = setting(False, "Nobody else sees it, until you change that on its page")
+    videos: Annotated[int, Field(ge=0, le=64)] = setting(4, "Videos of the run that the card shows")
+    clips: bool = setting(
+        True, "Show the contact sheet of the training clips; their frames become public with it"
+    )
+    base: Text | None = setting(
+        None,
+        "The base model's name on the hub, where the motion names a folder of this machine; null: as tuned",
+    )
+    license: Text | None = setting(
+        None, "The motion's licence, in the hub's words, such as cc-by-4.0; null: the base model's"
+    )
+    out: Text | None = setting(
+        None, "A new folder to write card and files into, to look at them; nothing is published then"
+    )
+
+
 COMMANDS: dict[str, type[Settings]] = {
     "train": Train, "sample": Sample, "edit": Edit, "evaluate": Evaluate, "benchmark": Benchmark,
-    "collect": Collect, "convert": Convert,
+    "collect": Collect, "convert": Convert, "share": ShareMotion,
 }  # fmt: skip

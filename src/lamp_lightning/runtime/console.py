@@ -21,6 +21,8 @@ def quiet() -> None:
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not end a command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    for library in ("httpx", "httpx2"):  # by which the hub is asked; Hydra would print each request
+        logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"lightning\..*")
     if not isinstance(warnings.showwarning, partial):
         warnings.showwarning = partial(_show_warning, warnings.showwarning)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.runtime.command import run_command
 from lamp_lightning.runtime.command_settings import Sample
-from lamp_lightning.runtime.console import quiet, short
+from lamp_lightning.runtime.console import quiet
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.schema import check_settings
@@ -49,7 +49,7 @@ def sample(cfg: DictConfig) -> None:
         again = say_again(cfg, Path(str(cfg.again)).expanduser(), given)
     check_settings(Sample, cfg, may_be_null=("sampler.", "size"))
     adapter = with_changes(find_motions(cfg.run), cfg)
-    files = ", ".join(short(each.file) for each in adapter.all)
+    files = ", ".join(each.where for each in adapter.all)
     print(f"  motion        {adapter.title} ({files})", flush=True)
     if adapter.run is not None and not adapter.others:
         print(f"  run           {state_of(adapter.run)}", flush=True)

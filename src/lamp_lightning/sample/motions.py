@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.runtime.console import call, counted
+from lamp_lightning.runtime.console import call, counted, short
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.hub import HubMotion, fetch, is_id
 from lamp_lightning.runtime.runs import RunFolder
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ _SAME_NAMES = ("painter", "painter_config", "painter_variant")  # in runs' confi
 
 @dataclass(frozen=True)
 class Adapter:
-    """A tuned motion and how to sample with it; other motions may be added to it, each with its weight."""
+    """A tuned motion and how to sample with it; other motions may be added to it, each with its weight.
+
+    Of a motion of the hub, `origin` is its repository and commit there, and `file` lies in the cache.
+    """
 
     file: Path
     run: RunFolder | None
@@ -49,6 +53,12 @@ class Adapter:
     memory: Mapping[str, Any] = field(default_factory=dict)
     weight: float = 1.0
     others: tuple[Adapter, ...] = ()
+    origin: str | None = None
+
+    @property
+    def where(self) -> str:
+        """Where it comes from, for people."""
+        return short(self.file) if self.origin is None else self.origin
 
     @property
     def all(self) -> tuple[Adapter, ...]:
@@ -70,8 +80,8 @@ def find_motions(where: Any) -> Adapter:
     model, painter, and what saves memory. The others only move.
 
     Args:
-        where: a run folder, an adapter file, or the name of a motion (its best run in `runs`: tuned,
-            finished, the newest); or several,
+        where: a run folder, an adapter file, the name of a motion (its best run in `runs`: tuned,
+            finished, the newest), or a motion of the hub (`owner/name`, `owner/name@revision`); or several,
             as a list or with commas between. Each may have a weight behind a colon, else it is 1.
 
     Raises:
@@ -105,10 +115,11 @@ def _texts(where: Any) -> list[str]:
 
 
 def _weighted(text: str) -> Adapter:
-    path, weight = _located(text), "1"
+    path: str | Path | None = _located(text)
+    weight = "1"
     if path is None:
         name, weight = _cut(text)
-        path = _located(name) or Path(name).expanduser()
+        path = _located(name) or name
     adapter = find_adapter(path)
     try:
         number = float(weight)
@@ -201,12 +212,23 @@ def _shown(where: Any) -> str:
 
 
 def find_adapter(where: Any) -> Adapter:
-    """The adapter of a run folder, with the run's settings, or an adapter file, with those in its header."""
+    """The adapter of a run folder, with the run's settings, or an adapter file, with those in its header.
+
+    What is no path here and looks like a name on the hub is fetched from there.
+    """
     path = Path(str(where)).expanduser()
+    if (hub := HubMotion.named(where)) is not None:
+        try:
+            found = fetch(hub, say=lambda text: print(text, flush=True))
+        except UserError as error:
+            raise UserError(f"run={where} is no path here. {error}{_meant(path.name)}") from error
+        return replace(find_adapter(found.file), origin=found.name)
     if not path.exists():
+        known = is_id(str(where)) and path.parts[0] != RUNS.name
+        on_hub = f" If it is one of the hub, give run=hf://{where}." if known else ""
         raise UserError(
-            f"run={path} does not exist. Give a run folder (runs/<motion>/<time>), an adapter file, or the "
-            f"name of a motion.{_meant(path.name)} {runs_there_are()}"
+            f"run={path} does not exist. Give a run folder (runs/<motion>/<time>), an adapter file, the "
+            f"name of a motion, or owner/name of the hub.{on_hub}{_meant(path.name)} {runs_there_are()}"
         )
     from lamp_lightning.data.motions import motion_prompt  # with torch: seconds
     from lamp_lightning.diffusion.sampler import Sampler

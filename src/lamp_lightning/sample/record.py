@@ -17,6 +17,7 @@ from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.runtime.console import short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, file_sha256
+from lamp_lightning.runtime.hub import motion_file
 from lamp_lightning.runtime.reading import describe, literal, parse_json, read_text
 from lamp_lightning.sample.motions import Adapter
 from lamp_lightning.sample.record_schema import VideoRecord
@@ -30,7 +31,7 @@ def motions_of(adapter: Adapter) -> list[Record]:
     """The motions that are generated with: the file of each, its hash, and its weight."""
     return [
         {
-            "file": str(each.file.absolute()),
+            "file": each.origin or str(each.file.absolute()),
             "sha256": file_sha256(each.file),
             "motion": each.motion,
             "weight": each.weight,
@@ -71,7 +72,12 @@ def settings_of(
 
 
 def _word(adapter: Adapter) -> str:
-    """A motion in the word `run=`: its run folder, which says more than the file in it, and its weight."""
+    """A motion in the word `run=`: its run folder, which says more than the file in it, and its weight.
+
+    Of a motion of the hub its name and commit there, which every machine can fetch.
+    """
+    if adapter.origin is not None:
+        return f"{adapter.origin}:{adapter.weight}"
     where = adapter.file if adapter.run is None else adapter.run.path
     return f"{where.absolute()}:{adapter.weight}"
 
@@ -265,7 +271,7 @@ def _check_unchanged(record: Record, given: Sequence[str]) -> None:
     for key, what in things:
         if what is None or key in given:
             continue
-        file = Path(what["file"])
+        file = motion_file(what["file"]) if key == "run" else Path(what["file"])
         if not file.is_file():
             raise UserError(f"{file} is not there any more: say where it is with {key}=<file>.")
         if file_sha256(file) != what["sha256"]:
