@@ -304,7 +304,24 @@ class Convert(Settings):
     size: Size = setting((320, 512), "What the adapter says of its height and width")
 
 
+class App(Settings):
+    """`python -m lamp_lightning.app`: a page for tuning and painting, in the browser."""
+
+    folder: Text = setting("lamp_studio", "The folder of all that the page reads and writes")
+    port: Annotated[int, Field(ge=1, le=65_535)] = setting(7860, "Port of the page")
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$"), Means("a name or address of this machine")] = (
+        setting("127.0.0.1", "Where it listens: only on this machine, or 0.0.0.0 for all of its networks")
+    )
+    auth: Text | None = setting(
+        None, "A file with one line <name>:<password> that the page then asks for; null: nobody is asked"
+    )
+    largest_upload: Annotated[float, Field(gt=0, le=1000)] = setting(
+        4.0, "Most that can be uploaded at once, in GB"
+    )
+    show: bool = setting(False, "Open the page in the browser")
+
+
 COMMANDS: dict[str, type[Settings]] = {
     "train": Train, "sample": Sample, "edit": Edit, "evaluate": Evaluate, "benchmark": Benchmark,
-    "collect": Collect, "convert": Convert,
+    "collect": Collect, "convert": Convert, "app": App,
 }  # fmt: skip

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from lamp_lightning.runtime.stopping import quiet_interrupts
 
-COMMANDS = ("train", "sample", "edit", "evaluate", "collect", "benchmark", "convert", "pretrain")
+COMMANDS = ("train", "sample", "edit", "evaluate", "collect", "benchmark", "convert", "pretrain", "app")
 USAGE = f"""lamp <command> [<setting>=<value> ...], with one of these commands:
   {", ".join(COMMANDS)}
 lamp <command> --help shows its settings. lamp --completion prints what lets a shell complete them."""

@@ -316,6 +316,9 @@ class SampleSettings(Settings):
     while_training: Annotated[int, Field(ge=0, le=10_000)] = setting(2, "How many prompts each time")
     final: Annotated[int, Field(ge=0, le=10_000)] = setting(4, "How many prompts at the end")
     seed: Seed = setting(0, "Seed of their noise")
+    first_frame: Text | None = setting(
+        None, "A picture of yours that they begin with, or a folder of pictures; null: generated ones"
+    )
 
 
 class MethodSettings(Settings):

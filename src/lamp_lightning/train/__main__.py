@@ -254,11 +254,12 @@ def check_clips(cfg: DictConfig, file: Path) -> None:
 def settle_paths(cfg: DictConfig) -> None:
     """Make the config's paths absolute, so that a run can be resumed from anywhere."""
     models = ("model.path", "model.config", "model.painter", "model.painter_config", "model.clip")
-    for key in (*PATHS, *models):
+    paths = (*PATHS, "samples.first_frame")
+    for key in (*paths, *models):
         value = OmegaConf.select(cfg, key)
         if key == "data.validation" and is_number(value):
             continue  # a share of the clips
-        if value is not None and (key in PATHS or names_file(str(value))):
+        if value is not None and (key in paths or names_file(str(value))):
             OmegaConf.update(cfg, key, str(Path(str(value)).expanduser().absolute()))
 
 
