@@ -36,14 +36,15 @@ class Page:
         with gr.Blocks(title="lamp-lightning", analytics_enabled=False, fill_width=True) as self.blocks:
             self.seen = gr.State({})
             self.mine = gr.State({})
-            with gr.Row(equal_height=True):
+            with gr.Row(elem_id="head"):
                 gr.HTML(
                     '<div class="ll-title"><h1>lamp-lightning</h1>'
                     "<p>Learn a motion from a few clips. Let pictures move that way.</p></div>",
-                    scale=2,
+                    scale=3,
+                    min_width=300,
                 )
                 self.model = gr.Dropdown(
-                    models(), value="tiny", label="Model", elem_id="model", min_width=240
+                    models(), value="tiny", label="Model", elem_id="model", scale=2, min_width=260
                 )
             self._work()
             with gr.Tabs(elem_id="tabs") as self.tabs:
@@ -86,7 +87,7 @@ class Page:
                 self.frames = gr.Slider(
                     2, 32, value=16, step=1, label="Frames of a video", elem_id="frames", buttons=[]
                 )
-                self.look = gr.Button("Show what the model will see", variant="primary", elem_id="look")
+        self.look = gr.Button("Show what the model will see", variant="primary", elem_id="look")
         with gr.Accordion("No clips at hand", open=False), gr.Row(equal_height=True):
             drawn = [(words_of(motion), motion) for motion in MOTIONS]
             self.drawn = gr.Dropdown(drawn, value="waterfall", label="Drawn motion", elem_id="drawn")
@@ -100,18 +101,18 @@ class Page:
                 with gr.Row():
                     self.steps = gr.Number(steps, label="Steps", precision=0, minimum=1, elem_id="steps")
                     self.every = gr.Number(
-                        every, label="Steps between previews", precision=0, minimum=1, elem_id="every"
+                        every, label="Preview every", precision=0, minimum=1, elem_id="every"
                     )
                 self.tune_prompt = gr.Textbox(
                     label="Prompt of the previews",
                     placeholder="as the motion is called",
                     elem_id="tune_prompt",
                 )
-                self.tune = gr.Button("Tune", variant="primary", elem_id="tune")
             with gr.Column(min_width=300):
                 self.tune_file, self.tune_picture, self.tune_given = self._photograph(
                     "Your picture for the previews (may stay empty)", "tune_picture"
                 )
+        self.tune = gr.Button("Tune", variant="primary", elem_id="tune")
         self.tune_said = gr.HTML(elem_id="tune_said")
         self.tuned = gr.HTML(elem_id="tuned")
 
@@ -129,11 +130,11 @@ class Page:
                     self.second_weight = gr.Slider(
                         0, 2, value=0.5, step=0.05, label="Weight of the other", buttons=[]
                     )
-                self.paint = gr.Button("Paint", variant="primary", elem_id="paint")
             with gr.Column(min_width=300):
                 self.paint_file, self.paint_picture, self.paint_given = self._photograph(
                     "A photograph to begin with (may stay empty)", "paint_picture"
                 )
+        self.paint = gr.Button("Paint", variant="primary", elem_id="paint")
         self.paint_said = gr.HTML(elem_id="paint_said")
         self.painted = gr.HTML(elem_id="painted")
 
@@ -147,7 +148,6 @@ class Page:
                 self.edit_steps = gr.Number(
                     steps, label="Steps", precision=0, minimum=1, elem_id="edit_steps"
                 )
-                self.edit = gr.Button("Edit", variant="primary", elem_id="edit")
             with gr.Column(min_width=300):
                 self.edit_file = gr.File(
                     label="Drop the video to edit",
@@ -157,6 +157,7 @@ class Page:
                 )
                 self.edit_video = gr.State(None)
                 self.edit_given = gr.HTML()
+        self.edit = gr.Button("Edit", variant="primary", elem_id="edit")
         self.edit_said = gr.HTML(elem_id="edit_said")
         self.edited = gr.HTML(elem_id="edited")
 

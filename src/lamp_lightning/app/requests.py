@@ -1,7 +1,7 @@
 """What the page can ask for, as the commands that do it.
 
-A request stands in a file of the workspace. It has folders, numbers and texts, and no words of a command line:
-so a file from somebody else cannot bring a command that the page would not have.
+A request stands in a file of the workspace. It has folders, numbers and texts, and no words of a command
+line: so a file from somebody else cannot bring a command that the page would not have.
 """
 
 from __future__ import annotations
