@@ -23,7 +23,7 @@ from lamp_lightning.toyworld import motion_set_scenes, render_clip
 pytest.importorskip("gradio", reason='the page needs Gradio: pip install "lamp-lightning[app]"')
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-FRAMES, PATIENCE = 6, 60_000  # of a clip; milliseconds
+FRAMES, PATIENCE = 6, 40_000  # of a clip; milliseconds
 
 
 class Server:
@@ -222,7 +222,9 @@ def test_hostile_uploads_end_in_a_message(browser: Any, server: Server, dropped:
     assert answer.startswith("HTTP/1.1 413")
     assert "are the most that can be sent" in answer
 
-    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="../../../../evil.mp4"\r\n\r\nx\r\n'
+    part = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="../../../../evil.mp4"\r\n\r\nx\r\n'
+    )
     body = part + b"--x--\r\n"
     head += f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {len(body)}\r\n\r\n"
     answer = server.ask(head.encode() + body)

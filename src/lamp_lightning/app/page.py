@@ -44,7 +44,7 @@ class Page:
                     min_width=300,
                 )
                 self.model = gr.Dropdown(
-                    models(), value="tiny", label="Model", elem_id="model", scale=2, min_width=260
+                    models(), value="tiny", label="Model", elem_id="model", scale=1, min_width=260
                 )
             self._work()
             with gr.Tabs(elem_id="tabs") as self.tabs:
@@ -64,13 +64,14 @@ class Page:
 
     def _work(self) -> None:
         self.work = gr.HTML(elem_id="work")
-        with gr.Row(visible=False, equal_height=True, elem_id="jobs") as self.job_row:
+        with gr.Row(elem_id="jobs"):
             self.job = gr.Dropdown(
-                [], label="Work", show_label=False, container=False, scale=3, elem_id="job"
+                [], label="Work", show_label=False, container=False, scale=3, elem_id="job", visible=False
             )
-            self.stop = gr.Button("Stop", size="sm", elem_id="stop", min_width=80)
-            self.go_on = gr.Button("Go on", size="sm", elem_id="go_on", min_width=80)
-            self.forget = gr.Button("Take off the list", size="sm", elem_id="forget", min_width=120)
+            options: dict[str, Any] = {"size": "sm", "visible": False, "scale": 0, "min_width": 110}
+            self.stop = gr.Button("Stop", elem_id="stop", **options)
+            self.go_on = gr.Button("Go on", elem_id="go_on", variant="primary", **options)
+            self.forget = gr.Button("Take off the list", elem_id="forget", **options)
 
     def _clips(self) -> None:
         with gr.Row():
@@ -228,8 +229,8 @@ class Page:
         for side in (self.left, self.right):
             side.change(act.pair, [self.left, self.right], [self.pair], **SILENT)
         live = [
-            self.seen, self.work, self.job_row, self.job, self.motion, self.run, self.second, self.left,
-            self.right, self.tuned, self.painted, self.edited,
+            self.seen, self.work, self.job, self.stop, self.go_on, self.forget, self.motion, self.run, self.second,
+            self.left, self.right, self.tuned, self.painted, self.edited,
         ]  # fmt: skip
         given = [self.seen, self.mine, self.job, self.motion, self.run, self.left, self.right]
         tick = gr.Timer(EVERY)
@@ -251,11 +252,15 @@ class Page:
         jobs, motions, runs, videos = (
             act.job_choices(), act.motion_choices(), act.run_choices(), act.video_choices(),
         )  # fmt: skip
-        motion = _kept_choice(motion, motions)
+        motion, job = _kept_choice(motion, motions), _kept_choice(job, jobs)
+        chosen = act.jobs.get(job)
+        ended = chosen is not None and chosen.state in ("stopped", "failed")
         now: dict[str, Any] = {
             "work": markup.work(act.jobs),
-            "row": bool(jobs),
-            "job": (jobs, _kept_choice(job, jobs)),
+            "job": (jobs, job, len(jobs) > 1),
+            "stop": chosen is not None and not ended,
+            "go_on": ended,
+            "forget": ended,
             "motion": (motions, motion),
             "run": (runs, _kept_choice(run, runs)),
             "second": ([("none", ""), *runs],),
@@ -270,8 +275,8 @@ class Page:
             if seen.get(name) == value:
                 updates.append(gr.skip())
             elif isinstance(value, tuple):
-                choice = {"value": value[1]} if len(value) > 1 else {}
-                updates.append(gr.update(choices=value[0], **choice))
+                keys = ("choices", "value", "visible")
+                updates.append(gr.update(**dict(zip(keys, value, strict=False))))
             elif isinstance(value, bool):
                 updates.append(gr.update(visible=value))
             else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from lamp_lightning.app.jobs import Job, Jobs
 from lamp_lightning.app.requests import Paint
 
+WORDS = " (model=sd15 trainer=gpu)"  # what the page says in another way
 TAIL = 4096  # bytes of the end of a table that are looked at
 
 
@@ -88,4 +89,5 @@ def said(job: Job, jobs: Jobs) -> list[str]:
     """What a job's command warned of."""
     lines = re.findall(r"^(?:Warning|Note): (.+)$", jobs.log(job.id), re.MULTILINE)
     root = f"{jobs.workspace.root}{os.sep}"
-    return [line.replace(root, "")[:600] for line in dict.fromkeys(lines)][-4:]
+    lines = [line.replace(root, "").replace(WORDS, "") for line in lines]
+    return [line[:600] for line in dict.fromkeys(lines)][-4:]
