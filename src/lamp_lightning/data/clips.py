@@ -256,7 +256,7 @@ def load_motion_set(
     with ClipDecoder(timeout_s) as decoder:
         for path, prompt in zip(paths, prompts, strict=True):
             try:
-                clips.append(_read_clip(path, prompt, size, cache, decoder))
+                clips.append(read_fitted(path, prompt, size, cache, decoder))
             except ClipError as error:  # noqa: PERF203 one message names all bad clips
                 problems.append(str(error))
     _raise(problems)
@@ -277,10 +277,11 @@ def load_clip(
 ) -> Clip:
     """Read one clip as `load_motion_set` does those of a folder. Raises UserError where it cannot be used."""
     with ClipDecoder(timeout_s) as decoder:
-        return _read_clip(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder)
+        return read_fitted(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder)
 
 
-def _read_clip(path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder) -> Clip:
+def read_fitted(path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder) -> Clip:
+    """One clip at the model's size, from the cache where it is there; raises ClipError as `decode_clip`."""
     check_clip(path)
     fields = {"clip": file_sha256(path), "size": list(size), "crop": "centre", "decoder": "PyAV"}
     entry = cache.path("frames", fields, ".rgb")
