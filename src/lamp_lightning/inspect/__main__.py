@@ -49,6 +49,7 @@ def inspect(cfg: DictConfig) -> None:
             cache_dir=data.cache_dir,
             max_clips=data.max_clips,
             timeout_s=data.decode_timeout,
+            fps=data.fps,
         )
         sheet, facts = look.write(out)
     lines = [*look.table(), "", *(sentences(look.advice) or ["Nothing has to be mended."])]

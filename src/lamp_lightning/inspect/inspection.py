@@ -86,6 +86,7 @@ class Inspection:
         size: height and width of what the model sees, in pixels.
         num_frames: of a sample.
         frame_stride: every so many frames of a clip make the sample.
+        fps: frames per second at which clips are read; None: as they are.
         clips: facts of each clip that could be read, in natural order of their names.
         unreadable: names of the others, and why.
         advice: what to do, in sentences, the most urgent first; empty where nothing has to be done.
@@ -93,8 +94,8 @@ class Inspection:
 
     Example:
         >>> from pathlib import Path
-        >>> clips = [ClipFacts("1.mp4", 8.0, 24, (64, 64), findings=("cut",), cuts=(9,))]
-        >>> look = Inspection(Path("dance"), (64, 64), 16, 1, clips, {}, [], [])
+        >>> clips = [ClipFacts("1.mp4", 8.0, 24, 3.0, (64, 64), findings=("cut",), cuts=(9,))]
+        >>> look = Inspection(Path("dance"), (64, 64), 16, 1, None, clips, {}, [], [])
         >>> look.found("cut"), dict(look.rates)
         (['1.mp4'], {'8': 1})
     """
@@ -103,6 +104,7 @@ class Inspection:
     size: tuple[int, int]
     num_frames: int
     frame_stride: int
+    fps: float | None
     clips: list[ClipFacts]
     unreadable: dict[str, str]
     advice: list[str]
@@ -124,7 +126,8 @@ class Inspection:
             "size": list(self.size),
             "num_frames": self.num_frames,
             "frame_stride": self.frame_stride,
-            "clips": [{**asdict(clip), "seconds": clip.seconds} for clip in self.clips],
+            "fps": self.fps,
+            "clips": [asdict(clip) for clip in self.clips],
             "unreadable": self.unreadable,
             "advice": self.advice,
         }
@@ -176,6 +179,7 @@ def inspect_clips(
     cache_dir: str | Path | None = None,
     max_clips: int | None = None,
     timeout_s: float = 60.0,
+    fps: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Inspection:
     """Look at the clips of a folder as tuning would read them.
@@ -191,6 +195,7 @@ def inspect_clips(
         cache_dir: where decoded clips are kept; tuning finds them there.
         max_clips: only the first so many.
         timeout_s: seconds that decoding a clip may take.
+        fps: frames per second at which clips are read; None: all frames, whatever their rates are.
         progress: is called with the number of clips that are done, and of all.
 
     Returns:
@@ -221,7 +226,7 @@ def inspect_clips(
         for number, (path, prompt) in enumerate(zip(paths, prompts, strict=True), start=1):
             check_stop()
             try:
-                clip = read_fitted(path, prompt, size, cache, decoder)
+                clip = read_fitted(path, prompt, size, cache, decoder, fps)
                 facts, movement = _look(clip, size, needed, frame_stride)
                 clips.append(facts)
                 motions.append(movement)
@@ -233,7 +238,7 @@ def inspect_clips(
     if not clips:
         raise UserError("\n".join(["No clip can be used:", *list(unreadable.values())[:5]]))
     clips = [_with(facts, *each) for facts, each in zip(clips, compare(motions, flip=flip), strict=True)]
-    look = Inspection(Path(folder), size, num_frames, frame_stride, clips, unreadable, [], videos)
+    look = Inspection(Path(folder), size, num_frames, frame_stride, fps, clips, unreadable, [], videos)
     look.advice.extend(_advice(look, needed))
     return look
 
@@ -257,13 +262,15 @@ def _look(clip: Clip, size: tuple[int, int], needed: int, stride: int) -> tuple[
     }
     facts = ClipFacts(
         name=clip.path.name,
-        fps=clip.fps,
+        fps=clip.fps if clip.source_fps is None else clip.source_fps,
         frames=len(clip.frames),
+        seconds=len(clip.frames) / clip.fps if clip.fps > 0 else None,
         size=(width, height),
         cut_away=share,
         motion=movement.amount,
         cuts=cuts,
         still_ends=ends,
+        variable=clip.variable,
         findings=tuple(name for name, there in tests.items() if there),
         prompt=clip.prompt,
     )
@@ -300,13 +307,27 @@ def _advice(look: Inspection, needed: int) -> Iterator[str]:
 
 
 def _rates_advice(look: Inspection) -> Iterator[str]:
-    rates = look.rates
-    if len(rates) > 1:
-        counts = ", ".join(f"{rate} ({count})" for rate, count in rates.most_common())
-        usual = rates.most_common(1)[0][0]
+    """What to do about frame rates, where the clips differ in them or in themselves."""
+    known = [clip.fps for clip in look.clips if clip.fps > 0]
+    slow = [f"{clip.name} ({clip.fps:.4g})" for clip in look.clips if 0 < clip.fps < 0.95 * (look.fps or 0)]
+    variable = [clip.name for clip in look.clips if clip.variable]
+    if slow:
+        verb = "has" if len(slow) == 1 else "have"
+        yield (
+            f"{_some(slow, len(look.clips))} {verb} fewer frames per second than data.fps={look.fps:.4g}, so "
+            f"that frames repeat and the motion stutters: data.fps={min(known):.4g} or less suits all."
+        )
+    if look.fps is None and len(look.rates) > 1:
+        counts = ", ".join(f"{rate} ({count})" for rate, count in look.rates.most_common())
         yield (
             f"The clips have different frame rates: {counts} frames per second. The same motion is faster in "
-            f"some: convert them to one rate (ffmpeg -i 1.mp4 -r {usual} new.mp4)."
+            f"some: data.fps={min(known):.4g} reads all at one rate."
+        )
+    elif look.fps is None and variable:
+        verb = "shows its" if len(variable) == 1 else "show their"
+        yield (
+            f"{_some(variable, len(look.clips))} {verb} frames for different times: "
+            f"data.fps={min(known):.4g} reads all at one rate."
         )
 
 
@@ -337,7 +358,7 @@ def _some(names: list[str], count: int, most: int = 5) -> str:
 
 
 def _place(clip: ClipFacts, frame: int) -> str:
-    return f"frame {frame}" if clip.fps <= 0 else f"frame {frame}, at {frame / clip.fps:.2f} s"
+    return f"frame {frame}" if not clip.seconds else f"frame {frame}, at {frame * clip.seconds / clip.frames:.2f} s"
 
 
 def _findings(clip: ClipFacts) -> str:

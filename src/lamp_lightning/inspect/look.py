@@ -40,8 +40,9 @@ class ClipFacts:
 
     Args:
         name: of its file.
-        fps: frames per second; 0 where the file does not say.
-        frames: in the clip, at the rate at which it is read.
+        fps: frames per second of the file; 0 where it does not say.
+        frames: in the clip, as it is read.
+        seconds: its length; None where its rate is not known.
         size: width and height in pixels, of the file.
         cut_away: share of the picture that cropping takes away, 0..1.
         motion: mean length of the optical flow, in percent of the picture's width per frame.
@@ -49,31 +50,29 @@ class ClipFacts:
             there are fewer than 4 clips to compare.
         cuts: numbers of the frames that begin after a cut.
         still_ends: frames at its beginning and at its end in which nothing moves.
+        variable: whether the file shows its frames for different times.
         findings: some of `too_short`, `cut`, `still`, `backwards`, `mirrored`, `other_motion`, `still_ends`,
             `small` and `cropped`.
         prompt: its caption.
 
     Example:
-        >>> ClipFacts("1.mp4", fps=8.0, frames=24, size=(640, 360)).seconds
-        3.0
+        >>> ClipFacts("1.mp4", fps=8.0, frames=24, seconds=3.0, size=(640, 360)).findings
+        ()
     """
 
     name: str
     fps: float
     frames: int
+    seconds: float | None
     size: tuple[int, int]
     cut_away: float = 0.0
     motion: float = 0.0
     likeness: float | None = None
     cuts: tuple[int, ...] = ()
     still_ends: tuple[int, int] = (0, 0)
+    variable: bool = False
     findings: tuple[str, ...] = ()
     prompt: str = ""
-
-    @property
-    def seconds(self) -> float | None:
-        """Its length; None where its rate is not known."""
-        return self.frames / self.fps if self.fps > 0 else None
 
 
 @dataclass(frozen=True)
