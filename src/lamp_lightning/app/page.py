@@ -229,8 +229,8 @@ class Page:
         for side in (self.left, self.right):
             side.change(act.pair, [self.left, self.right], [self.pair], **SILENT)
         live = [
-            self.seen, self.work, self.job, self.stop, self.go_on, self.forget, self.motion, self.run, self.second,
-            self.left, self.right, self.tuned, self.painted, self.edited,
+            self.seen, self.work, self.job, self.stop, self.go_on, self.forget, self.motion, self.run,
+            self.second, self.left, self.right, self.tuned, self.painted, self.edited,
         ]  # fmt: skip
         given = [self.seen, self.mine, self.job, self.motion, self.run, self.left, self.right]
         tick = gr.Timer(EVERY)

@@ -50,6 +50,8 @@ class Clip:
     fps: float
     source_size: tuple[int, int] | None = None
     prompt: str = ""
+    source_fps: float | None = None  # of its file, where frames were taken at another rate
+    variable: bool = False  # whether the file shows its frames for different times
 
     @cached_property
     def digest(self) -> str:
@@ -132,11 +134,13 @@ def check_clip(path: Path) -> None:
         )
 
 
-def decode_into(decoder: ClipDecoder, path: Path, out: Path, size: tuple[int, int] | None) -> DecodedFile:
+def decode_into(
+    decoder: ClipDecoder, path: Path, out: Path, size: tuple[int, int] | None, fps: float | None = None
+) -> DecodedFile:
     """`ClipDecoder.decode` with the checks above; raises ClipError."""
     check_clip(path)
     try:
-        return decoder.decode(path, out, size)
+        return decoder.decode(path, out, size, fps)
     except DecodeError as error:
         raise ClipError(
             f"{path}: cannot be decoded: {_first_line(str(error))}. Does it play elsewhere? If so, convert "
@@ -216,13 +220,15 @@ def load_motion_set(
     captions: str | Path | bool | None = None,
     max_clips: int | None = None,
     timeout_s: float = 60.0,
+    fps: float | None = None,
 ) -> MotionSet:
     """Read every clip of `folder` once, cropped at the centre to the aspect of `size` = (h, w), and resized.
 
     Clips are decoded in a child process, each within `timeout_s` seconds, and memory-mapped from the cache.
     `read_captions` finds their prompts. Warns when the count is not 8-16, or when clips differ in size.
     Raises UserError naming every clip that cannot be used: damaged, cut off, no video, or too short. With
-    `max_clips` only the first so many are read.
+    `max_clips` only the first so many are read. With `fps` frames are taken at that rate, by the times at
+    which the file shows them; otherwise all are, whatever the rates are.
 
     Example:
         >>> import tempfile
@@ -256,14 +262,14 @@ def load_motion_set(
     with ClipDecoder(timeout_s) as decoder:
         for path, prompt in zip(paths, prompts, strict=True):
             try:
-                clips.append(_read_clip(path, prompt, size, cache, decoder))
+                clips.append(read_fitted(path, prompt, size, cache, decoder, fps))
             except ClipError as error:  # noqa: PERF203 one message names all bad clips
                 problems.append(str(error))
     _raise(problems)
     _check_lengths(clips, num_frames, frame_stride)
     _warn_of_sizes(Path(folder), clips, size)
     motion_set = MotionSet(motion, clips)
-    _warn_of_rates(Path(folder), motion_set)
+    _warn_of_rates(Path(folder), motion_set, fps)
     return motion_set
 
 
@@ -274,20 +280,30 @@ def load_clip(
     size: tuple[int, int],
     cache_dir: str | Path | None = None,
     timeout_s: float = 60.0,
+    fps: float | None = None,
 ) -> Clip:
     """Read one clip as `load_motion_set` does those of a folder. Raises UserError where it cannot be used."""
     with ClipDecoder(timeout_s) as decoder:
-        return _read_clip(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder)
+        return read_fitted(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder, fps)
 
 
-def _read_clip(path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder) -> Clip:
+def read_fitted(
+    path: Path,
+    prompt: str,
+    size: tuple[int, int],
+    cache: Cache,
+    decoder: ClipDecoder,
+    fps: float | None = None,
+) -> Clip:
+    """One clip at the model's size, from the cache where it is there; raises ClipError as `decode_clip`."""
     check_clip(path)
     fields = {"clip": file_sha256(path), "size": list(size), "crop": "centre", "decoder": "PyAV"}
+    fields |= {} if fps is None else {"fps": fps}
     entry = cache.path("frames", fields, ".rgb")
 
     def make() -> tuple[np.ndarray, DecodedFile]:
         with cache.writing(entry) as temporary:
-            decoded = decode_into(decoder, path, temporary, size)
+            decoded = decode_into(decoder, path, temporary, size, fps)
         cache.save_facts(entry, decoded)
         found = cache.load_frames(entry)
         if found is None:
@@ -297,7 +313,7 @@ def _read_clip(path: Path, prompt: str, size: tuple[int, int], cache: Cache, dec
         return found
 
     frames, facts = cache.entry(entry, cache.load_frames, make)
-    return Clip(path, frames, facts.fps, facts.source_size, prompt)
+    return Clip(path, frames, facts.fps, facts.source_size, prompt, facts.source_fps, facts.variable)
 
 
 def _check_lengths(clips: Sequence[Clip], num_frames: int, frame_stride: int) -> None:
@@ -324,14 +340,32 @@ def _warn_of_sizes(folder: Path, clips: Sequence[Clip], size: tuple[int, int]) -
         )
 
 
-def _warn_of_rates(folder: Path, found: MotionSet) -> None:
+def _warn_of_rates(folder: Path, found: MotionSet, fps: float | None) -> None:
+    if fps is not None:
+        slow = [clip for clip in found.clips if clip.source_fps and clip.source_fps < 0.95 * fps]
+        if slow:
+            names = _some([f"{clip.path.name} ({clip.source_fps:.4g})" for clip in slow])
+            lowest = min(clip.source_fps or fps for clip in slow)
+            warnings.warn(
+                f"{folder}: {names} have fewer frames per second than data.fps={fps:.4g}, so that some of "
+                f"their frames repeat and the motion stutters. data.fps={lowest:.4g} or less suits all.",
+                stacklevel=3,
+            )
+        return
     rates = Counter(f"{clip.fps:.4g}" for clip in found.clips if clip.fps > 0)
+    lowest = min((clip.fps for clip in found.clips if clip.fps > 0), default=8.0)
     if len(rates) > 1:
         counts = ", ".join(f"{rate} ({count})" for rate, count in rates.most_common())
         warnings.warn(
             f"{folder}: the clips have different frame rates: {counts} frames per second. Frames are taken "
             f"as they are, so the same motion is faster in some; videos are written at {found.fps:.4g}. "
-            "For one speed convert them to one rate (ffmpeg -i 1.mp4 -r 25 new.mp4).",
+            f"For one speed give data.fps={lowest:.4g}.",
+            stacklevel=3,
+        )
+    elif variable := [clip.path.name for clip in found.clips if clip.variable]:
+        warnings.warn(
+            f"{folder}: {_some(variable)} show frames for different times, and they are taken as they are. "
+            f"For one speed give data.fps={lowest:.4g}.",
             stacklevel=3,
         )
 

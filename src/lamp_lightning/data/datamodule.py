@@ -42,6 +42,8 @@ class MotionSetDataModule(LightningDataModule):
         decode_timeout: seconds that decoding one clip may take.
         validation: held-out clips, which are not tuned on: a share of the clips (the last ones, at least
             one), or a folder of others. None: none.
+        fps: frames per second at which clips are read, by the times of their frames; None: all frames as
+            they are, whatever the clips' rates are.
         base: the text-to-image model that encodes the clips, a `BaseModel` or its name.
 
     Trainers call `prepare_data` and `setup`, which load `base`, or the model that the `MotionTuner` names;
@@ -75,6 +77,7 @@ class MotionSetDataModule(LightningDataModule):
         decode_timeout: float = 60.0,
         validation: float | str | Path | None = None,
         base: Any = None,
+        fps: float | None = None,
     ) -> None:
         super().__init__()
         settings = {
@@ -85,6 +88,7 @@ class MotionSetDataModule(LightningDataModule):
             "num_workers": num_workers,
             "max_clips": max_clips,
             "decode_timeout": decode_timeout,
+            "fps": fps,
         }
         usable(DataSettings, "data", settings)
         self.folder = Path(folder)
@@ -103,6 +107,7 @@ class MotionSetDataModule(LightningDataModule):
         self.decode_timeout = decode_timeout
         self.validation = _share_or_folder(validation)
         self.base = base
+        self.rate = fps
         self.motion_set: MotionSet | None = None
         self.latent_clips: LatentClips | None = None
         self.held_out_clips: LatentClips | None = None
@@ -169,6 +174,7 @@ class MotionSetDataModule(LightningDataModule):
             captions=captions,
             max_clips=max_clips,
             timeout_s=self.decode_timeout,
+            fps=self.rate,
         )
 
     def split(self, whole: MotionSet, size: tuple[int, int]) -> tuple[MotionSet, MotionSet | None]:
@@ -284,9 +290,8 @@ class ClipDataModule(MotionSetDataModule):
         return whole, None
 
     def read(self, size: tuple[int, int]) -> MotionSet:
-        clip = load_clip(
-            self.folder, self.motion, size=size, cache_dir=self.cache_dir, timeout_s=self.decode_timeout
-        )
+        reading: Any = {"cache_dir": self.cache_dir, "timeout_s": self.decode_timeout, "fps": self.rate}
+        clip = load_clip(self.folder, self.motion, size=size, **reading)
         span = (self.num_frames - 1) * self.frame_stride + 1
         if len(clip.frames) < span:
             raise UserError(f"{clip.path}: this video has become shorter: begin a new edit of it.")

@@ -56,9 +56,8 @@ from lamp_lightning.train.samples import Studio
 def count_frames(cfg: DictConfig) -> int:
     """How many frames will be edited. UserError where the video cannot be read or has too few."""
     size = (cfg.data.size[0], cfg.data.size[1])
-    clip = load_clip(
-        cfg.video, "", size=size, cache_dir=cfg.data.cache_dir, timeout_s=cfg.data.decode_timeout
-    )
+    reading = {"cache_dir": cfg.data.cache_dir, "timeout_s": cfg.data.decode_timeout, "fps": cfg.data.get("fps")}
+    clip = load_clip(cfg.video, "", size=size, **reading)
     stride = cfg.data.frame_stride
     count = (len(clip.frames) - 1) // stride + 1
     if count < 2:

@@ -70,6 +70,17 @@ class Train(RunSettings):
     resume: Text | None = setting(None, "A run folder: goes on exactly where it stopped, with its config")
 
 
+class Inspect(Settings):
+    """`python -m lamp_lightning.inspect`: a first look at clips, before tuning on them."""
+
+    motion: MotionSettings
+    model: ModelSettings
+    data: DataSettings
+    out: Text | None = setting(
+        None, "A folder for contact_sheet.png and inspection.json; null: inspections/<motion>"
+    )
+
+
 class Edit(RunSettings):
     """`python -m lamp_lightning.edit`: edit a video."""
 
@@ -322,6 +333,6 @@ class App(Settings):
 
 
 COMMANDS: dict[str, type[Settings]] = {
-    "train": Train, "sample": Sample, "edit": Edit, "evaluate": Evaluate, "benchmark": Benchmark,
-    "collect": Collect, "convert": Convert, "app": App,
+    "inspect": Inspect, "train": Train, "sample": Sample, "edit": Edit, "evaluate": Evaluate,
+    "benchmark": Benchmark, "collect": Collect, "convert": Convert, "app": App,
 }  # fmt: skip

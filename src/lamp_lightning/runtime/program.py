@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 from lamp_lightning.runtime.stopping import quiet_interrupts
 
-COMMANDS = ("train", "sample", "edit", "evaluate", "collect", "benchmark", "convert", "pretrain", "app")
+COMMANDS = (
+    "inspect", "train", "sample", "edit", "evaluate", "collect", "benchmark", "convert", "pretrain", "app",
+)  # fmt: skip
 USAGE = f"""lamp <command> [<setting>=<value> ...], with one of these commands:
   {", ".join(COMMANDS)}
 lamp <command> --help shows its settings. lamp --completion prints what lets a shell complete them."""
@@ -39,7 +41,11 @@ _lamp() {
   COMPREPLY=("${COMPREPLY[@]#"$before"}")
 }
 complete -o nospace -o default -F _lamp lamp"""
-_MOTIONS = {"train": " $(_lamp_motions data)", "sample": " $(_lamp_motions runs)"}
+_MOTIONS = {
+    "inspect": " $(_lamp_motions data)",
+    "train": " $(_lamp_motions data)",
+    "sample": " $(_lamp_motions runs)",
+}
 
 
 def main() -> None:

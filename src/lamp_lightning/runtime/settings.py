@@ -182,6 +182,11 @@ class DataSettings(Settings):
     folder: Text | None = setting(None, "The folder of the clips", config="${data.root}/${motion.folder}")
     num_frames: VideoFrames = setting(16, "Frames of a training clip")
     frame_stride: Annotated[int, Field(ge=1, le=10_000)] = setting(1, "Every so many frames make the clip")
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = setting(
+        None,
+        "Frames per second at which clips are read, by the times of their frames; null: all frames, whatever "
+        "the clips' rates are",
+    )
     size: Size = setting((64, 64), "Height and width in pixels", recipe="size")
     flip: bool = setting(True, "Mirror half of the clips at random", config="${motion.flip}")
     batch_size: Annotated[int, Field(ge=1, le=4096)] = setting(1, "Clips of a step", recipe="batch_size")
