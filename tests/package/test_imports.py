@@ -23,7 +23,7 @@ FLOORS = (
     ("sample",),
     ("train",),
     ("evaluate",),
-    ("edit", "convert", "collect", "pretrain", "benchmark"),
+    ("edit", "convert", "collect", "pretrain", "benchmark", "app"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ROOT = "lamp_lightning"  # its own file has only names, which it imports when they are asked for

@@ -10,10 +10,12 @@ from typing import Any
 from lamp_lightning.app import clips, markup
 from lamp_lightning.app.jobs import Job, Jobs
 from lamp_lightning.app.requests import Edit, Paint, Request, Tune, recipe
-from lamp_lightning.app.workspace import Tuned, Workspace, words_of
+from lamp_lightning.app.workspace import Workspace, words_of
 from lamp_lightning.runtime.config import options
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.runtime.schema import usable
+from lamp_lightning.toyworld import MOTIONS
 
 PREVIEWS = 6  # of a run, the last ones
 LISTED = 200  # videos to choose from
@@ -42,14 +44,18 @@ class Actions:
 
     # -- clips ----------------------------------------------------------------------------------------------
 
-    def take(self, files: Sequence[str] | None, name: str, model: str, frames: Any) -> tuple[str, str]:
+    def take(
+        self, files: Sequence[str] | None, name: str, model: str, frames: Any, fps: Any
+    ) -> tuple[str, str]:
         """Make a motion of dropped files; returns its name and what the model will see."""
-        seen = clips.take(self.workspace, files or [], name or "", _size(model), _frames(frames))
+        seen = clips.take(self.workspace, files or [], name or "", _view(model, frames, fps))
         return seen.motion, markup.clips(seen, self.workspace.root)
 
-    def draw(self, motion: str, model: str, frames: Any) -> tuple[str, str]:
+    def draw(self, motion: str, model: str, frames: Any, fps: Any) -> tuple[str, str]:
         """The same with clips of the toy world."""
-        seen = clips.draw(self.workspace, motion, _size(model), _frames(frames))
+        if motion not in MOTIONS:
+            raise UserError("Choose a motion to draw.")
+        seen = clips.draw(self.workspace, motion, _view(model, frames, fps))
         return seen.motion, markup.clips(seen, self.workspace.root)
 
     def picture(self, file: str | None) -> tuple[str | None, str]:
@@ -67,7 +73,7 @@ class Actions:
         if not file:
             return None, ""
         path = self.workspace.path(str(file))
-        clips.read(self.workspace, path, _size("tiny"))  # a look at whether it can be read
+        clips.check_video(path)
         kept = self.workspace.keep_video(path)
         shown = markup.video(self.workspace.path(kept), "the video", download=False)
         return kept, markup.row([shown])
@@ -115,7 +121,7 @@ class Actions:
             return ""
         job = max(asked, key=lambda job: job.id)
         run = self.workspace.root / job.request.folder(job.id)
-        shown = [markup.doubts(job, self.jobs)]
+        shown = [markup.doubts(job, self.jobs), markup.diagnosis(_diagnosis(run / "metrics.json"))]
         if (run / "adapter.safetensors").is_file():
             name = f"{motion}.safetensors"
             link = markup.link(run / "adapter.safetensors", "Download the motion", name)
@@ -164,7 +170,7 @@ class Actions:
 
     def run_choices(self) -> list[Choice]:
         """Motions that are tuned."""
-        return [(_label(tuned), tuned.run) for tuned in self.workspace.tuned()]
+        return [(tuned.label, tuned.run) for tuned in self.workspace.tuned()]
 
     def video_choices(self) -> list[Choice]:
         """Videos that were made."""
@@ -182,21 +188,25 @@ def steps_for(model: str) -> tuple[int, int, int]:
     return suits["steps"], suits["every"], suits["edit_steps"]
 
 
-def _size(model: str) -> tuple[int, int]:
+def _view(model: str, frames: Any, fps: Any) -> clips.View:
     if model not in options("model"):
         raise UserError("Choose a model.")
-    suits = recipe(model)
-    return suits["height"], suits["width"]
-
-
-def _frames(frames: Any) -> int:
     if not isinstance(frames, int | float) or not 2 <= frames <= 128:
         raise UserError("Take from 2 to 128 frames.")
-    return int(frames)
+    if fps and not 0.1 <= fps <= 1000:
+        raise UserError("Take from 0.1 to 1000 frames per second, or leave that empty.")
+    suits = recipe(model)
+    return clips.View((suits["height"], suits["width"]), int(frames), float(fps) if fps else None)
 
 
-def _label(tuned: Tuned) -> str:
-    return tuned.label
+def _diagnosis(file: Path) -> list[str]:
+    """What a finished run says came of tuning: the verdict, and sentences."""
+    try:
+        found = read_json(file, what="the metrics of a run")["diagnosis"]
+        said = [str(found[key]) for key in ("verdict", "reason", "best", "advice") if found.get(key)]
+    except (UserError, KeyError, TypeError, AttributeError):
+        return []
+    return [clips.without_paths(text, file.parent)[:600] for text in said]
 
 
 def _title(file: Path) -> str:

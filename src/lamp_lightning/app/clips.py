@@ -1,23 +1,36 @@
-"""Clips that are dropped: looked at, copied under safe names, and shown as the model sees them."""
+"""Clips that are dropped: copied under safe names, looked at, and shown as the model sees them."""
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lamp_lightning.app.workspace import LONGEST_NAME, Workspace, words_of
-from lamp_lightning.data.clips import CLIP_SUFFIXES, Clip, load_clip
-from lamp_lightning.data.video import contact_sheet, safe_name, write_mp4
-from lamp_lightning.runtime.console import counted
+from lamp_lightning.data.clips import CLIP_SUFFIXES, decode_clip
+from lamp_lightning.data.video import safe_name, write_mp4
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import explained, remove
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
 MOST = 64  # clips of a motion
-FEW, MANY = 8, 16
+DRAWN = 8
+# Settings in advice, as the page calls them.
+_WORDS = (
+    (r"data\.fps=([\d.]+\d)", r"\1 frames per second"),
+    (r"data\.num_frames=(\d+) fits", r"\1 frames fit"),
+)
+
+
+@dataclass(frozen=True)
+class View:
+    """How the model reads clips: height and width, frames of a sample, and their rate (None: as it is)."""
+
+    size: tuple[int, int]
+    frames: int
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -26,17 +39,16 @@ class Seen:
 
     motion: str
     sheet: str  # relative to the workspace
-    rows: list[tuple[str, ...]]  # name, frames, rate and size of each clip
-    advice: list[str] = field(default_factory=list)
+    heads: tuple[str, ...]
+    rows: list[tuple[str, ...]]  # the facts of each clip
+    advice: list[str]
 
 
-def take(
-    workspace: Workspace, files: Sequence[str | Path], name: str, size: tuple[int, int], frames: int
-) -> Seen:
-    """Make a motion of dropped files. Those that cannot be used are named and left out.
+def take(workspace: Workspace, files: Sequence[str | Path], name: str, view: View) -> Seen:
+    """Make a motion of dropped files. Those that cannot be read are named and left out.
 
     Raises:
-        UserError: none of them can be used, or there are too many.
+        UserError: none of them can be used, there are too many, or the motion has no name.
     """
     if not files:
         raise UserError("Drop some clips first: 8 to 16 of one motion.")
@@ -44,90 +56,93 @@ def take(
         raise UserError(f"These are {len(files)} files, and {MOST} are the most. Choose the best 8 to 16.")
     if not name.strip():
         raise UserError("Give the motion a name, such as: pouring tea.")
-    good: list[tuple[Path, Clip]] = []
-    bad: list[str] = []
-    for file in files:
-        try:
-            path = workspace.path(str(file))
-            good.append((path, read(workspace, path, size)))
-        except UserError as error:  # noqa: PERF203 one message names all of them
-            bad.append(str(error))
-    if not good:
-        raise UserError("\n".join(["None of these files is a clip that can be used.", *bad[:8]]))
     folder = workspace.new_motion(name)
     try:
-        clips = []
-        for number, (path, clip) in enumerate(good, 1):
-            place = folder / f"{number:02d}_{safe_name(path.stem, LONGEST_NAME)}{path.suffix.lower()}"
+        for number, file in enumerate(files, 1):
+            path = workspace.path(str(file))
+            place = folder / f"{number:02d}_{safe_name(path.stem, LONGEST_NAME)}{checked_suffix(path)}"
             with explained(place):
                 shutil.copyfile(path, place)
-            clips.append(Clip(place, clip.frames, clip.fps, clip.source_size, clip.prompt))
-        return seen(workspace, folder.name, clips, frames, [f"Left out: {fault}" for fault in bad])
+        return look(workspace, folder.name, view)
     except BaseException:
         remove(folder)
         raise
 
 
-def read(workspace: Workspace, path: Path, size: tuple[int, int]) -> Clip:
-    """One clip at the model's size. Messages name the file and not where this machine keeps it."""
-    if path.suffix.lower() not in CLIP_SUFFIXES:
-        kinds = ", ".join(suffix[1:] for suffix in CLIP_SUFFIXES)
-        raise UserError(f"{path.name}: clips are {kinds}.")
+def look(workspace: Workspace, motion: str, view: View) -> Seen:
+    """What the model will see of a motion. Files that cannot be read are named, and go.
+
+    Raises:
+        UserError: none can be read.
+    """
+    from lamp_lightning.inspect import inspect_clips  # torch: seconds at its first use
+
+    folder = workspace.root / "data" / motion
     try:
-        return load_clip(path, "", size=size, cache_dir=workspace.root / "cache")
+        found = inspect_clips(
+            folder,
+            motion=motion,
+            size=view.size,
+            num_frames=view.frames,
+            flip=True,
+            cache_dir=workspace.root / "cache",
+            fps=view.fps,
+        )
     except UserError as error:
-        raise UserError(str(error).replace(str(path), path.name)) from error
-
-
-def look(workspace: Workspace, motion: str, size: tuple[int, int], frames: int) -> Seen:
-    """What the model will see of a motion that is there. UserError where its clips cannot be read."""
-    clips = [read(workspace, path, size) for path in workspace.clips(motion)]
-    if not clips:
-        raise UserError("This motion has no clips any more. Choose another.")
-    return seen(workspace, motion, clips, frames, [])
-
-
-def seen(workspace: Workspace, motion: str, clips: Sequence[Clip], frames: int, advice: list[str]) -> Seen:
-    """The contact sheet, the facts and the advice."""
-    sheet = workspace.root / "sheets" / f"{motion}.png"
-    # Of a longer clip a random piece is taken each time: the sheet shows the whole of it.
-    contact_sheet([(clip.path.name, clip.frames) for clip in clips], sheet)
-    rows = []
-    for clip in clips:
-        height, width = clip.source_size or clip.frames.shape[1:3]
-        rows.append((clip.path.name, f"{len(clip.frames)}", f"{clip.fps:.4g}", f"{width}x{height}"))
-    return Seen(motion, workspace.relative(sheet), rows, [*advice, *_advice(clips, frames)])
-
-
-def _advice(clips: Sequence[Clip], frames: int) -> list[str]:
-    said = []
-    if len(clips) < FEW:
-        said.append(f"{counted(len(clips), 'clip')}: {FEW} to {MANY} of the same motion work best.")
-    elif len(clips) > MANY:
-        said.append(f"{len(clips)} clips: {FEW} to {MANY} are enough. Keep those that show the motion best.")
-    short = [clip for clip in clips if len(clip.frames) < frames]
-    if short:
-        least = min(len(clip.frames) for clip in short)
-        names = ", ".join(clip.path.name for clip in short[:3])
-        said.append(
-            f"Too short for {frames} frames: {names}. Take {least} frames or fewer, or leave them out."
+        raise UserError(without_paths(str(error), folder)) from error
+    for name in found.unreadable:
+        (folder / name).unlink(missing_ok=True)
+    sheet = found.draw(workspace.root / "sheets" / f"{motion}.png")
+    heads = ("clip", "frames", "frames per second", "size", "moves", "alike", "found")
+    rows = [
+        (
+            clip.name,
+            f"{clip.frames}",
+            f"{clip.fps:.4g}" if clip.fps > 0 else "unknown",
+            f"{clip.size[0]}x{clip.size[1]}",
+            f"{clip.motion:.2f} %",
+            "" if clip.likeness is None else f"{clip.likeness:.2f}",
+            ", ".join(each.replace("_", " ") for each in clip.findings),
         )
-    rates = Counter(f"{clip.fps:.3g}" for clip in clips if clip.fps > 0)
-    if len(rates) > 1:
-        said.append(
-            f"Several frame rates: {', '.join(rates)}. The same motion looks faster in some of the clips."
-        )
-    return said
+        for clip in found.clips
+    ]
+    advice = [without_paths(text, folder) for text in found.advice]
+    return Seen(motion, workspace.relative(sheet), heads, rows, advice)
 
 
-def draw(workspace: Workspace, motion: str, size: tuple[int, int], frames: int) -> Seen:
+def check_video(path: Path) -> None:
+    """UserError where a video cannot be read. The message does not tell where this machine keeps it."""
+    checked_suffix(path)
+    try:
+        decode_clip(path)
+    except UserError as error:
+        raise UserError(without_paths(str(error), path.parent)) from error
+
+
+def checked_suffix(path: Path) -> str:
+    """The ending of a clip's name. UserError for files of other kinds."""
+    suffix = path.suffix.lower()
+    if suffix not in CLIP_SUFFIXES:
+        raise UserError(f"{path.name}: clips are {', '.join(each[1:] for each in CLIP_SUFFIXES)}.")
+    return suffix
+
+
+def without_paths(text: str, folder: Path) -> str:
+    """A message with the names of files only, and with the page's words for settings."""
+    text = text.replace(f"{folder}/", "").replace(str(folder), folder.name)
+    for setting, words in _WORDS:
+        text = re.sub(setting, words, text)
+    return text
+
+
+def draw(workspace: Workspace, motion: str, view: View) -> Seen:
     """A motion of 8 clips that the toy world draws."""
     folder = workspace.root / "uploads" / "drawn" / motion
     files = []
-    for number, scene in enumerate(motion_set_scenes(motion, FEW)):
+    for number, scene in enumerate(motion_set_scenes(motion, DRAWN)):
         file = folder / f"{words_of(motion)} {number}.mp4"
         files.append(write_mp4(file, render_clip(scene, frames=16), fps=8))
     try:
-        return take(workspace, files, motion, size, frames)
+        return take(workspace, files, motion, view)
     finally:
         remove(folder)

@@ -74,7 +74,7 @@ def clips(found: Seen, root: Path) -> str:
     """The contact sheet of a motion, what to mind, and the facts of each clip."""
     alt = f"{len(found.rows)} clips as the model will see them"
     advice = "".join(note(text, "warn") for text in found.advice)
-    facts = table(("clip", "frames", "frames per second", "size"), found.rows)
+    facts = table(found.heads, found.rows)
     return (
         f"{note(f'{alt}.')}{advice}{picture(root / found.sheet, alt)}"
         f"<details><summary>Facts</summary>{facts}</details>"
@@ -95,6 +95,15 @@ def work(jobs: Jobs) -> str:
             body += note(job.message, "fault" if job.state == "failed" else "quiet")
         lines.append(f'<li class="ll-{job.state}"><div class="ll-head">{head}</div>{body}</li>')
     return f'<ul class="ll-work">{"".join(lines)}</ul>' if lines else ""
+
+
+def diagnosis(said: Sequence[str]) -> str:
+    """What came of tuning, in words."""
+    if not said:
+        return ""
+    verdict, *sentences = said
+    kind = "quiet" if verdict == "good" else "warn"
+    return f'<p class="ll-note ll-{kind}"><b>{escape(verdict)}</b>. {escape(" ".join(sentences))}</p>'
 
 
 def doubts(job: Job, jobs: Jobs) -> str:

@@ -88,6 +88,9 @@ class Page:
                 self.frames = gr.Slider(
                     2, 32, value=16, step=1, label="Frames of a video", elem_id="frames", buttons=[]
                 )
+                self.fps = gr.Number(
+                    None, label="Frames per second", placeholder="as in the files", elem_id="fps"
+                )
         self.look = gr.Button("Show what the model will see", variant="primary", elem_id="look")
         with gr.Accordion("No clips at hand", open=False), gr.Row(equal_height=True):
             drawn = [(words_of(motion), motion) for motion in MOTIONS]
@@ -179,12 +182,15 @@ class Page:
         motion_made = [self.motion, self.clips]
         self.look.click(
             self._make_motion(act.take),
-            [self.files, self.name, self.model, self.frames],
+            [self.files, self.name, self.model, self.frames, self.fps],
             motion_made,
             **HIDDEN,
         )
         self.draw.click(
-            self._make_motion(act.draw), [self.drawn, self.model, self.frames], motion_made, **HIDDEN
+            self._make_motion(act.draw),
+            [self.drawn, self.model, self.frames, self.fps],
+            motion_made,
+            **HIDDEN,
         )
         for file, kept, given in (
             (self.tune_file, self.tune_picture, self.tune_given),
@@ -202,6 +208,7 @@ class Page:
                 self.model,
                 self.steps,
                 self.frames,
+                self.fps,
                 self.every,
                 self.tune_prompt,
                 self.tune_picture,
@@ -293,10 +300,9 @@ class Page:
 
         return on_click
 
-    def _on_tune(
-        self, motion: Any, model: str, steps: Any, frames: Any, every: Any, prompt: str, picture: Any
-    ) -> str:
-        values = {"steps": steps, "frames": int(frames), "every": every, "prompt": prompt, "picture": picture}
+    def _on_tune(self, motion: Any, model: str, steps: Any, frames: Any, fps: Any, *more: Any) -> str:
+        values = {"steps": steps, "frames": int(frames), "fps": fps or None}
+        values |= dict(zip(("every", "prompt", "picture"), more, strict=True))
         return _said(lambda: self.actions.tune(motion, model, **values))[1]
 
     def _on_paint(

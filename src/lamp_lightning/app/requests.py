@@ -57,6 +57,7 @@ class Tune(_OfModel):
     motion: Folder
     steps: int = Field(ge=1, le=1_000_000)
     frames: int = Field(16, ge=2, le=128)
+    fps: float | None = Field(None, gt=0, le=1000)  # at which clips are read; None: as they are
     every: int = Field(ge=1, le=1_000_000)  # steps between previews
     picture: Brought | None = None  # what previews begin with
     prompt: Prompt = ""  # of the previews
@@ -94,6 +95,8 @@ class Tune(_OfModel):
             "logger=csv",
             *self._chosen,
         ]
+        if self.fps is not None:
+            asked.append(f"data.fps={self.fps:g}")
         if self.prompt:
             asked.append(f"motion.prompts=[{quoted(self.prompt)}]")
         if self.picture is not None:

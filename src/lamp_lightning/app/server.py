@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
 import sys
+import threading
 import time
 import webbrowser
 from pathlib import Path
@@ -43,6 +45,7 @@ def serve(cfg: DictConfig) -> None:
             jobs = Jobs(workspace)
             try:
                 page, address = open_page(cfg, workspace, jobs, credentials)
+                threading.Thread(target=warm_up, daemon=True).start()
                 say_where(cfg, workspace, address, credentials is not None)
                 if cfg.show:
                     webbrowser.open(address)
@@ -52,6 +55,11 @@ def serve(cfg: DictConfig) -> None:
                 page.close(verbose=False)
             finally:
                 jobs.close()
+
+
+def warm_up() -> None:
+    """Import what the first look at clips needs, while the artist chooses them."""
+    importlib.import_module("lamp_lightning.inspect.inspection")
 
 
 def silence_gradio(workspace: Workspace) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from lamp_lightning.runtime.stopping import quiet_interrupts
 
 COMMANDS = (
-    "inspect", "train", "sample", "edit", "evaluate", "collect", "benchmark", "convert", "pretrain", "app",
+    "inspect", "train", "sample", "edit", "evaluate", "collect", "benchmark", "convert", "app", "pretrain",
 )  # fmt: skip
 USAGE = f"""lamp <command> [<setting>=<value> ...], with one of these commands:
   {", ".join(COMMANDS)}
