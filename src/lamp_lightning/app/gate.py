@@ -46,7 +46,7 @@ class Gate:
         async def with_policy(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [
-                    *message.get("headers", []),
+                    *map(_nameless, message.get("headers", [])),
                     (b"content-security-policy", POLICY.encode()),
                     (b"x-content-type-options", b"nosniff"),
                     (b"referrer-policy", b"no-referrer"),
@@ -67,6 +67,13 @@ class Gate:
         if origin is not None and urlsplit(origin).netloc != host:
             return 403, "Another site may not use this page."
         return None
+
+
+def _nameless(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """A download without the name of its file: then the link's own name counts."""
+    name, value = header
+    is_download = name.lower() == b"content-disposition" and value.startswith(b"attachment")
+    return (name, b"attachment") if is_download else header
 
 
 def _name(host: str) -> str:
