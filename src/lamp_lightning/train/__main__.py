@@ -60,6 +60,7 @@ def begin(cfg: DictConfig) -> float | None:
         print_tree(cfg, "train", HydraConfig.get().runtime.choices)
     settle_paths(cfg)
     find_clips(cfg)
+    find_first_frame(cfg)
     from lamp_lightning.metrics.metrics_json import read_metrics
     from lamp_lightning.train.run import train  # torch and all: seconds, so not before the config is right
 
@@ -91,6 +92,16 @@ def find_clips(cfg: DictConfig) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the clips are read
             list_clips(cfg.data.folder)
+
+
+def find_first_frame(cfg: DictConfig) -> None:
+    """UserError where the picture for samples is missing: as early."""
+    own = cfg.samples.first_frame
+    if own is not None and not Path(own).exists():
+        raise UserError(
+            f"samples.first_frame={own} does not exist. Give a picture (png, jpg, webp, ...) or a folder of "
+            "pictures."
+        )
 
 
 def optimized(cfg: DictConfig, numbers: Mapping[str, float]) -> float | None:
