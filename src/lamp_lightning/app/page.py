@@ -33,7 +33,10 @@ class Page:
     def __init__(self, actions: Actions) -> None:
         self.actions = actions
         steps, every, edit_steps = steps_for("tiny")
-        with gr.Blocks(title="lamp-lightning", analytics_enabled=False, fill_width=True) as self.blocks:
+        kept = (3600, 86_400)  # seconds between two looks for uploads that are older than a day
+        with gr.Blocks(
+            title="lamp-lightning", analytics_enabled=False, fill_width=True, delete_cache=kept
+        ) as self.blocks:
             self.seen = gr.State({})
             self.mine = gr.State({})
             with gr.Row(elem_id="head"):
@@ -58,6 +61,8 @@ class Page:
                     self._edit(edit_steps)
                 with gr.Tab("Compare", id="compare"):
                     self._compare()
+            for choice in (self.job, self.motion, self.run, self.second, self.left, self.right):
+                choice.preprocess = _any_text
             self._events()
 
     # -- layout ---------------------------------------------------------------------------------------------
@@ -320,6 +325,11 @@ class Page:
         values = {"source_prompt": source, "prompt": prompt, "steps": steps}
         number, said = _said(lambda: self.actions.edit(video, model, **values))
         return ({**mine, "edit": number} if number else gr.skip()), said
+
+
+def _any_text(value: Any) -> str | None:
+    """A choice as it comes. A tab that outlived its server has choices that the new one did not offer it."""
+    return value if isinstance(value, str) else None
 
 
 def _said(ask: Callable[[], Any]) -> tuple[str | None, str]:
