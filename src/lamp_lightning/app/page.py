@@ -306,7 +306,7 @@ class Page:
         return on_click
 
     def _on_tune(self, motion: Any, model: str, steps: Any, frames: Any, fps: Any, *more: Any) -> str:
-        values = {"steps": steps, "frames": int(frames), "fps": fps or None}
+        values = {"steps": steps, "frames": int(frames or 0), "fps": fps or None}
         values |= dict(zip(("every", "prompt", "picture"), more, strict=True))
         return _said(lambda: self.actions.tune(motion, model, **values))[1]
 
@@ -315,7 +315,7 @@ class Page:
         count: Any,
     ) -> tuple[Any, str]:  # fmt: skip
         values = {"weight": weight, "second_weight": other, "prompt": prompt, "picture": picture}
-        values |= {"seed": seed, "count": int(count)}
+        values |= {"seed": seed, "count": int(count or 0)}
         number, said = _said(lambda: self.actions.paint(run, second, **values))
         return ({**mine, "paint": number} if number else gr.skip()), said
 
