@@ -40,7 +40,7 @@ class Job(Schema):
     id: str = Field(pattern=r"^\d{4,9}$")
     request: Request
     state: State = "waiting"
-    message: str = Field("", max_length=20_000)
+    message: str = Field(default="", max_length=20_000)
     asked: float = Field(ge=0)  # seconds since 1970
 
     @property
