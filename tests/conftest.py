@@ -135,6 +135,7 @@ def small(
         "data.size=[32,32]",
         "data.num_frames=4",
         "sampler.num_inference_steps=2",
+        "sampler.paint_steps=2",
         "trainer.max_steps=2",
         "samples.every=null",
         "samples.final=1",

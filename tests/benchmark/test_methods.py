@@ -274,7 +274,7 @@ def test_a_pipeline_is_made_from_an_adapter_of_any_kind(random_base, tmp_path):
 def words(random_model):
     return [
         f"model.path={random_model('sd1')}", "data.size=[32,32]", "data.num_frames=4",
-        "sampler.num_inference_steps=3", "trainer.precision=32-true",
+        "sampler.num_inference_steps=3", "sampler.paint_steps=2", "trainer.precision=32-true",
     ]  # fmt: skip
 
 

@@ -51,6 +51,7 @@ def build(box: Path) -> None:
         f"data.cache_dir={box}/cache",
         f"data.size=[{SIZE},{SIZE}]",
         "sampler.num_inference_steps=1",
+        "sampler.paint_steps=1",
         "trainer.max_steps=1",
         "trainer.accelerator=cpu",
         "samples.every=null",

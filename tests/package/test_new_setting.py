@@ -33,32 +33,49 @@ def package(tmp_path: Path) -> Path:
     return copy
 
 
-def test_it_appears_in_help_validation_config_header_and_record(package, small, tmp_path):
-    def run(command: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", f"lamp_lightning.{command}", *overrides],
-            env={**os.environ, "PYTHONPATH": str(package.parent)},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
+# Commands one after the other in one process, which imports torch once; what each printed goes to a file.
+COMMANDS = """
+import contextlib, importlib, io, json, sys
+ended = []
+for command, *words in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = importlib.import_module(f"lamp_lightning.{command}.__main__").main(words)
+        except SystemExit as end:
+            status = end.code
+    ended.append([status or 0, out.getvalue(), err.getvalue()])
+json.dump(ended, open("ended.json", "w"))
+"""
 
-    shown = run("train", "--help").stdout
-    assert "sampler.sparkle=0.25\n      How much everything sparkles. A number from 0 to 1." in shown
-    assert "sampler.sparkle=null" in run("sample", "--help").stdout
-    refused = run("train", "motion=rain", "sampler.sparkle=2")
-    assert "sampler.sparkle must be a number from 0 to 1, but is 2" in refused.stderr
-    done = run("train", "motion=rain", "logger=none", "hydra.run.dir=run", "sampler.sparkle=0.5", *small)
-    assert done.returncode == 0, done.stderr
+
+def test_it_appears_in_help_validation_config_header_and_record(package, small, tmp_path):
+    paint = ["sample", "run=run/adapter.safetensors", "prompt=rain", "out=here/rain.mp4"]
+    commands = [
+        ["train", "--help"],
+        ["sample", "--help"],
+        ["train", "motion=rain", "sampler.sparkle=2"],
+        ["train", "motion=rain", "logger=none", "hydra.run.dir=run", "sampler.sparkle=0.5", *small],
+        [*paint, "sampler.sparkle=0.75"],
+        ["sample", "again=here/rain.json"],
+    ]
+    subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        cwd=tmp_path,
+        check=True,
+    )
+    help_, help_of_sample, refused, tuned, painted, again = json.loads((tmp_path / "ended.json").read_text())
+    assert "sampler.sparkle=0.25\n      How much everything sparkles. A number from 0 to 1." in help_[1]
+    assert "sampler.sparkle=null" in help_of_sample[1]
+    assert "sampler.sparkle must be a number from 0 to 1, but is 2" in refused[2]
+    assert tuned[0] == 0, tuned[2]
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["sampler"]["sparkle"] == 0.5
     header = read_metadata_of(package, tmp_path / "run" / "adapter.safetensors")
     assert json.loads(header["sampler"])["sparkle"] == 0.5
-    done = run("sample", "run=run/adapter.safetensors", "prompt=rain", "out=here", "sampler.sparkle=0.75")
-    assert done.returncode == 0, done.stderr
-    (record,) = (tmp_path / "here").glob("*.json")
-    assert json.loads(record.read_text())["sampler"]["sparkle"] == 0.75
-    again = run("sample", f"again={record}")
-    assert "The same video, bit for bit." in again.stdout, again.stderr
+    assert painted[0] == 0, painted[2]
+    assert json.loads((tmp_path / "here" / "rain.json").read_text())["sampler"]["sparkle"] == 0.75
+    assert "The same video, bit for bit." in again[1], again[2]
 
 
 def read_metadata_of(package: Path, adapter: Path) -> dict[str, str]:

@@ -32,6 +32,7 @@ def run(random_base, random_clip, clips, tmp_path_factory):
             "data.size=[32,32]",
             "data.num_frames=4",
             "sampler.num_inference_steps=2",
+            "sampler.paint_steps=2",
             "sampler.fps=4",
             "trainer.max_steps=2",
             "samples.every=null",
