@@ -30,7 +30,8 @@ from lamp_lightning.runtime.console import counted
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import file_sha256, scratch
 
-CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif")
+CLIP_SUFFIXES = (*VIDEO_SUFFIXES, ".webp")  # of which only animated ones are clips
 CAMCORDERS = (".mts", ".m2ts")  # videos that `mimetypes` takes for something else
 
 

@@ -199,7 +199,8 @@ class Decoded:
                 self.times.append(shown)
                 shown += max(1, frame.info.get("duration") or 100) / 1000
                 self.fps = len(self.times) / shown
-                yield np.asarray(frame.convert("RGB"))
+                paper = Image.new("RGBA", frame.size, "white")  # behind what is transparent
+                yield np.asarray(Image.alpha_composite(paper, frame.convert("RGBA")).convert("RGB"))
 
     def _read_video(self) -> Iterator[np.ndarray]:
         import av

@@ -29,6 +29,7 @@ LEAST_TORN = 2.0  # percent of the colours' range: less is no dissolving, howeve
 THUMB = 8  # pixels of a side of the thumbnails in which content is compared
 TAKEN = 0.5  # of the distance of a video's first frame to the clips: what ends nearer shows their content
 RISEN = 1.1  # times the lowest held-out loss: above it at the end, the clips were learned by heart
+UNTUNED = "The model is not tuned: tune it."
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,12 @@ def diagnose(
     if amount < STATIC * figures["clips_motion"]:
         verdict: Verdict = "static"
         reason = f"The videos hardly move: {_beside(amount, figures['clips_motion'])}."
-        advice = (
-            "Tune for more steps, or with a higher tuner.learning_rate; look whether the clips move "
-            "(inspect); take a smaller sampler.shared_noise."
-        )
+        advice = UNTUNED
+        if steps:
+            advice = (
+                "Tune for more steps, or with a higher tuner.learning_rate; look whether the clips move "
+                "(inspect); take a smaller sampler.shared_noise."
+            )
     elif taken > 0.5:
         verdict = "overfitted"
         reason = f"{taken:.0%} of the videos turn into what a clip shows: the clips were learned by heart."
@@ -166,7 +169,7 @@ def _beside(amount: float, usual: float) -> str:
 
 def _calmer(steps: int) -> str:
     if not steps:
-        return "The model is not tuned: tune it."
+        return UNTUNED
     return (
         "Tune for more steps if there were few; else take a lower tuner.learning_rate, or a larger "
         "sampler.shared_noise; look whether clips have cuts (inspect)."
