@@ -1,8 +1,8 @@
 """What the inspection finds in toy motion sets: `python benchmarks/inspection.py [motion ...] [--seed 1]`.
 
 Of each motion 8 clips, as they are, and with one of them replaced: by its reversal, by a clip of each other
-motion, by a still, or by a clip with a cut. The limits of `lamp_lightning.inspect.look` were chosen on birds_fly,
-firework, rain and waterfall with seed 0.
+motion, by a still, or by a clip with a cut. The limits of `lamp_lightning.inspect.look` were chosen on
+birds_fly, firework, rain and waterfall with seed 0.
 """
 
 from __future__ import annotations

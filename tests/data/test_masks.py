@@ -51,10 +51,10 @@ def test_a_picture_is_the_mask_of_all_frames_and_no_clip_itself(folder):
     assert [clip.name for clip in list_clips(folder)] == ["0.mp4", "1.mp4"]
     first, second = masks(folder)
     assert first.shape == (6, 8, 8)
-    assert (first[..., :4] == 1).all()
-    assert (first[..., 4:] == 0).all()
+    assert (first[..., :3] == 1).all()
+    assert (first[..., 5:] == 0).all()
     assert second is None
-    assert (masks(folder, mask_black=0.25)[0][..., 4:] == 0.25).all()
+    assert (masks(folder, mask_black=0.25)[0][..., 5:] == 0.25).all()
     assert masks(folder, mask_black=1.0) is None
     assert masks(folder, use_masks=False) is None
 

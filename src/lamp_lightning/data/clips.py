@@ -167,7 +167,7 @@ def read_clip(decoder: ClipDecoder, path: Path) -> Clip:
             f"{tempfile.gettempdir()}: cannot keep the frames of {path.name} here ({error}). Free some "
             "space or set TMPDIR to another folder."
         ) from error
-    return Clip(path, frames, decoded.fps, decoded.source_size)
+    return Clip(path, frames, decoded.fps, decoded.source_size, variable=decoded.variable)
 
 
 def load_motion_set(
