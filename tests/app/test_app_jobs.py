@@ -120,11 +120,11 @@ def test_clips_are_shown_as_the_model_sees_them_and_bad_ones_are_named(workspace
     view = clips.View((64, 64), frames=6)
     seen = clips.take(workspace, [*files, bad], "Rain, at night", view)
     assert (seen.motion, len(seen.rows)) == ("rain_at_night", 2)
-    assert seen.advice[0].startswith("03_text.mp4: not a video")
+    assert seen.advice[0].startswith("text.mp4: not a video")
     assert any("4 frames fit all" in text for text in seen.advice)
     assert all(str(workspace.root) not in text for text in seen.advice)
     assert Image.open(workspace.root / seen.sheet).width > 300
-    assert [clip.name for clip in workspace.clips("rain_at_night")] == ["01_clip_0.mp4", "02_clip_1.mp4"]
+    assert [clip.name for clip in workspace.clips("rain_at_night")] == ["clip_0.mp4", "clip_1.mp4"]
 
 
 def test_where_no_clip_can_be_used_nothing_is_made(workspace):

@@ -93,7 +93,7 @@ def test_clips_of_mixed_rates_become_one_speed(tmp_path):
     assert found.fps == 10
     with pytest.warns(UserWarning, match=r"0\.mp4 \(10\) have fewer.*stutters.*data\.fps=10 or less"):
         load_motion_set(tmp_path, **asked, fps=20)
-    with pytest.raises(UserError, match=r"has 6 frames, but 8"):
+    with pytest.raises(UserError, match=r"has 5 frames, but 8"):
         load_motion_set(tmp_path, **{**asked, "num_frames": 8}, fps=5)
 
 

@@ -78,3 +78,63 @@ def test_clips_of_one_motion_need_no_advice(here, motion, capsys):
     facts = json.loads((here / "inspections" / motion / "inspection.json").read_text())
     assert facts["advice"] == []
     assert all(clip["likeness"] > 0.5 and clip["motion"] > 0 for clip in facts["clips"])
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory) -> Path:
+    """A BLIP of random weights in a folder, with its processor."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("blip")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]", "a", "red", "horse", "runs"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
+    kind = getattr(transformers, "BlipImageProcessorPil", None) or transformers.BlipImageProcessor
+    transformers.BlipProcessor(kind(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tokens = {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
+    config = transformers.BlipConfig(
+        vision_config={**sizes, "image_size": 32, "patch_size": 16},
+        text_config={**sizes, **tokens, "vocab_size": len(words), "encoder_hidden_size": 16},
+    )
+    torch.manual_seed(0)
+    transformers.BlipForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def test_a_captioner_writes_captions_for_clips_that_have_none(here, horses, blip, capsys):
+    folder = write(here / "clips", [video[:4] for video in horses[:3]])
+    (folder / "1.txt").write_text("mine\n")
+    words = [f"data.folder={folder}", "data.num_frames=4"]
+    assert main([*words, f"captioner={blip}"]) == 0
+    assert (folder / "1.txt").read_text() == "mine\n"
+    written = {name: (folder / name).read_text() for name in ("0.txt", "2.txt")}
+    assert all(text.strip() for text in written.values())
+    assert f"0.txt: {written['0.txt'].strip()}" in capsys.readouterr().out
+    assert main([*words, "captioner=no/such/model"]) == 0, "all clips have captions: it is not needed"
+    (folder / "2.txt").unlink()
+    assert main([*words, f"captioner={here / 'none'}"]) == 1
+    assert "there is no folder" in (said := capsys.readouterr().err)
+    assert "Salesforce/blip-image-captioning-base" in said
+    (folder / "captions.txt").write_text("one\n")
+    assert main([*words, f"captioner={blip}"]) == 1
+    assert "nothing that is there is changed" in capsys.readouterr().err
+    assert not (folder / "2.txt").exists()
+
+
+def test_what_cannot_be_looked_at_is_named(here, horses, capsys):
+    assert main([f"data.folder={here / 'none'}"]) == 1
+    assert "this motion folder does not exist" in capsys.readouterr().err
+    folder = write(here / "clips", [horses[0][:4]])
+    (folder / "bad.mp4").write_text("no video")
+    assert main([f"data.folder={folder}", "data.num_frames=8", "out=look"]) == 0
+    printed = capsys.readouterr().out
+    assert "bad.mp4: not a video, found plain text" in printed
+    assert "0.mp4 (4) has fewer frames than the 8 of a sample: data.num_frames=4 fits all" in printed
+    assert sorted(file.name for file in (here / "look").iterdir()) == ["contact_sheet.png", "inspection.json"]
+    (folder / "0.mp4").unlink()
+    assert main([f"data.folder={folder}"]) == 1
+    assert "No clip can be used" in capsys.readouterr().err
+    assert main([f"data.folder={folder}", "data.fps=0"]) == 1
+    assert "data.fps must be a number above 0" in capsys.readouterr().err

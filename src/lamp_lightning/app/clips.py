@@ -12,7 +12,7 @@ from lamp_lightning.app.workspace import LONGEST_NAME, Workspace, words_of
 from lamp_lightning.data.clips import CLIP_SUFFIXES, decode_clip
 from lamp_lightning.data.video import safe_name, write_mp4
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import explained, remove
+from lamp_lightning.runtime.files import explained, numbered, remove
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
 MOST = 64  # clips of a motion
@@ -58,9 +58,12 @@ def take(workspace: Workspace, files: Sequence[str | Path], name: str, view: Vie
         raise UserError("Give the motion a name, such as: pouring tea.")
     folder = workspace.new_motion(name)
     try:
-        for number, file in enumerate(files, 1):
+        for file in files:
             path = workspace.path(str(file))
-            place = folder / f"{number:02d}_{safe_name(path.stem, LONGEST_NAME)}{checked_suffix(path)}"
+            name = safe_name(path.stem, LONGEST_NAME)
+            places = numbered(folder / name)  # of several files with one name
+            place = next(p for p in places if not list(folder.glob(f"{p.name}.*")))
+            place = place.with_name(place.name + checked_suffix(path))
             with explained(place):
                 shutil.copyfile(path, place)
         return look(workspace, folder.name, view)

@@ -203,7 +203,9 @@ def _judged(
         videos, facts = make()
         clip = None if cfg.model.clip is None else _clip(str(cfg.model.clip))
         data = cfg.data
-        training = _training(str(data.folder), *data.size, data.num_frames, data.frame_stride, data.get("fps"))
+        training = _training(
+            str(data.folder), *data.size, data.num_frames, data.frame_stride, data.get("fps")
+        )
         values = held_out.measure(videos, clip, training)
         write_arrays(videos_file, videos=videos)
         return {**facts, "videos": values.pop("videos"), "metrics": values}

@@ -26,6 +26,7 @@ from lamp_lightning.data.fit import fit_frame
 
 MAX_OUTPUT_BYTES = 4 << 30
 MAX_MEMORY_BYTES = 8 << 30
+MAX_PIXELS = 100_000_000
 
 
 class _CannotWrite(Exception):
@@ -181,6 +182,27 @@ class Decoded:
         return (len(self.times) - 1) / self.fps
 
     def _read(self) -> Iterator[np.ndarray]:
+        with open(self.path, "rb") as file:
+            head = file.read(12)
+        return self._read_webp() if head[:4] == b"RIFF" and head[8:] == b"WEBP" else self._read_video()
+
+    def _read_webp(self) -> Iterator[np.ndarray]:
+        """FFmpeg reads no animated webp, Pillow does."""
+        from PIL import Image, ImageSequence
+
+        with Image.open(self.path, formats=("WEBP",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise RuntimeError(f"it has {image.width:,}x{image.height:,} pixels, more than videos have")
+            shown = 0.0
+            for frame in ImageSequence.Iterator(image):
+                frame.load()
+                self.times.append(shown)
+                shown += max(1, frame.info.get("duration") or 100) / 1000
+                self.fps = len(self.times) / shown
+                paper = Image.new("RGBA", frame.size, "white")  # behind what is transparent
+                yield np.asarray(Image.alpha_composite(paper, frame.convert("RGBA")).convert("RGB"))
+
+    def _read_video(self) -> Iterator[np.ndarray]:
         import av
         from av.video.reformatter import VideoReformatter
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -12,8 +13,12 @@ from lamp_lightning.runtime.command import run_command
 from lamp_lightning.runtime.command_settings import Inspect
 from lamp_lightning.runtime.config import folder_name
 from lamp_lightning.runtime.console import call, print_results, quiet, short
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.runtime.schema import check_settings
+
+if TYPE_CHECKING:
+    from lamp_lightning.inspect.inspection import Inspection
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +42,7 @@ def inspect(cfg: DictConfig) -> None:
     )
     draw_toy_clips(cfg)
     data = cfg.data
+    captions: dict[Path, str] = {}
     with only_writer(out):
         look = inspect_clips(
             Path(data.folder).expanduser(),
@@ -51,14 +57,36 @@ def inspect(cfg: DictConfig) -> None:
             timeout_s=data.decode_timeout,
             fps=data.fps,
         )
+        if cfg.captioner is not None:
+            captions = captioned(look, cfg)
         sheet, facts = look.write(out)
-    lines = [*look.table(), "", *(sentences(look.advice) or ["Nothing has to be mended."])]
+    written = [f"- {short(file)}: {text}" for file, text in captions.items()]
+    lines = [*look.table(), "", *written, *(sentences(look.advice) or ["Nothing has to be mended."])]
     named = f"motion={cfg.motion.name} data.folder={short(Path(data.folder))}"
     places: list[tuple[str, str | Path]] = [("contact sheet", sheet), ("facts", facts)]
     print_results(
         f"{cfg.motion.name}: what the model will see of {short(Path(data.folder))}",
         lines,
         [*places, ("tune", f"{call('train')} {named}")],
+    )
+
+
+def captioned(look: Inspection, cfg: DictConfig) -> dict[Path, str]:
+    """Captions for the clips that have none, by the captioner that the user names."""
+    from lamp_lightning.inspect.captioner import clips_without_captions, load_captioner, write_captions
+
+    if cfg.data.captions is not None or not cfg.data.use_captions:
+        raise UserError(
+            "captioner= writes captions beside the clips, and data.captions or data.use_captions=false says "
+            "that they are not read: leave that out."
+        )
+    folder = look.folder.parent if look.folder.is_file() else look.folder
+    videos = {folder / name: frames for name, frames in look.videos}
+    missing = clips_without_captions(list(videos))
+    return (
+        write_captions({clip: videos[clip] for clip in missing}, load_captioner(cfg.captioner))
+        if missing
+        else {}
     )
 
 

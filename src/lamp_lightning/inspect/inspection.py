@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from lamp_lightning.data.cache import Cache
-from lamp_lightning.data.captions import read_captions
-from lamp_lightning.data.clips import Clip, ClipError, list_clips, read_fitted
+from lamp_lightning.data.captions import read_captions_of_each
+from lamp_lightning.data.checks import FEWEST, MOST
+from lamp_lightning.data.clip import Clip
+from lamp_lightning.data.clips import ClipError, list_clips, read_fitted
 from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.inspect.look import (
@@ -32,7 +34,6 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import write_json
 from lamp_lightning.runtime.stopping import check_stop
 
-FEWEST, MOST = 8, 16  # clips of a motion set, as in the paper
 SMALL = 0.75  # of the model's sides: a clip with smaller ones gets blurred
 CROPPED = 0.4  # of the picture: who loses more should look at it
 SHEET, FACTS = "contact_sheet.png", "inspection.json"
@@ -219,7 +220,7 @@ def inspect_clips(
         ['There is 1 clip; the method is made for 8-16 of one motion.']
     """
     paths = list_clips(folder)[:max_clips]
-    prompts = read_captions(paths, motion or Path(folder).name, captions)
+    prompts = read_captions_of_each(paths, motion or Path(folder).name, captions)
     clips, videos, motions, unreadable, cache = [], [], [], {}, Cache(cache_dir)
     needed = (num_frames - 1) * frame_stride + 1
     with ClipDecoder(timeout_s) as decoder:
@@ -358,7 +359,11 @@ def _some(names: list[str], count: int, most: int = 5) -> str:
 
 
 def _place(clip: ClipFacts, frame: int) -> str:
-    return f"frame {frame}" if not clip.seconds else f"frame {frame}, at {frame * clip.seconds / clip.frames:.2f} s"
+    return (
+        f"frame {frame}"
+        if not clip.seconds
+        else f"frame {frame}, at {frame * clip.seconds / clip.frames:.2f} s"
+    )
 
 
 def _findings(clip: ClipFacts) -> str:

@@ -79,6 +79,11 @@ class Inspect(Settings):
     out: Text | None = setting(
         None, "A folder for contact_sheet.png and inspection.json; null: inspections/<motion>"
     )
+    captioner: Text | None = setting(
+        None,
+        "An image-to-text model, a folder or hub id like Salesforce/blip-image-captioning-base, that writes "
+        "<clip>.txt for clips without a caption; null: none",
+    )
 
 
 class Edit(RunSettings):

@@ -175,7 +175,7 @@ class ModelSettings(Settings):
 
 
 class DataSettings(Settings):
-    """The motion set: a folder of 8-16 clips (mp4, m4v, mov, avi, mkv, webm, gif)."""
+    """The motion set: a folder of 8-16 clips (mp4, m4v, mov, avi, mkv, webm, gif, animated webp)."""
 
     target: Target = Field(alias="_target_", description="The data module")
     root: Text | None = setting("data", "The folder below which motions have their folders")
@@ -198,6 +198,10 @@ class DataSettings(Settings):
         None, "A caption file; null: captions.txt, captions.json or <clip>.txt beside the clips"
     )
     use_captions: bool = setting(True, "false: the prompt of all clips is the motion's name, as in the paper")
+    use_masks: bool = setting(
+        True, "Masks beside clips (<clip>_mask.png, or a video) weigh the loss: white counts, black does not"
+    )
+    mask_black: Share = setting(0.0, "What black counts in a mask, as a share of what white does")
     max_clips: Count | None = setting(None, "Only the first so many clips; null: all")
     decode_timeout: Positive = setting(60, "Seconds that decoding a clip may take")
     validation: HeldOut | None = setting(

@@ -134,8 +134,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     )
     sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
     data_cfg = {key: value for key, value in cfg.data.items() if key != "root"}
-    for name in ("validation", "fps"):
-        if data_cfg.get(name) is None:
+    for name, usual in (("validation", None), ("fps", None), ("use_masks", True), ("mask_black", 0.0)):
+        if data_cfg.get(name) == usual:
             data_cfg.pop(name, None)  # a data module of the user's need not know it
     callbacks = make_callbacks(run, cfg)
     trainer_cfg = dict(cfg.trainer)

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lamp_lightning.data.clips import Clip
+from lamp_lightning.data.clip import Clip
 from lamp_lightning.data.images import read_image
 from lamp_lightning.data.motions import motion_prompt, sample_prompts
 from lamp_lightning.data.video import contact_sheet
