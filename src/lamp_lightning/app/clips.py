@@ -97,7 +97,7 @@ def look(workspace: Workspace, motion: str, view: View) -> Seen:
         (folder / name).unlink(missing_ok=True)
     sheet = found.draw(workspace.root / "sheets" / f"{motion}.png")
     heads = ("clip", "frames", "frames per second", "size", "moves", "alike", "found")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             clip.name,
             f"{clip.frames}",

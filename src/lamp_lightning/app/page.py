@@ -19,7 +19,7 @@ from lamp_lightning.toyworld import MOTIONS
 PICTURES = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"]
 EVERY = 1.0  # seconds between two looks at what has changed
 SILENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-HIDDEN = {"api_visibility": "private"}
+HIDDEN: dict[str, Any] = {"api_visibility": "private"}
 
 
 def build(workspace: Workspace, jobs: Jobs) -> gr.Blocks:
@@ -61,6 +61,7 @@ class Page:
                     self._edit(edit_steps)
                 with gr.Tab("Compare", id="compare"):
                     self._compare()
+            choice: Any
             for choice in (self.job, self.motion, self.run, self.second, self.left, self.right):
                 choice.preprocess = _any_text
             self._events()
@@ -244,10 +245,10 @@ class Page:
             self.seen, self.work, self.job, self.stop, self.go_on, self.forget, self.motion, self.run,
             self.second, self.left, self.right, self.tuned, self.painted, self.edited,
         ]  # fmt: skip
-        given = [self.seen, self.mine, self.job, self.motion, self.run, self.left, self.right]
+        told = [self.seen, self.mine, self.job, self.motion, self.run, self.left, self.right]
         tick = gr.Timer(EVERY)
-        tick.tick(self.refresh, given, live, queue=False, **SILENT)
-        self.blocks.load(self.refresh, given, live, queue=False, **SILENT)
+        tick.tick(self.refresh, told, live, queue=False, **SILENT)
+        self.blocks.load(self.refresh, told, live, queue=False, **SILENT)
 
     def refresh(
         self,
