@@ -11,11 +11,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_fakes import CODECS, draw_frames, write_clip
 from lamp_lightning.data import decode_clip, list_clips
 from lamp_lightning.data.damage import find_truncation
 from lamp_lightning.data.decoder_process import ClipDecoder, DecodeError
+from lamp_lightning.data.video import write_webp
 from lamp_lightning.runtime.errors import UserError
 
 SUFFIXES = sorted(CODECS)
@@ -241,3 +243,45 @@ def test_folders_without_clips(tmp_path):
         list_clips(tmp_path)
     with pytest.raises(UserError, match="expected a folder of clips, found a file"):
         list_clips(tmp_path / "c.txt")
+
+
+def test_animated_webp_are_clips_and_pictures_are_not(tmp_path):
+    frames = draw_frames(5, 32, 32)
+    write_webp(tmp_path / "a.webp", frames, fps=5)
+    Image.fromarray(frames[0]).save(tmp_path / "still.webp")
+    assert [path.name for path in list_clips(tmp_path)] == ["a.webp"]
+    clip = decode_clip(tmp_path / "a.webp")
+    assert (clip.frames.shape, clip.fps, clip.variable) == ((5, 32, 32, 3), 5, False)
+    assert np.abs(clip.frames.astype(int) - frames).mean() < 6
+    whole = (tmp_path / "a.webp").read_bytes()
+    (tmp_path / "a.webp").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="cut off or damaged: its header announces"):
+        decode_clip(tmp_path / "a.webp")
+    (tmp_path / "a.webp").write_bytes(whole[:40] + bytes(len(whole) - 40))
+    with pytest.raises(UserError, match="cannot be decoded"):
+        decode_clip(tmp_path / "a.webp")
+
+
+def test_the_times_of_an_animated_webp_are_its_own(tmp_path):
+    images = [Image.fromarray(frame) for frame in draw_frames(6, 16, 16)]
+    path = tmp_path / "a.webp"
+    images[0].save(path, save_all=True, append_images=images[1:], duration=[40, 40, 40, 400, 40, 40])
+    clip = decode_clip(path)
+    assert len(clip.frames) == 6
+    assert clip.variable
+    assert clip.fps == pytest.approx(10)
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p10le", "yuv444p10le"])
+def test_clips_of_10_bit_have_their_colours(tmp_path, pixels):
+    frames = draw_frames(6, 48, 64)
+    path = tmp_path / "ten.mkv"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, pixels
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
+    clip = decode_clip(path)
+    assert clip.frames.dtype == np.uint8
+    assert np.abs(clip.frames.astype(int) - frames).mean() < 6

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-PACKAGES = ("", ".data", ".diffusion", ".metrics", ".models", ".report", ".toyworld")
+PACKAGES = ("", ".data", ".diffusion", ".inspect", ".metrics", ".models", ".report", ".toyworld")
 
 
 def public() -> dict[str, Any]:

@@ -19,11 +19,11 @@ FLOORS = (
     ("models",),
     ("data",),
     ("metrics",),
-    ("report",),
+    ("report", "inspect"),
     ("sample",),
     ("train",),
     ("evaluate",),
-    ("edit", "convert", "collect", "pretrain", "benchmark", "share"),
+    ("edit", "convert", "collect", "pretrain", "benchmark", "share", "app"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 ROOT = "lamp_lightning"  # its own file has only names, which it imports when they are asked for

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors import safe_open
 
 from conftest import write_clips
 from lamp_lightning.data import decode_clip
-from lamp_lightning.data.video import write_mp4
+from lamp_lightning.data.video import read_video, write_mp4
 from lamp_lightning.runtime.command import readable
 from lamp_lightning.sample.motions import find_adapter
 from lamp_lightning.train.__main__ import main
@@ -267,3 +268,21 @@ def test_a_failed_start_leaves_no_folder(plain, tmp_path, capsys):
     assert main(["-m", *plain, "data.folder=tea", "sampler.shared_noise=0,0.5"]) == 1
     (sweep,) = (tmp_path / "multirun").iterdir()
     assert [path.name for path in sweep.iterdir() if path.is_dir()] == []
+
+
+def test_samples_begin_with_a_picture_of_ones_own(plain, tmp_path, capsys):
+    words = [*plain, "motion=rain", "samples.final=2", "samples.every=1", "motion.prompts=[a lake,a river]"]
+    words += ["samples.while_training=1", "trainer.max_steps=2"]
+    missing = tmp_path / "none.png"
+    assert main([*words, f"samples.first_frame={missing}"]) == 1
+    assert f"samples.first_frame={missing} does not exist." in capsys.readouterr().err
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "own.png")
+    assert main([*words, "samples.first_frame=own.png", f"hydra.run.dir={tmp_path / 'own'}"]) == 0
+    videos = [read_video(file) for file in sorted((tmp_path / "own" / "videos").glob("*.mp4"))]
+    sample = read_video(next((tmp_path / "own" / "samples" / "step_000001").glob("*.mp4")))
+    first, second, before = (video[0].astype(int) for video in (*videos, sample))
+    # A generated picture is another for each prompt and seed.
+    assert np.abs(first - second).mean() < 3
+    assert np.abs(first - before).mean() < 3

@@ -203,7 +203,9 @@ def _judged(
         videos, facts = make()
         clip = None if cfg.model.clip is None else _clip(str(cfg.model.clip))
         data = cfg.data
-        training = _training(str(data.folder), *data.size, data.num_frames, data.frame_stride)
+        training = _training(
+            str(data.folder), *data.size, data.num_frames, data.frame_stride, data.get("fps")
+        )
         values = held_out.measure(videos, clip, training)
         write_arrays(videos_file, videos=videos)
         return {**facts, "videos": values.pop("videos"), "metrics": values}
@@ -257,10 +259,10 @@ def find_held_out(cfg: DictConfig, trial: Trial) -> HeldOut:
 
 
 @cache
-def _training(folder: str, height: int, width: int, num_frames: int, stride: int) -> Any:
+def _training(folder: str, height: int, width: int, num_frames: int, stride: int, fps: float | None) -> Any:
     """Signatures of all clips of a motion set, whatever number of them a method was tuned on."""
     clips = load_motion_set(
-        folder, motion="motion", size=(height, width), num_frames=num_frames, frame_stride=stride
+        folder, motion="motion", size=(height, width), num_frames=num_frames, frame_stride=stride, fps=fps
     ).clips
     return motion_signatures([np.asarray(clip.frames) for clip in clips])
 

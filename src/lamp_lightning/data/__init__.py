@@ -10,17 +10,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lamp_lightning.data.clips import Clip, MotionSet, decode_clip, list_clips, load_motion_set
+    from lamp_lightning.data.clip import Clip, MotionSet
+    from lamp_lightning.data.clips import decode_clip, list_clips, load_motion_set
     from lamp_lightning.data.datamodule import MotionSetDataModule
     from lamp_lightning.data.dataset import MotionDataset
     from lamp_lightning.data.latents import LatentClips, encode_motion_set
     from lamp_lightning.data.video import read_video, write_mp4
 
 _EXPORTS = {
-    "Clip": "clips",
+    "Clip": "clip",
     "LatentClips": "latents",
     "MotionDataset": "dataset",
-    "MotionSet": "clips",
+    "MotionSet": "clip",
     "MotionSetDataModule": "datamodule",
     "decode_clip": "clips",
     "encode_motion_set": "latents",

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import check_text, parse_json, read_text
@@ -30,15 +31,23 @@ def prompt_of(file: Path) -> str | None:
 
 
 def read_captions(clips: list[Path], motion: str, captions: str | Path | bool | None = None) -> list[str]:
-    """One prompt per clip.
+    """One prompt per clip, the first where a clip has several; see `read_captions_of_each`."""
+    return [each[0] for each in read_captions_of_each(clips, motion, captions)]
+
+
+def read_captions_of_each(
+    clips: list[Path], motion: str, captions: str | Path | bool | None = None
+) -> list[tuple[str, ...]]:
+    """The prompts of each clip, one or several.
 
     Looks for `captions` (a file), else captions.json or captions.txt beside the clips, else <clip>.txt beside
     each clip, else takes the motion's name; False takes the motion's name in any case. `listed_texts` says
-    what a file may hold. Raises UserError for one that cannot be read or does not match the clips.
+    what a file may hold. Several captions of a clip are a list in JSON, or several lines `name: text`. Raises
+    UserError for one that cannot be read or does not match the clips.
     """
     default, folder = motion_prompt(motion), clips[0].parent
     if captions is False:
-        return [default] * len(clips)
+        return [(default,)] * len(clips)
     if captions is not None and captions is not True:
         file = Path(captions).expanduser()
         if not file.exists():
@@ -52,19 +61,19 @@ def read_captions(clips: list[Path], motion: str, captions: str | Path | bool | 
     if found:
         return _listed_captions(found[0], clips, default)
     beside = [clip.with_suffix(".txt") for clip in clips]
-    return [own_text(file, kind="caption") if file.exists() else default for file in beside]
+    return [(own_text(file, kind="caption") if file.exists() else default,) for file in beside]
 
 
-def _listed_captions(file: Path, clips: list[Path], default: str) -> list[str]:
-    found = listed_texts(file, [(clip.name, clip.stem) for clip in clips], kind="caption", only_these=True)
-    without = [clip.name for clip, caption in zip(clips, found, strict=True) if caption is None]
+def _listed_captions(file: Path, clips: list[Path], default: str) -> list[tuple[str, ...]]:
+    found = _listed(file, [(clip.name, clip.stem) for clip in clips], "caption", only_these=True)
+    without = [clip.name for clip, captions in zip(clips, found, strict=True) if captions is None]
     if without:
         warnings.warn(
             f"{file}: no caption for {len(without)} of {len(clips)} clips ({without[0]}, ...): "
             f"using {default!r}.",
             stacklevel=2,
         )
-    return [default if caption is None else caption for caption in found]
+    return [(default,) if captions is None else captions for captions in found]
 
 
 def own_text(file: Path, *, kind: str) -> str:
@@ -89,13 +98,27 @@ def listed_texts(
     Raises:
         UserError: the file cannot be read, or does not fit the videos.
     """
+    found = _listed(file, names, kind, only_these=only_these, several=False)
+    return [None if each is None else each[0] for each in found]
+
+
+def _listed(
+    file: Path,
+    names: Sequence[tuple[str, str]],
+    kind: str,
+    *,
+    only_these: bool,
+    several: bool = True,
+) -> list[tuple[str, ...] | None]:
+    """As `listed_texts`, with all texts of each video; with `several` it may have more than one."""
     text, known = _read(file, kind), {name for each in names for name in each}
+    given: Any
     if file.suffix.lower() == ".json":
-        given = _parse_json(file, text, kind)
+        given = _parse_json(file, text, kind, several)
     elif file.suffix.lower() == ".csv":
         given = _parse_csv(file, text, kind)
     else:
-        given = _parse_lines(file, text, known)
+        given = _parse_lines(file, text, known, several)
     if isinstance(given, str):
         given = [given]
     if isinstance(given, dict):
@@ -112,16 +135,25 @@ def listed_texts(
             f"{file}: found {len(given)} {kind}s for {len(names)} videos. Give one for each in the order of "
             f"their names, one for all, or lines like {names[0][0]}: a {kind}."
         )
-    return [None if each is None else _one_text(file, each, kind) for each in found]
+    listed = [[each] if isinstance(each, str) else each for each in found]
+    return [None if each is None else tuple(_one_text(file, text, kind) for text in each) for each in listed]
 
 
-def _parse_json(file: Path, text: str, kind: str) -> str | list[str] | dict[str, str]:
-    given = parse_json(text, file=file, what=f"{kind}s", deepest=2)
+def _parse_json(file: Path, text: str, kind: str, several: bool) -> Any:
+    """A text, or a list or an object of texts; with `several` also of lists of them."""
+    given = parse_json(text, file=file, what=f"{kind}s", deepest=3 if several else 2)
     values = given.values() if isinstance(given, dict) else given if isinstance(given, list) else [given]
-    if not all(isinstance(value, str) for value in values):
+
+    def is_usable(value: Any) -> bool:
+        if several and isinstance(value, list):
+            return bool(value) and all(isinstance(each, str) for each in value)
+        return isinstance(value, str)
+
+    if not all(map(is_usable, values)):
+        lists = ", and a list for a clip with several captions" if several else ""
         raise UserError(
             f"{file}: {kind}s must be texts: write a text, a list of texts, or an object such as "
-            f'{{"1.mp4": "a {kind}"}}.'
+            f'{{"1.mp4": "a {kind}"}}{lists}.'
         )
     return given
 
@@ -136,7 +168,9 @@ def _parse_csv(file: Path, text: str, kind: str) -> dict[str, str]:
     return {row[0].strip(): row[1].strip() for row in rows}
 
 
-def _parse_lines(file: Path, text: str, names: Collection[str]) -> list[str] | dict[str, str]:
+def _parse_lines(
+    file: Path, text: str, names: Collection[str], several: bool
+) -> list[str] | dict[str, str] | dict[str, list[str]]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     pairs = [[part.strip() for part in re.split(r"[:\t]", line, maxsplit=1)] for line in lines]
     other = [
@@ -144,6 +178,11 @@ def _parse_lines(file: Path, text: str, names: Collection[str]) -> list[str] | d
         for line, (name, *rest) in zip(lines, pairs, strict=True)
         if not rest or not (name in names or re.search(r"\.\w{3,4}$", name))
     ]
+    if not other and several:
+        named: dict[str, list[str]] = {}
+        for name, line in pairs:
+            named.setdefault(name, []).append(line)
+        return named
     if not other:
         return dict(pairs)
     if any(rest and name in names for name, *rest in pairs):

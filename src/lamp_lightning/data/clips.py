@@ -6,55 +6,37 @@ import mimetypes
 import re
 import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
 from lamp_lightning.data.cache import Cache
-from lamp_lightning.data.captions import read_captions
-from lamp_lightning.data.damage import describe_content, find_truncation
+from lamp_lightning.data.captions import read_captions_of_each
+from lamp_lightning.data.checks import (
+    FEWEST,
+    MOST,
+    check_lengths,
+    raise_problems,
+    some,
+    warn_of_rates,
+    warn_of_sizes,
+)
+from lamp_lightning.data.clip import Clip, MotionSet
+from lamp_lightning.data.damage import describe_content, find_truncation, is_animated_webp
 from lamp_lightning.data.decoder_process import ClipDecoder, DecodedFile, DecodeError
+from lamp_lightning.data.masks import find_mask, is_mask_of, read_mask
 from lamp_lightning.runtime.console import counted
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import array_sha256, file_sha256, scratch
+from lamp_lightning.runtime.files import file_sha256, scratch
 
-CLIP_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif")
+CLIP_SUFFIXES = (*VIDEO_SUFFIXES, ".webp")  # of which only animated ones are clips
 CAMCORDERS = (".mts", ".m2ts")  # videos that `mimetypes` takes for something else
-_FEWEST, _MOST = 8, 16
 
 
 class ClipError(UserError):
     """One clip of a set cannot be used."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A decoded clip: frames uint8 `(f, h, w, 3)` RGB, and the height and width that they have in its file.
-
-    Example:
-        >>> from pathlib import Path
-        >>> import numpy as np
-        >>> from lamp_lightning.data import Clip
-        >>> clip = Clip(Path("rain.mp4"), np.zeros((3, 8, 8, 3), np.uint8), fps=8, prompt="red rain falls")
-        >>> clip.digest[:8]
-        '1a0295f4'
-    """
-
-    path: Path
-    frames: np.ndarray
-    fps: float
-    source_size: tuple[int, int] | None = None
-    prompt: str = ""
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of the pixels: two clips with the same frames have the same latents."""
-        return array_sha256(self.frames)
 
 
 def list_clips(folder: str | Path) -> list[Path]:
@@ -75,7 +57,7 @@ def list_clips(folder: str | Path) -> list[Path]:
     folder = Path(folder).expanduser()
     kinds = ", ".join(suffix[1:] for suffix in CLIP_SUFFIXES)
     if folder.is_file():
-        if folder.suffix.lower() in CLIP_SUFFIXES:
+        if is_clip(folder):
             return [folder]
         raise UserError(f"{folder}: expected a folder of clips, found a file. Give the folder that holds it.")
     if not folder.is_dir():
@@ -90,20 +72,28 @@ def list_clips(folder: str | Path) -> list[Path]:
             f"{folder}: cannot read this folder ({error.strerror}). Check its permissions."
         ) from error
     files = sorted(shown, key=natural_order)
-    clips = [file for file in files if file.suffix.lower() in CLIP_SUFFIXES]
+    clips = [file for file in files if is_clip(file)]
+    stems = {clip.stem for clip in clips}
+    clips = [clip for clip in clips if not is_mask_of(clip, stems)]
     if not clips:
-        found = f"only {_some([file.name for file in files])}" if files else "nothing"
+        found = f"only {some([file.name for file in files])}" if files else "nothing"
         raise UserError(
             f"{folder}: no clip here, found {found}. Put 8-16 clips of one motion into it ({kinds})."
         )
-    others = [file.name for file in files if file not in clips and _is_video(file)]
+    others = [f.name for f in files if f not in clips and _is_video(f) and not is_mask_of(f, stems)]
     if others:
         warnings.warn(
-            f"{folder}: {_some(others)} not read: clips are {kinds}. Convert such files (ffmpeg -i "
+            f"{folder}: {some(others)} not read: clips are {kinds}. Convert such files (ffmpeg -i "
             f"{others[0]} new.mp4).",
             stacklevel=3,
         )
     return clips
+
+
+def is_clip(file: Path) -> bool:
+    """Whether a file is called like a clip; a webp is one only if it is animated."""
+    suffix = file.suffix.lower()
+    return suffix in CLIP_SUFFIXES and (suffix != ".webp" or is_animated_webp(file))
 
 
 def _is_video(file: Path) -> bool:
@@ -132,11 +122,13 @@ def check_clip(path: Path) -> None:
         )
 
 
-def decode_into(decoder: ClipDecoder, path: Path, out: Path, size: tuple[int, int] | None) -> DecodedFile:
+def decode_into(
+    decoder: ClipDecoder, path: Path, out: Path, size: tuple[int, int] | None, fps: float | None = None
+) -> DecodedFile:
     """`ClipDecoder.decode` with the checks above; raises ClipError."""
     check_clip(path)
     try:
-        return decoder.decode(path, out, size)
+        return decoder.decode(path, out, size, fps)
     except DecodeError as error:
         raise ClipError(
             f"{path}: cannot be decoded: {_first_line(str(error))}. Does it play elsewhere? If so, convert "
@@ -175,34 +167,7 @@ def read_clip(decoder: ClipDecoder, path: Path) -> Clip:
             f"{tempfile.gettempdir()}: cannot keep the frames of {path.name} here ({error}). Free some "
             "space or set TMPDIR to another folder."
         ) from error
-    return Clip(path, frames, decoded.fps, decoded.source_size)
-
-
-@dataclass
-class MotionSet:
-    """The clips of one motion, in natural order of their file names.
-
-    Example:
-        >>> from pathlib import Path
-        >>> import numpy as np
-        >>> from lamp_lightning.data import Clip, MotionSet
-        >>> frames = np.zeros((3, 8, 8, 3), np.uint8)
-        >>> MotionSet("rain", [Clip(Path("a.mp4"), frames, fps=8, prompt="red rain falls")]).prompts
-        ['red rain falls']
-    """
-
-    name: str
-    clips: list[Clip] = field(default_factory=list)
-
-    @property
-    def prompts(self) -> list[str]:
-        return [clip.prompt for clip in self.clips]
-
-    @property
-    def fps(self) -> float:
-        """Frames per second: the median of the clips' rates, 8 where none of them says its own."""
-        rates = [clip.fps for clip in self.clips if 0 < clip.fps <= 1000]
-        return median(rates) if rates else 8.0
+    return Clip(path, frames, decoded.fps, decoded.source_size, variable=decoded.variable)
 
 
 def load_motion_set(
@@ -216,13 +181,17 @@ def load_motion_set(
     captions: str | Path | bool | None = None,
     max_clips: int | None = None,
     timeout_s: float = 60.0,
+    fps: float | None = None,
+    masks: bool = False,
 ) -> MotionSet:
     """Read every clip of `folder` once, cropped at the centre to the aspect of `size` = (h, w), and resized.
 
     Clips are decoded in a child process, each within `timeout_s` seconds, and memory-mapped from the cache.
     `read_captions` finds their prompts. Warns when the count is not 8-16, or when clips differ in size.
     Raises UserError naming every clip that cannot be used: damaged, cut off, no video, or too short. With
-    `max_clips` only the first so many are read.
+    `max_clips` only the first so many are read. With `fps` frames are taken at that rate, by the times at
+    which the file shows them; otherwise all are, whatever the rates are. With `masks` the masks beside clips
+    are read, too.
 
     Example:
         >>> import tempfile
@@ -238,7 +207,7 @@ def load_motion_set(
         (8, 'rain')
     """
     paths = list_clips(folder)
-    prompts = read_captions(paths, motion, captions)
+    prompts = read_captions_of_each(paths, motion, captions)
     if max_clips is not None:
         if max_clips > len(paths):
             found = counted(len(paths), "clip")
@@ -246,24 +215,24 @@ def load_motion_set(
                 f"{folder} has {found}, and data.max_clips={max_clips} are asked for: add some or take fewer."
             )
         paths, prompts = paths[:max_clips], prompts[:max_clips]
-    elif not _FEWEST <= len(paths) <= _MOST:
+    elif not FEWEST <= len(paths) <= MOST:
         warnings.warn(
             f"{folder}: found {counted(len(paths), 'clip')}; the method is made for "
-            f"{_FEWEST}-{_MOST}. Going on with what is there.",
+            f"{FEWEST}-{MOST}. Going on with what is there.",
             stacklevel=2,
         )
     cache, clips, problems = Cache(cache_dir), [], []
     with ClipDecoder(timeout_s) as decoder:
         for path, prompt in zip(paths, prompts, strict=True):
             try:
-                clips.append(_read_clip(path, prompt, size, cache, decoder))
+                clips.append(read_fitted(path, prompt, size, cache, decoder, fps, masks=masks))
             except ClipError as error:  # noqa: PERF203 one message names all bad clips
                 problems.append(str(error))
-    _raise(problems)
-    _check_lengths(clips, num_frames, frame_stride)
-    _warn_of_sizes(Path(folder), clips, size)
+    raise_problems(problems)
+    check_lengths(clips, num_frames, frame_stride)
+    warn_of_sizes(Path(folder), clips, size)
     motion_set = MotionSet(motion, clips)
-    _warn_of_rates(Path(folder), motion_set)
+    warn_of_rates(Path(folder), motion_set, fps)
     return motion_set
 
 
@@ -274,20 +243,54 @@ def load_clip(
     size: tuple[int, int],
     cache_dir: str | Path | None = None,
     timeout_s: float = 60.0,
+    fps: float | None = None,
 ) -> Clip:
     """Read one clip as `load_motion_set` does those of a folder. Raises UserError where it cannot be used."""
     with ClipDecoder(timeout_s) as decoder:
-        return _read_clip(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder)
+        return read_fitted(Path(path).expanduser(), prompt, size, Cache(cache_dir), decoder, fps)
 
 
-def _read_clip(path: Path, prompt: str, size: tuple[int, int], cache: Cache, decoder: ClipDecoder) -> Clip:
+def read_fitted(
+    path: Path,
+    prompt: str | tuple[str, ...],
+    size: tuple[int, int],
+    cache: Cache,
+    decoder: ClipDecoder,
+    fps: float | None = None,
+    *,
+    masks: bool = False,
+) -> Clip:
+    """One clip at the model's size, from the cache where it is there; with `masks` with its mask.
+
+    `prompt`: its caption, or several. Raises ClipError as `decode_clip`, UserError for a wrong mask.
+    """
+    frames, facts = _fitted_frames(path, size, cache, decoder, fps)
+    prompts = (prompt,) if isinstance(prompt, str) else prompt
+    captions = prompts if len(prompts) > 1 else ()
+    rates = {"source_fps": facts.source_fps, "variable": facts.variable}
+    clip = Clip(path, frames, facts.fps, facts.source_size, prompts[0], captions=captions, **rates)  # type: ignore[arg-type]
+    file = find_mask(path, CLIP_SUFFIXES) if masks else None
+    if file is None:
+        return clip
+
+    def decode(video: Path) -> tuple[np.ndarray, tuple[int, int] | None]:
+        shown, known = _fitted_frames(video, size, cache, decoder, fps)
+        return shown, known.source_size
+
+    return replace(clip, mask=read_mask(file, frames.shape[:3], facts.source_size, decode))
+
+
+def _fitted_frames(
+    path: Path, size: tuple[int, int], cache: Cache, decoder: ClipDecoder, fps: float | None
+) -> tuple[np.ndarray, DecodedFile]:
     check_clip(path)
     fields = {"clip": file_sha256(path), "size": list(size), "crop": "centre", "decoder": "PyAV"}
+    fields |= {} if fps is None else {"fps": fps}
     entry = cache.path("frames", fields, ".rgb")
 
     def make() -> tuple[np.ndarray, DecodedFile]:
         with cache.writing(entry) as temporary:
-            decoded = decode_into(decoder, path, temporary, size)
+            decoded = decode_into(decoder, path, temporary, size, fps)
         cache.save_facts(entry, decoded)
         found = cache.load_frames(entry)
         if found is None:
@@ -296,52 +299,7 @@ def _read_clip(path: Path, prompt: str, size: tuple[int, int], cache: Cache, dec
             )
         return found
 
-    frames, facts = cache.entry(entry, cache.load_frames, make)
-    return Clip(path, frames, facts.fps, facts.source_size, prompt)
-
-
-def _check_lengths(clips: Sequence[Clip], num_frames: int, frame_stride: int) -> None:
-    needed = (num_frames - 1) * frame_stride + 1
-    _raise(
-        [
-            f"{clip.path}: this clip has {len(clip.frames)} frames, but {num_frames} frames at a stride of "
-            f"{frame_stride} need {needed}. Use a longer clip, a smaller stride or fewer frames."
-            for clip in clips
-            if len(clip.frames) < needed
-        ]
-    )
-
-
-def _warn_of_sizes(folder: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
-    sizes = Counter(clip.source_size for clip in clips if clip.source_size)
-    if len(sizes) > 1:
-        counts = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(_MOST))
-        counts += f" and {len(sizes) - _MOST} more" if len(sizes) > _MOST else ""
-        warnings.warn(
-            f"{folder}: the clips have {len(sizes)} different sizes: {counts}. Each is cropped at the centre "
-            f"and resized to {size[1]}x{size[0]}.",
-            stacklevel=3,
-        )
-
-
-def _warn_of_rates(folder: Path, found: MotionSet) -> None:
-    rates = Counter(f"{clip.fps:.4g}" for clip in found.clips if clip.fps > 0)
-    if len(rates) > 1:
-        counts = ", ".join(f"{rate} ({count})" for rate, count in rates.most_common())
-        warnings.warn(
-            f"{folder}: the clips have different frame rates: {counts} frames per second. Frames are taken "
-            f"as they are, so the same motion is faster in some; videos are written at {found.fps:.4g}. "
-            "For one speed convert them to one rate (ffmpeg -i 1.mp4 -r 25 new.mp4).",
-            stacklevel=3,
-        )
-
-
-def _raise(problems: Sequence[str], limit: int = 5) -> None:
-    if len(problems) == 1:
-        raise UserError(problems[0])
-    if problems:
-        more = [f"... and {len(problems) - limit} more"] if len(problems) > limit else []
-        raise UserError("\n".join([f"{len(problems)} clips cannot be used:", *problems[:limit], *more]))
+    return cache.entry(entry, cache.load_frames, make)
 
 
 # -- names and messages -------------------------------------------------------------------------------------
@@ -351,11 +309,6 @@ def natural_order(path: Path) -> tuple:
     """Key to sort files by, numbers in their names by their size: 2 before 10."""
     parts = re.split(r"(\d+)", path.name.casefold())
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts), path.name
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _first_line(text: str, limit: int = 200) -> str:

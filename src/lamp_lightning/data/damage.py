@@ -55,13 +55,24 @@ def find_truncation(path: Path) -> str | None:
         file.seek(0)
         if head[4:8] in _BOXES:
             return _mp4(file, size)
-        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-            return _avi(head, size)
+        if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
+            return _riff(head, size)
         if head[:4] == _MATROSKA:
             return _matroska(file, size)
         if head[:4] == b"GIF8":
             return _gif(file)
     return None
+
+
+def is_animated_webp(path: Path) -> bool:
+    """Whether a webp says that it is an animation (RFC 9649, section 2.7); False for what cannot be read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(21)
+    except OSError:
+        return False
+    extended = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X"
+    return extended and len(head) == 21 and bool(head[20] & 2)
 
 
 def _short(announced: int, size: int) -> str | None:
@@ -91,7 +102,7 @@ def _mp4(file: BinaryIO, size: int) -> str | None:
     return None if has_index else "its index (the moov box, usually written last) is missing"
 
 
-def _avi(head: bytes, size: int) -> str | None:
+def _riff(head: bytes, size: int) -> str | None:
     length = struct.unpack("<I", head[4:8])[0]
     return None if length in (0, 0xFFFFFFFF) else _short(length + 8, size)
 

@@ -12,7 +12,8 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from lamp_lightning.data.clips import Clip, MotionSet, list_clips, load_clip, load_motion_set
+from lamp_lightning.data.clip import Clip, MotionSet
+from lamp_lightning.data.clips import list_clips, load_clip, load_motion_set
 from lamp_lightning.data.dataset import HELD_OUT_DRAWS, HeldOutDataset, MotionDataset, SampleStream
 from lamp_lightning.data.latents import LatentClips, encode_motion_set
 from lamp_lightning.models.devices import on_device
@@ -26,7 +27,7 @@ class MotionSetDataModule(LightningDataModule):
     """The clips of one motion as an endless stream of training batches.
 
     Args:
-        folder: 8-16 clips (mp4, m4v, mov, avi, mkv, webm, gif), or one clip.
+        folder: 8-16 clips (mp4, m4v, mov, avi, mkv, webm, gif, animated webp), or one clip.
         motion: the motion's name, which is also the prompt (`birds_fly` -> "birds fly").
         num_frames: frames of a training sample.
         frame_stride: take every so many-th frame of a clip.
@@ -42,11 +43,16 @@ class MotionSetDataModule(LightningDataModule):
         decode_timeout: seconds that decoding one clip may take.
         validation: held-out clips, which are not tuned on: a share of the clips (the last ones, at least
             one), or a folder of others. None: none.
+        fps: frames per second at which clips are read, by the times of their frames; None: all frames as
+            they are, whatever the clips' rates are.
+        use_masks: whether masks beside clips (`<clip>_mask.png` or a video) weigh the loss: white counts.
+        mask_black: what black counts in them, 0..1.
         base: the text-to-image model that encodes the clips, a `BaseModel` or its name.
 
     Trainers call `prepare_data` and `setup`, which load `base`, or the model that the `MotionTuner` names;
     `prepare(base)` does it at once. A batch is {"latents": (b, c, f, h, w), "text": (b, l, d),
-    "index": (b,)}, for SDXL with "added_cond_kwargs" (its pooled prompts and size conditions). The stream is
+    "index": (b,)}, for SDXL with "added_cond_kwargs" (its pooled prompts and size conditions), with masks
+    beside clips also "mask" (b, f, h, w). The stream is
     a pure function of the seed: it begins at the trainer's global step, so a resumed run sees what an
     uninterrupted one would, and of several devices each takes its share.
 
@@ -75,6 +81,9 @@ class MotionSetDataModule(LightningDataModule):
         decode_timeout: float = 60.0,
         validation: float | str | Path | None = None,
         base: Any = None,
+        fps: float | None = None,
+        use_masks: bool = True,
+        mask_black: float = 0.0,
     ) -> None:
         super().__init__()
         settings = {
@@ -85,6 +94,8 @@ class MotionSetDataModule(LightningDataModule):
             "num_workers": num_workers,
             "max_clips": max_clips,
             "decode_timeout": decode_timeout,
+            "fps": fps,
+            "mask_black": mask_black,
         }
         usable(DataSettings, "data", settings)
         self.folder = Path(folder)
@@ -103,6 +114,9 @@ class MotionSetDataModule(LightningDataModule):
         self.decode_timeout = decode_timeout
         self.validation = _share_or_folder(validation)
         self.base = base
+        self.rate = fps
+        self.use_masks = use_masks
+        self.mask_black = mask_black
         self.motion_set: MotionSet | None = None
         self.latent_clips: LatentClips | None = None
         self.held_out_clips: LatentClips | None = None
@@ -118,11 +132,10 @@ class MotionSetDataModule(LightningDataModule):
             raise UserError(f"size must be multiples of {factor} for the model {base.name}, found {size}.")
         self.size = size
         self.motion_set, held_out = self.split(self.read(size), size)
+        how: Any = {"cache_dir": self.cache_dir, "mask_black": self.mask_black}
         if held_out is not None:
-            self.held_out_clips = encode_motion_set(held_out, base, cache_dir=self.cache_dir)
-        self.latent_clips = encode_motion_set(
-            self.motion_set, base, flip=self.flip, cache_dir=self.cache_dir, progress=progress
-        )
+            self.held_out_clips = encode_motion_set(held_out, base, **how)
+        self.latent_clips = encode_motion_set(self.motion_set, base, flip=self.flip, progress=progress, **how)
         return self.latent_clips
 
     def prepare_data(self) -> None:
@@ -169,6 +182,8 @@ class MotionSetDataModule(LightningDataModule):
             captions=captions,
             max_clips=max_clips,
             timeout_s=self.decode_timeout,
+            fps=self.rate,
+            masks=self.use_masks,
         )
 
     def split(self, whole: MotionSet, size: tuple[int, int]) -> tuple[MotionSet, MotionSet | None]:
@@ -284,9 +299,8 @@ class ClipDataModule(MotionSetDataModule):
         return whole, None
 
     def read(self, size: tuple[int, int]) -> MotionSet:
-        clip = load_clip(
-            self.folder, self.motion, size=size, cache_dir=self.cache_dir, timeout_s=self.decode_timeout
-        )
+        reading: Any = {"cache_dir": self.cache_dir, "timeout_s": self.decode_timeout, "fps": self.rate}
+        clip = load_clip(self.folder, self.motion, size=size, **reading)
         span = (self.num_frames - 1) * self.frame_stride + 1
         if len(clip.frames) < span:
             raise UserError(f"{clip.path}: this video has become shorter: begin a new edit of it.")

@@ -20,7 +20,8 @@ class MotionDataset(Dataset):
     Each n items (n clips) visit every clip once, in an order of their own. An item is a random crop in time
     of `num_frames` frames, `frame_stride` apart, mirrored in half of the cases where mirrored latents exist,
     with latents drawn from the posterior: {"latents": (c, f, h, w), "text": (l, d), "index": i}, for SDXL
-    with "added_cond_kwargs": {"text_embeds": (p,), "time_ids": (6,)}.
+    with "added_cond_kwargs": {"text_embeds": (p,), "time_ids": (6,)}. Of a clip with several captions one is
+    drawn. Where clips have masks, "mask" (f, h, w) is the weight of each latent in the loss.
 
     Example:
         >>> import torch
@@ -63,10 +64,26 @@ class MotionDataset(Dataset):
         span = (self.num_frames - 1) * self.frame_stride + 1
         crop = source[clip][:, start : start + span : self.frame_stride]
         latents = self.clips.sample(crop, generator)
-        item = {"latents": latents, "text": self.clips.text[clip], "index": index}
+        row = self.caption_of(clip, index)
+        item = {"latents": latents, "text": self.clips.text[row], "index": index}
         if self.clips.added is not None:
-            item["added_cond_kwargs"] = {name: rows[clip] for name, rows in self.clips.added.items()}
+            item["added_cond_kwargs"] = {name: rows[row] for name, rows in self.clips.added.items()}
+        if self.clips.masks is not None:
+            mask = self.clips.masks[clip]
+            whole = latents.new_ones(source[clip].shape[1:]) if mask is None else mask
+            frames = whole[start : start + span : self.frame_stride]
+            item["mask"] = frames.flip(-1) if source is self.clips.flipped else frames.clone()
         return item
+
+    def caption_of(self, clip: int, index: int) -> int:
+        """The row of the text that item `index`, of this clip, has."""
+        if self.clips.rows is None:
+            return clip
+        rows = self.clips.rows[clip]
+        if len(rows) == 1:
+            return rows[0]
+        generator = _generator(self.seed, "caption", index)  # of its own: other choices stay as without it
+        return rows[int(torch.randint(len(rows), (1,), generator=generator))]
 
     def clip_of(self, index: int) -> int:
         """The number of the clip that item `index` is cut from."""

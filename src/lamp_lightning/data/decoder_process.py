@@ -39,6 +39,8 @@ class DecodedFile(Schema):
     source_size: Annotated[tuple[_Side, _Side], Strict(False)]
     fps: Annotated[float, Field(ge=0)]
     sha256: str
+    source_fps: Annotated[float, Field(ge=0)] | None = None  # of the file; None: earlier versions kept none
+    variable: bool = False  # whether the file's frames are shown for different times
 
 
 class ClipDecoder(AbstractContextManager["ClipDecoder"]):
@@ -58,14 +60,19 @@ class ClipDecoder(AbstractContextManager["ClipDecoder"]):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def decode(self, path: Path, out: Path, size: tuple[int, int] | None = None) -> DecodedFile:
+    def decode(
+        self, path: Path, out: Path, size: tuple[int, int] | None = None, fps: float | None = None
+    ) -> DecodedFile:
         """Decode `path` into the raw file `out`, each frame fitted to `size` (h, w) if given.
+
+        With `fps` the frames are those that are shown nearest to the ticks of that rate.
 
         Raises DecodeError where that fails, OSError where `out` cannot be written.
         """
         process = self._start()
         request: dict[str, Any] = {"path": os.path.abspath(path), "out": os.path.abspath(out)}
         request |= {"size": size, "limit_s": self.timeout_s}
+        request |= {} if fps is None else {"fps": fps}
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(request) + "\n")

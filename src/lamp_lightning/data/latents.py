@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 
 from lamp_lightning.data.cache import Cache
-from lamp_lightning.data.clips import Clip, MotionSet
+from lamp_lightning.data.clip import Clip, MotionSet
 from lamp_lightning.diffusion.conditions import Conditions, size_conditions
 from lamp_lightning.runtime.errors import UserError
 
@@ -25,8 +25,10 @@ class LatentClips:
     """A motion set as the model sees it.
 
     `moments`: per clip, mean and log variance of each frame's latent, (2c, F, h, w); `flipped`: the same for
-    the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d); `added`, for
-    SDXL: pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6).
+    the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d), a row for each
+    clip; `added`, for SDXL: pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6);
+    `rows`: where clips have several captions, the rows of `text` and `added` that are each clip's; `masks`:
+    where clips have masks, the weight of each latent in the loss, (F, h, w), None for a clip without.
 
     Example:
         >>> import torch
@@ -42,6 +44,8 @@ class LatentClips:
     scale: float = 1.0
     shift: float = 0.0
     added: dict[str, torch.Tensor] | None = None
+    rows: list[list[int]] | None = None
+    masks: list[torch.Tensor | None] | None = None
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -61,11 +65,13 @@ def encode_motion_set(
     flip: bool = False,
     cache_dir: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    mask_black: float = 0.0,
 ) -> LatentClips:
     """Encode all clips (and their mirror images, with `flip`) and prompts with `base`, a BaseModel.
 
     What was encoded before from the same pixels or prompts with the same weights is read from the cache.
-    `progress(done, total)` is called after each clip. Raises UserError where the autoencoder gives NaN.
+    `progress(done, total)` is called after each clip. `mask_black` is what black counts in the loss where a
+    clip has a mask; white counts 1. Raises UserError where the autoencoder gives NaN.
 
     Example:
         >>> import tempfile
@@ -87,8 +93,14 @@ def encode_motion_set(
         if progress is not None:
             progress(done, len(jobs))
     count = len(motion_set.clips)
-    sizes = [size_conditions(clip.source_size, clip.frames.shape[1:3]) for clip in motion_set.clips]
-    conditions = _text(motion_set.prompts, base, cache).of_size(torch.stack(sizes))
+    prompts = [prompt for clip in motion_set.clips for prompt in clip.prompts]
+    sizes = [
+        size_conditions(clip.source_size, clip.frames.shape[1:3])
+        for clip in motion_set.clips
+        for _ in clip.prompts
+    ]
+    conditions = _text(prompts, base, cache).of_size(torch.stack(sizes))
+    masks = [_weights(clip, moments[i], mask_black) for i, clip in enumerate(motion_set.clips)]
     return LatentClips(
         moments=moments[:count],
         flipped=moments[count:] if flip else None,
@@ -96,7 +108,25 @@ def encode_motion_set(
         scale=float(base.vae.config.scaling_factor),
         shift=float(getattr(base.vae.config, "shift_factor", None) or 0.0),
         added=conditions.added,
+        rows=_rows(motion_set) if len(prompts) > count else None,
+        masks=masks if any(mask is not None for mask in masks) else None,
     )
+
+
+def _rows(motion_set: MotionSet) -> list[list[int]]:
+    """The numbers of each clip's captions, in the order of all."""
+    ends = list(accumulate(len(clip.prompts) for clip in motion_set.clips))
+    return [list(range(start, end)) for start, end in pairwise([0, *ends])]
+
+
+def _weights(clip: Clip, moments: torch.Tensor, black: float) -> torch.Tensor | None:
+    """The weight of each latent of a clip in the loss, float32 `(F, h, w)`; None where all count alike."""
+    if clip.mask is None:
+        return None
+    pixels = torch.from_numpy(np.array(clip.mask)).float()[:, None] / 255
+    white = torch.nn.functional.adaptive_avg_pool2d(pixels, tuple(moments.shape[-2:]))[:, 0]
+    weights = black + (1 - black) * white
+    return None if bool((weights == 1).all()) else weights.expand(moments.shape[1], -1, -1)
 
 
 def _clip_moments(clip: Clip, mirrored: bool, base: Any, cache: Cache) -> torch.Tensor:

@@ -22,6 +22,7 @@ def known_frames_loss(
     conditions: Conditions | Tensor,
     *,
     known: Sequence[int],
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the prediction, in float32, on the frames of a clip that are not known.
 
@@ -33,6 +34,8 @@ def known_frames_loss(
         timesteps: one per clip, `(b,)`, integers below `num_train_timesteps`.
         conditions: a row for each clip. A tensor is the text alone, `b l d`.
         known: the numbers of the frames that are given. They enter as they are, whatever `noise` holds there.
+        weights: what each latent counts, `b f h w`; of each clip the weighted mean is taken, of the clips the
+            mean. None: all count alike.
 
     Example:
         >>> import torch
@@ -49,7 +52,12 @@ def known_frames_loss(
     told = Conditions.of(conditions)
     prediction = unet(frames.whole(noisy), timesteps, told.text, **told.extra)
     wanted = target(scheduler, latents, noise, timesteps)
-    return F.mse_loss(frames.others(prediction).float(), frames.others(wanted).float())
+    found, true = frames.others(prediction).float(), frames.others(wanted).float()
+    if weights is None:
+        return F.mse_loss(found, true)
+    counts = frames.others(weights[:, None].float()).expand_as(true)
+    error = (counts * (found - true) ** 2).sum((1, 2, 3, 4))
+    return (error / counts.sum((1, 2, 3, 4)).clamp_min(1e-6)).mean()
 
 
 def first_frame_loss(*arguments: Any, **named: Any) -> Tensor:

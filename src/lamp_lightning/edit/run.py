@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from lamp_lightning.data.cache import Cache
-from lamp_lightning.data.clips import Clip, load_clip
+from lamp_lightning.data.clip import Clip
+from lamp_lightning.data.clips import load_clip
 from lamp_lightning.data.datamodule import ClipDataModule
 from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.data.motions import motion_prompt
@@ -56,9 +57,12 @@ from lamp_lightning.train.samples import Studio
 def count_frames(cfg: DictConfig) -> int:
     """How many frames will be edited. UserError where the video cannot be read or has too few."""
     size = (cfg.data.size[0], cfg.data.size[1])
-    clip = load_clip(
-        cfg.video, "", size=size, cache_dir=cfg.data.cache_dir, timeout_s=cfg.data.decode_timeout
-    )
+    reading = {
+        "cache_dir": cfg.data.cache_dir,
+        "timeout_s": cfg.data.decode_timeout,
+        "fps": cfg.data.get("fps"),
+    }
+    clip = load_clip(cfg.video, "", size=size, **reading)
     stride = cfg.data.frame_stride
     count = (len(clip.frames) - 1) // stride + 1
     if count < 2:

@@ -184,7 +184,13 @@ def _training_clips(run: RunFolder, settings: DictConfig) -> Reference | None:
     size, cache = (int(data.size[0]), int(data.size[1])), data.cache_dir
     try:
         return _motion_clips(
-            str(data.folder), motion_prompt(settings), size, data.frame_stride, data.flip, cache
+            str(data.folder),
+            motion_prompt(settings),
+            size,
+            data.frame_stride,
+            data.flip,
+            cache,
+            data.get("fps"),
         )
     except UserError as error:
         warnings.warn(
@@ -197,10 +203,16 @@ def _training_clips(run: RunFolder, settings: DictConfig) -> Reference | None:
 
 @lru_cache(maxsize=8)  # the runs of a sweep share their clips
 def _motion_clips(
-    folder: str, motion: str, size: tuple[int, int], stride: int, flip: bool, cache_dir: str | None
+    folder: str,
+    motion: str,
+    size: tuple[int, int],
+    stride: int,
+    flip: bool,
+    cache_dir: str | None,
+    fps: float | None = None,
 ) -> Reference:
     """The clips of a motion set at that size, every `stride`-th frame."""
-    motion_set = load_motion_set(folder, motion=motion, size=size, num_frames=2, cache_dir=cache_dir)
+    motion_set = load_motion_set(folder, motion=motion, size=size, num_frames=2, cache_dir=cache_dir, fps=fps)
     clips = [np.asarray(clip.frames)[::stride][:REFERENCE_FRAMES] for clip in motion_set.clips]
     return Reference.of(clips + [clip[:, :, ::-1] for clip in clips] if flip else clips)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lamp_lightning.data.captions import listed_texts, own_text, prompt_of
-from lamp_lightning.data.clips import CLIP_SUFFIXES, ClipError, natural_order, read_clip
+from lamp_lightning.data.clips import VIDEO_SUFFIXES, ClipError, natural_order, read_clip
 from lamp_lightning.data.decoder_process import ClipDecoder
 from lamp_lightning.data.fit import crop_box, fit_frame, pad_frame, reduced
 from lamp_lightning.data.images import PICTURES, as_seen, read_image
@@ -214,7 +214,7 @@ class VideoReader:
     def _frames(self, path: Path) -> np.ndarray:
         if path.is_dir():
             return _same_sized(path, [(file.name, read_image(file)) for file in _stills(path)])
-        if path.suffix.lower() not in CLIP_SUFFIXES:
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
             return _animation(path)
         return read_clip(self._decoder, path).frames
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamp_lightning.metrics.clip import CLIPScore, FrameConsistency, load_clip
+from lamp_lightning.metrics.diagnosis import Diagnosis, diagnose
 from lamp_lightning.metrics.evaluation import evaluate_videos
 from lamp_lightning.metrics.fidelity import MotionFidelity, motion_signatures
 from lamp_lightning.metrics.flicker import WarpingError
@@ -15,6 +16,7 @@ from lamp_lightning.metrics.truth import FlowAgreement, MovingPixelError
 __all__ = [
     "MEASURES",
     "CLIPScore",
+    "Diagnosis",
     "Diversity",
     "FirstFrameFidelity",
     "FlowAgreement",
@@ -25,6 +27,7 @@ __all__ = [
     "MotionFidelity",
     "MovingPixelError",
     "WarpingError",
+    "diagnose",
     "evaluate_videos",
     "flow_correlation",
     "load_clip",

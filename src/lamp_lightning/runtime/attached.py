@@ -15,8 +15,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 PATIENCE = 60.0  # seconds to save in, for a child that is asked to stop
+
+
+def start(module: str, overrides: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """`python -m <module> <overrides>` as a child in a session of its own; `options` are those of `Popen`.
+
+    It runs as long as its parent and the pipe of its standard input live.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "lamp_lightning.runtime.attached", module, *overrides],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+        **options,
+    )
 
 
 @contextlib.contextmanager
@@ -25,11 +39,7 @@ def attached(module: str, overrides: Sequence[str]) -> Iterator[subprocess.Popen
 
     A child that still runs when the block ends is asked to stop, and killed where it does not.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lamp_lightning.runtime.attached", module, *overrides],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = start(module, overrides)
     assert process.stdin is not None
     try:
         yield process

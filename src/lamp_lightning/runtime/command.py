@@ -189,10 +189,14 @@ def _quoted(word: str) -> str:
         return word
     if key in _LISTS and value.startswith("[") and value.endswith("]"):
         return word
+    return f"{key}={quoted(value)}"
+
+
+def quoted(text: str) -> str:
+    """A text as a value of an override, whatever is in it: in quotes, and without interpolations."""
     # In Hydra a backslash counts only before a quote: runs of them before one, and at the end, double.
-    escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", value)
-    escaped = literal(re.sub(r"(\\+)$", lambda m: m[1] * 2, escaped))
-    return f"{key}='{escaped}'"
+    escaped = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", text)
+    return "'" + literal(re.sub(r"(\\+)$", lambda m: m[1] * 2, escaped)) + "'"
 
 
 def readable(error: BaseException) -> str | None:

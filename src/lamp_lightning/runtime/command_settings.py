@@ -70,6 +70,22 @@ class Train(RunSettings):
     resume: Text | None = setting(None, "A run folder: goes on exactly where it stopped, with its config")
 
 
+class Inspect(Settings):
+    """`python -m lamp_lightning.inspect`: a first look at clips, before tuning on them."""
+
+    motion: MotionSettings
+    model: ModelSettings
+    data: DataSettings
+    out: Text | None = setting(
+        None, "A folder for contact_sheet.png and inspection.json; null: inspections/<motion>"
+    )
+    captioner: Text | None = setting(
+        None,
+        "An image-to-text model, a folder or hub id like Salesforce/blip-image-captioning-base, that writes "
+        "<clip>.txt for clips without a caption; null: none",
+    )
+
+
 class Edit(RunSettings):
     """`python -m lamp_lightning.edit`: edit a video."""
 
@@ -329,7 +345,24 @@ class ShareMotion(Settings):
     )
 
 
+class App(Settings):
+    """`python -m lamp_lightning.app`: a page for tuning and painting, in the browser."""
+
+    folder: Text = setting("lamp_studio", "The folder of all that the page reads and writes")
+    port: Annotated[int, Field(ge=1, le=65_535)] = setting(7860, "Port of the page")
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$"), Means("a name or address of this machine")] = (
+        setting("127.0.0.1", "Where it listens: only on this machine, or 0.0.0.0 for all of its networks")
+    )
+    auth: Text | None = setting(
+        None, "A file with one line <name>:<password> that the page then asks for; null: nobody is asked"
+    )
+    largest_upload: Annotated[float, Field(gt=0, le=1000)] = setting(
+        4.0, "Most that can be uploaded at once, in GB"
+    )
+    show: bool = setting(False, "Open the page in the browser")
+
+
 COMMANDS: dict[str, type[Settings]] = {
-    "train": Train, "sample": Sample, "edit": Edit, "evaluate": Evaluate, "benchmark": Benchmark,
-    "collect": Collect, "convert": Convert, "share": ShareMotion,
+    "inspect": Inspect, "train": Train, "sample": Sample, "edit": Edit, "evaluate": Evaluate,
+    "benchmark": Benchmark, "collect": Collect, "convert": Convert, "share": ShareMotion, "app": App,
 }  # fmt: skip

@@ -13,7 +13,10 @@ from collections.abc import Iterator
 
 from lamp_lightning.runtime.stopping import quiet_interrupts
 
-COMMANDS = ("train", "sample", "edit", "evaluate", "collect", "benchmark", "convert", "share", "pretrain")
+COMMANDS = (
+    "inspect", "train", "sample", "edit", "evaluate", "collect", "benchmark", "convert", "share", "app",
+    "pretrain",
+)  # fmt: skip
 USAGE = f"""lamp <command> [<setting>=<value> ...], with one of these commands:
   {", ".join(COMMANDS)}
 lamp <command> --help shows its settings. lamp --completion prints what lets a shell complete them."""
@@ -40,6 +43,7 @@ _lamp() {
 }
 complete -o nospace -o default -F _lamp lamp"""
 _MOTIONS = {
+    "inspect": " $(_lamp_motions data)",
     "train": " $(_lamp_motions data)",
     "sample": " $(_lamp_motions runs)",
     "share": " $(_lamp_motions runs)",

@@ -175,13 +175,18 @@ class ModelSettings(Settings):
 
 
 class DataSettings(Settings):
-    """The motion set: a folder of 8-16 clips (mp4, m4v, mov, avi, mkv, webm, gif)."""
+    """The motion set: a folder of 8-16 clips (mp4, m4v, mov, avi, mkv, webm, gif, animated webp)."""
 
     target: Target = Field(alias="_target_", description="The data module")
     root: Text | None = setting("data", "The folder below which motions have their folders")
     folder: Text | None = setting(None, "The folder of the clips", config="${data.root}/${motion.folder}")
     num_frames: VideoFrames = setting(16, "Frames of a training clip")
     frame_stride: Annotated[int, Field(ge=1, le=10_000)] = setting(1, "Every so many frames make the clip")
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = setting(
+        None,
+        "Frames per second at which clips are read, by the times of their frames; null: all frames, whatever "
+        "the clips' rates are",
+    )
     size: Size = setting((64, 64), "Height and width in pixels", recipe="size")
     flip: bool = setting(True, "Mirror half of the clips at random", config="${motion.flip}")
     batch_size: Annotated[int, Field(ge=1, le=4096)] = setting(1, "Clips of a step", recipe="batch_size")
@@ -193,6 +198,10 @@ class DataSettings(Settings):
         None, "A caption file; null: captions.txt, captions.json or <clip>.txt beside the clips"
     )
     use_captions: bool = setting(True, "false: the prompt of all clips is the motion's name, as in the paper")
+    use_masks: bool = setting(
+        True, "Masks beside clips (<clip>_mask.png, or a video) weigh the loss: white counts, black does not"
+    )
+    mask_black: Share = setting(0.0, "What black counts in a mask, as a share of what white does")
     max_clips: Count | None = setting(None, "Only the first so many clips; null: all")
     decode_timeout: Positive = setting(60, "Seconds that decoding a clip may take")
     validation: HeldOut | None = setting(
@@ -316,6 +325,9 @@ class SampleSettings(Settings):
     while_training: Annotated[int, Field(ge=0, le=10_000)] = setting(2, "How many prompts each time")
     final: Annotated[int, Field(ge=0, le=10_000)] = setting(4, "How many prompts at the end")
     seed: Seed = setting(0, "Seed of their noise")
+    first_frame: Text | None = setting(
+        None, "A picture of yours that they begin with, or a folder of pictures; null: generated ones"
+    )
 
 
 class MethodSettings(Settings):

@@ -60,6 +60,7 @@ def begin(cfg: DictConfig) -> float | None:
         print_tree(cfg, "train", HydraConfig.get().runtime.choices)
     settle_paths(cfg)
     find_clips(cfg)
+    find_first_frame(cfg)
     from lamp_lightning.metrics.metrics_json import read_metrics
     from lamp_lightning.train.run import train  # torch and all: seconds, so not before the config is right
 
@@ -91,6 +92,16 @@ def find_clips(cfg: DictConfig) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the clips are read
             list_clips(cfg.data.folder)
+
+
+def find_first_frame(cfg: DictConfig) -> None:
+    """UserError where the picture for samples is missing: as early."""
+    own = cfg.samples.first_frame
+    if own is not None and not Path(own).exists():
+        raise UserError(
+            f"samples.first_frame={own} does not exist. Give a picture (png, jpg, webp, ...) or a folder of "
+            "pictures."
+        )
 
 
 def optimized(cfg: DictConfig, numbers: Mapping[str, float]) -> float | None:
@@ -254,11 +265,12 @@ def check_clips(cfg: DictConfig, file: Path) -> None:
 def settle_paths(cfg: DictConfig) -> None:
     """Make the config's paths absolute, so that a run can be resumed from anywhere."""
     models = ("model.path", "model.config", "model.painter", "model.painter_config", "model.clip")
-    for key in (*PATHS, *models):
+    paths = (*PATHS, "samples.first_frame")
+    for key in (*paths, *models):
         value = OmegaConf.select(cfg, key)
         if key == "data.validation" and is_number(value):
             continue  # a share of the clips
-        if value is not None and (key in PATHS or names_file(str(value))):
+        if value is not None and (key in paths or names_file(str(value))):
             OmegaConf.update(cfg, key, str(Path(str(value)).expanduser().absolute()))
 
 

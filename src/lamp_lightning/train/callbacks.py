@@ -107,6 +107,23 @@ class StepNumbers(Callback):
         pl_module.log_dict(numbers, rank_zero_only=True)
 
 
+class HeldOutLosses(Callback):
+    """Remembers the loss on held-out clips of each step at which it was measured, also across a resume."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and (loss := trainer.callback_metrics.get("val/loss")) is not None:
+            self.losses[trainer.global_step] = float(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": dict(self.losses)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.losses = dict(state_dict["losses"])
+
+
 class Samples(AfterStep):
     """Calls `make(step)` every `every` steps, but not after the last: the final videos come then."""
 

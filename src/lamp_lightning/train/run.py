@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt, sample_prompts
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.metrics.diagnosis import Diagnosis, diagnose
 from lamp_lightning.metrics.familiar import ELSE, REAL, is_tiny, say_doubts
 from lamp_lightning.metrics.metrics_json import read_metrics, write_metrics
 from lamp_lightning.metrics.registry import printed
@@ -45,7 +46,8 @@ from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.motions import load_painter, spare_memory
 from lamp_lightning.sample.pipeline import LAMPPipeline
-from lamp_lightning.train.callbacks import Samples, SaveState, StepNumbers, TrainingProgress
+from lamp_lightning.sample.videos import Video
+from lamp_lightning.train.callbacks import HeldOutLosses, Samples, SaveState, StepNumbers, TrainingProgress
 from lamp_lightning.train.checkpoints import check_checkpoint
 from lamp_lightning.train.samples import Studio
 
@@ -132,8 +134,9 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     )
     sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
     data_cfg = {key: value for key, value in cfg.data.items() if key != "root"}
-    if data_cfg.get("validation") is None:
-        data_cfg.pop("validation", None)  # a data module of the user's need not know it
+    for name, usual in (("validation", None), ("fps", None), ("use_masks", True), ("mask_black", 0.0)):
+        if data_cfg.get(name) == usual:
+            data_cfg.pop(name, None)  # a data module of the user's need not know it
     callbacks = make_callbacks(run, cfg)
     trainer_cfg = dict(cfg.trainer)
     if (longest := trainer_cfg.pop("max_time", None)) is not None:
@@ -165,6 +168,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
             *callbacks,  # before ours, which save what they have done
             progress,
             StepNumbers(),
+            HeldOutLosses(),  # before the state is saved
             Samples(studio.while_training, cfg.samples.every),
             SaveState(run, cfg.save_every, stop),
         ],
@@ -318,6 +322,18 @@ def fit(parts: Parts) -> None:
         stop.check()
 
 
+def diagnosed(parts: Parts, videos: Sequence[Video]) -> Diagnosis:
+    """What came of tuning, by the final videos beside the clips, and by the losses on held-out clips."""
+    data = parts.studio.cfg.data
+    kept = [each for each in parts.callbacks if isinstance(each, HeldOutLosses)]
+    return diagnose(
+        [video.frames for video in videos],
+        [clip.frames[:: data.frame_stride][: data.num_frames] for clip in parts.data.motion_set.clips],
+        losses=kept[0].losses if kept else None,
+        steps=parts.trainer.global_step,
+    )
+
+
 def measure_held_out(parts: Parts) -> None:
     """The loss on held-out clips, of the model as it is at the end."""
     trainer = parts.trainer
@@ -351,6 +367,7 @@ def finish(parts: Parts) -> dict[str, float]:
     facts["minutes"] = round(studio.progress.seconds / 60, 3)  # of training
     values: dict[str, float] = {}
     single: list[dict[str, Any]] = []
+    diagnosis: Diagnosis | None = None
     if cfg.samples.final:
         print(f"Generating {counted(cfg.samples.final, 'video')} of held-out prompts ...", flush=True)
         begun = time.monotonic()
@@ -359,12 +376,16 @@ def finish(parts: Parts) -> dict[str, float]:
         studio.stop.check()
         values, single = studio.publish(videos, step, final=True)
         places += [("videos", run.videos), ("contact sheet", run.contact_sheet)]
+        diagnosis = diagnosed(parts, videos)
+        facts["diagnosis"] = diagnosis.as_dict()
     write_metrics(run.metrics, {**facts, **values, "videos": single})
     summarise(studio.logger, {f"metrics/{name}": value for name, value in values.items()})
     log_adapter(studio.logger, run, {"motion": str(cfg.motion.name), "steps": step})
     figures = printed(values)
     if "val/loss" in facts:
         figures = [f"  {'loss on held-out clips ↓':<34}{facts['val/loss']:>7.4f}", *figures]
+    if diagnosis is not None:
+        figures += diagnosis.lines()
     places += [
         ("metrics", run.metrics),
         *where_to_look(studio.logger),

@@ -11,7 +11,8 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import Tensor
 
-from lamp_lightning.data.clips import Clip
+from lamp_lightning.data.clip import Clip
+from lamp_lightning.data.images import read_image
 from lamp_lightning.data.motions import motion_prompt, sample_prompts
 from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.diffusion.sampler import Sampler
@@ -21,7 +22,7 @@ from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.generate import generate, paint_with
 from lamp_lightning.sample.motions import MEMORY_SETTINGS
-from lamp_lightning.sample.videos import Video
+from lamp_lightning.sample.videos import Video, find_pictures
 from lamp_lightning.sample.write import measure, save_videos, write_sheet
 from lamp_lightning.train.callbacks import TrainingProgress
 
@@ -57,10 +58,14 @@ class Studio:
             yield
 
     def first_frames(self, count: int) -> list[Any]:
-        """The painter's first frames of the held-out prompts; None for each where there is no painter.
+        """The user's pictures, else the painter's first frames of the held-out prompts.
 
-        The painter remembers them: they do not depend on what is tuned.
+        None for each where there is neither. The painter remembers its own: they do not depend on what is
+        tuned.
         """
+        if count and (own := self.cfg.samples.get("first_frame")) is not None:
+            pictures = [read_image(picture.file) for picture in find_pictures(own)]
+            return [pictures[i % len(pictures)] for i in range(count)]
         if self.painter is None or not count:
             return [None] * count
         frames = []

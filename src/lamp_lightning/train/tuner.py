@@ -86,7 +86,8 @@ class MotionTuner(LightningModule):
         base_variant: of the base model's weight files.
 
     A batch is a dictionary of scaled `latents` `b c f h w`, `text` `b l d` and the item numbers `index` `b`,
-    with SDXL also of `added_cond_kwargs`: `text_embeds` `b p` and `time_ids` `b 6`. Checkpoints hold the
+    with SDXL also of `added_cond_kwargs`: `text_embeds` `b p` and `time_ids` `b 6`, and with masks of `mask`
+    `b f h w`, the weight of each latent in the loss. Checkpoints hold the
     tuned parameters, the optimiser, the loop and the hyperparameters, not the frozen weights.
     `load_from_checkpoint` makes the whole module from one. `sampler` says how `predict_step` samples.
 
@@ -216,7 +217,8 @@ class MotionTuner(LightningModule):
         """The mean loss of a batch at this noise (b, c, f, h, w) and these timesteps (b,), a scalar."""
         conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
         loss_of = first_frame_loss if self.unet.variant.first_frame else all_frames_loss
-        return loss_of(self.unet, self.scheduler, batch["latents"], noise, timesteps, conditions)
+        weights = {} if batch.get("mask") is None else {"weights": batch["mask"]}
+        return loss_of(self.unet, self.scheduler, batch["latents"], noise, timesteps, conditions, **weights)
 
     @torch.compiler.disable
     def draw_held_out(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

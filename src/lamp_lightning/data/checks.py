@@ -1,0 +1,85 @@
+"""What is wrong, or worth a warning, of the clips of a set together."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lamp_lightning.data.clip import Clip, MotionSet
+from lamp_lightning.runtime.errors import UserError
+
+FEWEST, MOST = 8, 16  # clips of a set, as in the paper
+
+
+def check_lengths(clips: Sequence[Clip], num_frames: int, frame_stride: int) -> None:
+    """UserError where a clip is shorter than a sample."""
+    needed = (num_frames - 1) * frame_stride + 1
+    raise_problems(
+        [
+            f"{clip.path}: this clip has {len(clip.frames)} frames, but {num_frames} frames at a stride of "
+            f"{frame_stride} need {needed}. Use a longer clip, a smaller stride or fewer frames."
+            for clip in clips
+            if len(clip.frames) < needed
+        ]
+    )
+
+
+def warn_of_sizes(folder: Path, clips: Sequence[Clip], size: tuple[int, int]) -> None:
+    """Warn where clips differ in size."""
+    sizes = Counter(clip.source_size for clip in clips if clip.source_size)
+    if len(sizes) > 1:
+        counts = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(MOST))
+        counts += f" and {len(sizes) - MOST} more" if len(sizes) > MOST else ""
+        warnings.warn(
+            f"{folder}: the clips have {len(sizes)} different sizes: {counts}. Each is cropped at the centre "
+            f"and resized to {size[1]}x{size[0]}.",
+            stacklevel=3,
+        )
+
+
+def warn_of_rates(folder: Path, found: MotionSet, fps: float | None) -> None:
+    """Warn of mixed and variable frame rates, or of rates below `fps`, at which the clips are read."""
+    if fps is not None:
+        slow = [clip for clip in found.clips if clip.source_fps and clip.source_fps < 0.95 * fps]
+        if slow:
+            names = some([f"{clip.path.name} ({clip.source_fps:.4g})" for clip in slow])
+            lowest = min(clip.source_fps or fps for clip in slow)
+            warnings.warn(
+                f"{folder}: {names} have fewer frames per second than data.fps={fps:.4g}, so that some of "
+                f"their frames repeat and the motion stutters. data.fps={lowest:.4g} or less suits all.",
+                stacklevel=3,
+            )
+        return
+    rates = Counter(f"{clip.fps:.4g}" for clip in found.clips if clip.fps > 0)
+    lowest = min((clip.fps for clip in found.clips if clip.fps > 0), default=8.0)
+    if len(rates) > 1:
+        counts = ", ".join(f"{rate} ({count})" for rate, count in rates.most_common())
+        warnings.warn(
+            f"{folder}: the clips have different frame rates: {counts} frames per second. Frames are taken "
+            f"as they are, so the same motion is faster in some; videos are written at {found.fps:.4g}. "
+            f"For one speed give data.fps={lowest:.4g}.",
+            stacklevel=3,
+        )
+    elif variable := [clip.path.name for clip in found.clips if clip.variable]:
+        warnings.warn(
+            f"{folder}: {some(variable)} show frames for different times, and they are taken as they are. "
+            f"For one speed give data.fps={lowest:.4g}.",
+            stacklevel=3,
+        )
+
+
+def raise_problems(problems: Sequence[str], limit: int = 5) -> None:
+    """UserError with what is wrong with some clips; nothing where nothing is."""
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        more = [f"... and {len(problems) - limit} more"] if len(problems) > limit else []
+        raise UserError("\n".join([f"{len(problems)} clips cannot be used:", *problems[:limit], *more]))
+
+
+def some(names: list[str], limit: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
