@@ -266,9 +266,16 @@ def read_fitted(
     """
     frames, facts = _fitted_frames(path, size, cache, decoder, fps)
     prompts = (prompt,) if isinstance(prompt, str) else prompt
-    captions = prompts if len(prompts) > 1 else ()
-    rates = {"source_fps": facts.source_fps, "variable": facts.variable}
-    clip = Clip(path, frames, facts.fps, facts.source_size, prompts[0], captions=captions, **rates)  # type: ignore[arg-type]
+    clip = Clip(
+        path,
+        frames,
+        facts.fps,
+        facts.source_size,
+        prompts[0],
+        source_fps=facts.source_fps,
+        variable=facts.variable,
+        captions=prompts if len(prompts) > 1 else (),
+    )
     file = find_mask(path, CLIP_SUFFIXES) if masks else None
     if file is None:
         return clip
