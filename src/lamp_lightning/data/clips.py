@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -291,8 +292,8 @@ def _fitted_frames(
     path: Path, size: tuple[int, int], cache: Cache, decoder: ClipDecoder, fps: float | None
 ) -> tuple[np.ndarray, DecodedFile]:
     check_clip(path)
-    fields = {"clip": file_sha256(path), "size": list(size), "crop": "centre", "decoder": "PyAV"}
-    fields |= {} if fps is None else {"fps": fps}
+    fields: dict[str, Any] = {"clip": file_sha256(path), "size": list(size), "crop": "centre"}
+    fields |= {"decoder": "PyAV"} | ({} if fps is None else {"fps": fps})
     entry = cache.path("frames", fields, ".rgb")
 
     def make() -> tuple[np.ndarray, DecodedFile]:
