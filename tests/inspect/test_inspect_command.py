@@ -13,7 +13,7 @@ from lamp_lightning.data.video import write_mp4
 from lamp_lightning.inspect.__main__ import main
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
-FRAMES = 14
+FRAMES = 12
 WORDS = ["data.num_frames=8"]
 
 
@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch) -> Path:
 def test_each_fault_of_a_folder_is_found_and_no_other(here, horses, capsys):
     folder = write(here / "horses", horses[:6])
     write_mp4(folder / "still.mp4", np.repeat(horses[6][:1], FRAMES, axis=0), fps=8)
-    write_mp4(folder / "cut.mp4", np.concatenate([horses[6][:8], horses[7][:6]]), fps=8)
+    write_mp4(folder / "cut.mp4", np.concatenate([horses[6][:8], horses[7][:4]]), fps=8)
     write_mp4(folder / "backwards.mp4", horses[7][::-1], fps=8)
     write_mp4(folder / "other.mp4", drawn("waterfall", 1)[0], fps=8)
     write_mp4(folder / "fast.mp4", horses[7], fps=25)
@@ -70,7 +70,7 @@ def test_each_fault_of_a_folder_is_found_and_no_other(here, horses, capsys):
     assert sheet.height > 11 * 128
 
 
-@pytest.mark.parametrize("motion", ["helicopter", "turn_to_smile"])
+@pytest.mark.parametrize("motion", ["turn_to_smile"])
 def test_clips_of_one_motion_need_no_advice(here, motion, capsys):
     folder = write(here / motion, drawn(motion, 8))
     assert main([f"data.folder={folder}", *WORDS]) == 0

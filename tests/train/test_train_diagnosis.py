@@ -15,6 +15,7 @@ def diagnosed(run: Path, *words: str) -> dict:
     return json.loads((run / "metrics.json").read_text())["diagnosis"]
 
 
+@pytest.mark.slow  # with the tiny model: half a minute
 @pytest.mark.parametrize(("method", "verdict"), [("frozen", "static"), ("untuned", "exploding")])
 def test_the_tiny_model_untuned_stands_still_or_moves_too_much(
     tmp_path, monkeypatch, capsys, method, verdict

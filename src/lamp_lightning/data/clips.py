@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -266,9 +267,16 @@ def read_fitted(
     """
     frames, facts = _fitted_frames(path, size, cache, decoder, fps)
     prompts = (prompt,) if isinstance(prompt, str) else prompt
-    captions = prompts if len(prompts) > 1 else ()
-    rates = {"source_fps": facts.source_fps, "variable": facts.variable}
-    clip = Clip(path, frames, facts.fps, facts.source_size, prompts[0], captions=captions, **rates)  # type: ignore[arg-type]
+    clip = Clip(
+        path,
+        frames,
+        facts.fps,
+        facts.source_size,
+        prompts[0],
+        source_fps=facts.source_fps,
+        variable=facts.variable,
+        captions=prompts if len(prompts) > 1 else (),
+    )
     file = find_mask(path, CLIP_SUFFIXES) if masks else None
     if file is None:
         return clip
@@ -284,8 +292,8 @@ def _fitted_frames(
     path: Path, size: tuple[int, int], cache: Cache, decoder: ClipDecoder, fps: float | None
 ) -> tuple[np.ndarray, DecodedFile]:
     check_clip(path)
-    fields = {"clip": file_sha256(path), "size": list(size), "crop": "centre", "decoder": "PyAV"}
-    fields |= {} if fps is None else {"fps": fps}
+    fields: dict[str, Any] = {"clip": file_sha256(path), "size": list(size), "crop": "centre"}
+    fields |= {"decoder": "PyAV"} | ({} if fps is None else {"fps": fps})
     entry = cache.path("frames", fields, ".rgb")
 
     def make() -> tuple[np.ndarray, DecodedFile]:

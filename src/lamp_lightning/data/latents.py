@@ -124,7 +124,7 @@ def _weights(clip: Clip, moments: torch.Tensor, black: float) -> torch.Tensor | 
     if clip.mask is None:
         return None
     pixels = torch.from_numpy(np.array(clip.mask)).float()[:, None] / 255
-    white = torch.nn.functional.adaptive_avg_pool2d(pixels, tuple(moments.shape[-2:]))[:, 0]
+    white = torch.nn.functional.adaptive_avg_pool2d(pixels, (moments.shape[-2], moments.shape[-1]))[:, 0]
     weights = black + (1 - black) * white
     return None if bool((weights == 1).all()) else weights.expand(moments.shape[1], -1, -1)
 
