@@ -43,7 +43,7 @@ def said_by(command: str, *words: str, capsys: pytest.CaptureFixture[str]) -> st
         ("train", "logger=[csv,tensorboard]", "-m logger=csv,tensorboard"),
         ("train", "~logger", "Choose another with logger=<name>."),
         ("sample", "model=sd15", "base=<folder, hub id or file>"),
-        ("collect", "model=sd15", "collect has no setting 'model': it belongs to train, edit."),
+        ("collect", "model=sd15", "collect has no setting 'model': it belongs to inspect, train, edit."),
     ],
 )
 def test_a_wrong_word_leads_to_the_right_one(command, word, said, tmp_path, monkeypatch, capsys):

@@ -43,7 +43,8 @@ from lamp_lightning.runtime.precision import sampling_dtype
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.sample.generate import generate_batch
-from lamp_lightning.sample.motions import find_adapter, load, spare_memory
+from lamp_lightning.sample.loading import load, spare_memory
+from lamp_lightning.sample.motions import find_adapter
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.train.run import variant_from
 

@@ -18,11 +18,7 @@ from lamp_lightning.runtime.hub import HubMotion, fetch, is_id
 from lamp_lightning.runtime.runs import RunFolder
 
 if TYPE_CHECKING:
-    import torch
-
     from lamp_lightning.diffusion.sampler import Sampler
-    from lamp_lightning.sample.first_frames import Painter
-    from lamp_lightning.sample.pipeline import LAMPPipeline
 
 RUNS = Path("runs")  # where training puts them: runs/<motion>/<time>
 HOW = "run=<motion>:<weight>,<motion>:<weight>"
@@ -299,53 +295,3 @@ def with_changes(adapter: Adapter, cfg: DictConfig) -> Adapter:
             f"{adapter.file} does not say which base model it belongs to: name it with base=<model>."
         )
     return adapter
-
-
-def spare_memory(pipeline: LAMPPipeline, settings: Mapping[str, Any]) -> None:
-    """Switch on those of `MEMORY_SETTINGS` that the settings ask for."""
-    for name in MEMORY_SETTINGS:
-        if settings.get(name):
-            getattr(pipeline, f"enable_{name}")()
-
-
-def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
-    """The pipeline of the adapter's base model with the motion in it, on the device."""
-    import torch
-
-    from lamp_lightning.sample.pipeline import LAMPPipeline
-
-    mixed = bool(adapter.others) or adapter.weight != 1
-    pipeline = LAMPPipeline.from_motion(
-        adapter.file,
-        adapter.base,
-        config=adapter.base_config,
-        variant=adapter.base_variant,
-        torch_dtype=getattr(torch, dtype),
-        motions={each.file: each.weight for each in adapter.all} if mixed else None,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    spare_memory(pipeline, adapter.memory)
-    try:
-        return pipeline.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def load_painter(model: Adapter | DictConfig, device: str | torch.device, dtype: str) -> Painter | None:
-    """The other model that generates first frames, if there is one; it is loaded when it is first used."""
-    if model.painter is None:
-        return None
-    from lamp_lightning.sample.first_frames import Painter
-
-    return Painter(
-        model.painter,
-        config=model.painter_config,
-        variant=model.painter_variant,
-        device=device,
-        dtype=dtype,
-    )
-
-
-def size_unit(pipeline: LAMPPipeline) -> int:
-    """Pixels that heights and widths are best multiples of: every level of the UNet then halves evenly."""
-    return pipeline.base.vae_scale_factor * 2 ** (len(pipeline.unet.config.down_block_types) - 1)

@@ -23,7 +23,8 @@ from lamp_lightning.runtime.locks import only_writer
 from lamp_lightning.runtime.precision import fast_float32, sampling_dtype
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.generate import Batch, check_memory, how_many, how_many_fit, in_batches, paint
-from lamp_lightning.sample.motions import Adapter, load, load_painter, size_unit
+from lamp_lightning.sample.loading import load, load_painter, size_unit
+from lamp_lightning.sample.motions import Adapter
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.progress import GeneratingProgress
 from lamp_lightning.sample.record import (

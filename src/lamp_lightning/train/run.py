@@ -44,7 +44,7 @@ from lamp_lightning.runtime.loggers import StepLogger, close, log_adapter, summa
 from lamp_lightning.runtime.precision import check_precision
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.motions import load_painter, spare_memory
+from lamp_lightning.sample.loading import load_painter, spare_memory
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.videos import Video
 from lamp_lightning.train.callbacks import HeldOutLosses, Samples, SaveState, StepNumbers, TrainingProgress

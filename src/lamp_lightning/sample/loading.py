@@ -1,0 +1,58 @@
+"""Tuned motions into memory: their pipeline, and the model that generates first frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.sample.first_frames import Painter
+from lamp_lightning.sample.motions import MEMORY_SETTINGS, Adapter
+from lamp_lightning.sample.pipeline import LAMPPipeline
+
+
+def spare_memory(pipeline: LAMPPipeline, settings: Mapping[str, Any]) -> None:
+    """Switch on those of `MEMORY_SETTINGS` that the settings ask for."""
+    for name in MEMORY_SETTINGS:
+        if settings.get(name):
+            getattr(pipeline, f"enable_{name}")()
+
+
+def load(adapter: Adapter, device: str, dtype: str) -> LAMPPipeline:
+    """The pipeline of the adapter's base model with the motion in it, on the device."""
+    mixed = bool(adapter.others) or adapter.weight != 1
+    pipeline = LAMPPipeline.from_motion(
+        adapter.file,
+        adapter.base,
+        config=adapter.base_config,
+        variant=adapter.base_variant,
+        torch_dtype=getattr(torch, dtype),
+        motions={each.file: each.weight for each in adapter.all} if mixed else None,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    spare_memory(pipeline, adapter.memory)
+    try:
+        return pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={device} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def load_painter(model: Adapter | DictConfig, device: str | torch.device, dtype: str) -> Painter | None:
+    """The other model that generates first frames, if there is one; it is loaded when it is first used."""
+    if model.painter is None:
+        return None
+    return Painter(
+        model.painter,
+        config=model.painter_config,
+        variant=model.painter_variant,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def size_unit(pipeline: LAMPPipeline) -> int:
+    """Pixels that heights and widths are best multiples of: every level of the UNet then halves evenly."""
+    return pipeline.base.vae_scale_factor * 2 ** (len(pipeline.unet.config.down_block_types) - 1)
