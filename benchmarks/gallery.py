@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pages import parser
 from PIL import Image
 from toy_motions import tune
 
@@ -21,8 +22,6 @@ from lamp_lightning.data.video import write_webp
 from lamp_lightning.runtime.hub import megabytes
 from lamp_lightning.toyworld.render import FPS, continuation
 from lamp_lightning.toyworld.scenes import held_out_scenes
-
-from pages import parser  # isort: skip
 
 MOTION = "birds_fly"
 WEIGHTS = (0.0, 0.5, 1.0, 1.5)
@@ -38,7 +37,7 @@ def main() -> None:
     adapter = run / "adapter.safetensors"
     pipe = LAMPPipeline.from_motion(adapter)
     pipe.set_progress_bar_config(disable=True)
-    scene = held_out_scenes(MOTION, 1)[0]
+    scene = held_out_scenes(MOTION, 4)[0]
     still = Image.fromarray(continuation(scene, 1)[0])
     rows = [(f"weight {w:g}", video(weighted(pipe, adapter, w), scene.caption, still, 0)) for w in WEIGHTS]
     file = args.docs / "images" / "gallery_weights.webp"
