@@ -1,11 +1,10 @@
-"""The pictures of the artist's guide: what a motion of the tiny model does, in three small animations.
+"""A picture of the artist's guide: what the weight of a motion does, docs/images/gallery_weights.webp.
 
     python benchmarks/gallery.py                       # tunes birds_fly as the train command does
     python benchmarks/gallery.py trainer.max_steps=150   # with fewer steps
     python benchmarks/gallery.py --run runs/birds_fly/<time>
 
-Prompts; pictures that the model never saw; one picture at several weights of the motion. What is tuned is
-kept in `--out`.
+One picture that the model never saw, at several weights of the motion. What is tuned is kept in `--out`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pages import parser
 from PIL import Image
 from toy_motions import tune
 
@@ -20,18 +20,10 @@ from lamp_lightning import LAMPPipeline
 from lamp_lightning.data.sheet import draw_wall
 from lamp_lightning.data.video import write_webp
 from lamp_lightning.runtime.hub import megabytes
-from lamp_lightning.toyworld.render import FPS
+from lamp_lightning.toyworld.render import FPS, continuation
 from lamp_lightning.toyworld.scenes import held_out_scenes
 
-from pages import parser  # isort: skip
-
 MOTION = "birds_fly"
-PROMPTS = (
-    "a red bird flies in the forest",
-    "a blue bird flies over the sea",
-    "a yellow bird flies in the mountains, ink drawing",
-    "a green bird flies at the beach",
-)
 WEIGHTS = (0.0, 0.5, 1.0, 1.5)
 CELL = 128  # pixels; the model's pictures have 64
 
@@ -45,25 +37,12 @@ def main() -> None:
     adapter = run / "adapter.safetensors"
     pipe = LAMPPipeline.from_motion(adapter)
     pipe.set_progress_bar_config(disable=True)
-    scenes = held_out_scenes(MOTION, 4)
-    from lamp_lightning.toyworld import continuation
-
-    stills = [Image.fromarray(continuation(scene, 1)[0]) for scene in scenes]
-    walls = {
-        "prompts": [(prompt, video(pipe, prompt, None, seed)) for seed, prompt in enumerate(PROMPTS)],
-        "pictures": [
-            (scene.caption, video(pipe, scene.caption, still, seed))
-            for seed, (scene, still) in enumerate(zip(scenes, stills, strict=True))
-        ],
-        "weights": [
-            (f"weight {weight:g}", video(weighted(pipe, adapter, weight), scenes[0].caption, stills[0], 0))
-            for weight in WEIGHTS
-        ],
-    }
-    for name, rows in walls.items():
-        file = args.docs / "images" / f"gallery_{name}.webp"
-        write_webp(file, wall(rows), fps=FPS, quality=80)
-        print(f"{file} ({megabytes(file.stat().st_size)})")
+    scene = held_out_scenes(MOTION, 4)[0]
+    still = Image.fromarray(continuation(scene, 1)[0])
+    rows = [(f"weight {w:g}", video(weighted(pipe, adapter, w), scene.caption, still, 0)) for w in WEIGHTS]
+    file = args.docs / "images" / "gallery_weights.webp"
+    write_webp(file, wall(rows), fps=FPS, quality=80)
+    print(f"{file} ({megabytes(file.stat().st_size)})")
 
 
 def video(pipe: LAMPPipeline, prompt: str, picture: Image.Image | None, seed: int) -> np.ndarray:

@@ -82,7 +82,7 @@ def spoken(seconds: float) -> str:
 
 def main() -> None:
     asked = parser(__doc__)
-    asked.add_argument("--models", nargs="+", choices=MODELS, default=["sd14", "sd21"], metavar="MODEL")
+    asked.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, metavar="MODEL")
     args = asked.parse_args()
     counts = {}
     for name in args.models:

@@ -55,6 +55,10 @@ def share(cfg: DictConfig) -> None:
         raise UserError(
             f"run={cfg.run} is a mixture: share each motion by itself, and mix them when you sample."
         )
+    if found.origin is not None:
+        raise UserError(
+            f"run={cfg.run} is on the hub already: give a run folder or an adapter file of yours."
+        )
     print(f"  motion        {found.title} ({found.where})", flush=True)
     with scratch() as folder:
         shared = gather(

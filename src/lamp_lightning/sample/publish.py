@@ -17,7 +17,6 @@ from lamp_lightning.runtime.files import scratch
 from lamp_lightning.runtime.hub import ADAPTER, check_token, is_id, publish
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.sample.card import CardFacts, licence_of, model_card
-from lamp_lightning.sample.motions import find_adapter
 
 VIDEOS = 4  # that are shown, by default
 _SETTINGS = {  # of a run's config, for the card; none of them is a path
@@ -92,20 +91,14 @@ def gather(
     Raises:
         UserError: no motion, or one whose base model only this machine has.
     """
-    found = find_adapter(where)
-    if found.origin is not None:
-        raise UserError(
-            f"{where} is a motion of the hub already: give a run folder or an adapter file of yours."
-        )
-    header = header_of(found.file)
+    file, run = _located(Path(where).expanduser())
+    header = header_of(file)
     changes = without_paths(header, base)
-    file = found.file
     if changes:
-        file = folder / ADAPTER
-        copy_adapter(found.file, file, changes)
+        tuned, file = file, folder / ADAPTER
+        copy_adapter(tuned, file, changes)
         header = header_of(file)
     files: dict[str, Path | bytes] = {ADAPTER: file}
-    run = found.run or _run_of(found.file)
     metrics, shown, settings = None, [], []
     if run is not None:
         cfg = RunFolder.open(run.path)[1]
@@ -162,8 +155,17 @@ def _is_path(name: str) -> bool:
     return name != "tiny" and (not is_id(name) or Path(name).exists())
 
 
+def _located(path: Path) -> tuple[Path, RunFolder | None]:
+    """The adapter of a run folder, or an adapter file, and the run folder that it lies in, if any."""
+    if path.is_dir():
+        run = RunFolder.open(path)[0]
+        if not run.adapter.is_file():
+            raise UserError(f"{path} has no adapter yet: the run has not come so far. Tune it to the end.")
+        return run.adapter, run
+    return path, _run_of(path)
+
+
 def _run_of(file: Path) -> RunFolder | None:
-    """The run folder that an adapter lies in, if it lies in one."""
     run = RunFolder(file.absolute().parent)
     return (
         run
