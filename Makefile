@@ -31,7 +31,8 @@ dev: $(VENV)/.dev ## install what tests and benchmarks need, too
 demo: setup ## tune "waterfall" on the tiny model and show what it learned (no GPU, no account)
 	$(BIN)/python -m lamp_lightning.train motion=waterfall
 
-test: dev lint docs ## lint, type-check, build the site, and all tests but the slow ones
+test: dev ## lint, type-check, build the site, and all tests but the slow ones
+	$(MAKE) --no-print-directory --jobs=2 lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: dev ## the tests that take minutes (12 GB of memory, 9 GB of disk)

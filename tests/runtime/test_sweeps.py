@@ -26,6 +26,7 @@ def jobs(folder: Path) -> list[Path]:
 
 
 def test_a_killed_sweep_skips_what_is_finished_and_ends_as_an_uninterrupted_one(sweep, tmp_path, capsys):
+    sweep = [*sweep, "seed=0"]  # two jobs
     assert main([*sweep, "hydra.sweep.dir=whole"]) == 0
     killed = start("lamp_lightning.train", [*sweep, "hydra.sweep.dir=killed"], tmp_path)
     second = jobs(tmp_path / "whole")[1].name

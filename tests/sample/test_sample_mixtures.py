@@ -146,7 +146,7 @@ def test_a_motion_is_named_by_folder_file_or_name_of_its_newest_run(tmp_path):
 
 def test_a_motion_that_is_spelt_almost_right_is_recognised():
     make_run("runs/waterfall/a", "waterfall", "fall.safetensors", when=1000)
-    make_run("runs/water/a", "water")  # has no adapter yet
+    make_run("runs/waterfalls/a", "waterfall")  # has no adapter yet
     with pytest.raises(UserError, match=r"run=waterfal does not exist.* Did you mean waterfall\? runs has"):
         find_motions("waterfal")
 
