@@ -217,6 +217,11 @@ def test_progress_is_read_from_the_last_whole_line(tmp_path):
 
 def answer(gate: Gate, **headers: str) -> int:
     """The status that a gate gives to a request with these headers."""
+    return answers(gate, **headers)["status"]
+
+
+def answers(gate: Gate, **headers: str) -> Any:
+    """The beginning of what a gate answers."""
     sent: list[Any] = []
 
     async def ask() -> None:
@@ -227,11 +232,12 @@ def answer(gate: Gate, **headers: str) -> int:
         await gate({"type": "http", "headers": pairs}, None, send)  # type: ignore[arg-type]
 
     asyncio.run(ask())
-    return sent[0]["status"]
+    return sent[0]
 
 
 async def welcome(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
+    named = (b"content-disposition", b'inline; filename="adapter.safetensors"')
+    await send({"type": "http.response.start", "status": 200, "headers": [named]})
 
 
 def test_only_requests_of_the_page_itself_pass():
@@ -245,6 +251,12 @@ def test_only_requests_of_the_page_itself_pass():
     assert answer(gate, host="127.0.0.1:7860", content_length="1001") == 413
     assert answer(gate, host="127.0.0.1:7860", content_length="-5") == 413
     assert answer(Gate(welcome, largest=1000, hosts=None), host="studio.lan:7860") == 200
+
+
+def test_nothing_is_loaded_from_elsewhere_and_downloads_are_called_as_their_links_say():
+    headers = dict(answers(Gate(welcome, largest=1000, hosts=LOCAL), host="localhost")["headers"])
+    assert headers[b"content-disposition"] == b"inline"
+    assert headers[b"content-security-policy"].startswith(b"default-src 'self'")
 
 
 def test_what_is_wrong_is_said_before_anything_is_served(tmp_path, monkeypatch, capsys):

@@ -70,10 +70,9 @@ class Gate:
 
 
 def _nameless(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    """A download without the name of its file: then the link's own name counts."""
+    """An answer without the name of its file: then a download is called as its link says."""
     name, value = header
-    is_download = name.lower() == b"content-disposition" and value.startswith(b"attachment")
-    return (name, b"attachment") if is_download else header
+    return (name, value.partition(b";")[0]) if name.lower() == b"content-disposition" else header
 
 
 def _name(host: str) -> str:
