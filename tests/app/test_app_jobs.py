@@ -264,10 +264,10 @@ def test_what_is_wrong_is_said_before_anything_is_served(tmp_path, monkeypatch, 
     with monkeypatch.context() as missing:
         missing.setattr(command, "find_spec", lambda name: None)
         assert command.main([]) == 1
-        assert 'pip install "lamp-lightning[app]"' in capsys.readouterr().err
+        assert "pip install -e '.[app]'" in capsys.readouterr().err
     assert command.main(["port=70000"]) == 1
     assert "port must be a whole number from 1 to 65,535" in capsys.readouterr().err
-    pytest.importorskip("gradio", reason='the page needs Gradio: pip install "lamp-lightning[app]"')
+    pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e '.[app]'")
     (tmp_path / "auth.txt").write_text("no colon")
     assert command.main(["auth=auth.txt"]) == 1
     assert "one line, <name>:<password>" in capsys.readouterr().err
@@ -277,7 +277,7 @@ def test_what_is_wrong_is_said_before_anything_is_served(tmp_path, monkeypatch, 
 
 
 def test_a_page_that_is_open_to_a_network_says_so(workspace, capsys):
-    pytest.importorskip("gradio", reason='the page needs Gradio: pip install "lamp-lightning[app]"')
+    pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e '.[app]'")
     from lamp_lightning.app.server import say_where
 
     say_where(OmegaConf.create({"host": "127.0.0.1"}), workspace, "http://127.0.0.1:7860", False)

@@ -20,7 +20,7 @@ import pytest
 from lamp_lightning.data.video import read_video, write_mp4
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
-pytest.importorskip("gradio", reason='the page needs Gradio: pip install "lamp-lightning[app]"')
+pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e '.[app]'")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 FRAMES, PATIENCE = 4, 110_000  # of a clip; milliseconds

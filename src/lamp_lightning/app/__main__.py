@@ -25,7 +25,10 @@ def app(cfg: DictConfig) -> None:
     """Serve the page until Ctrl-C or SIGTERM."""
     check_settings(App, cfg)
     if find_spec("gradio") is None:
-        raise UserError('The page needs Gradio, which is not installed: pip install "lamp-lightning[app]"')
+        raise UserError(
+            "The page needs Gradio, which is not installed. In the folder of the project: "
+            "pip install -e '.[app]'"
+        )
     from lamp_lightning.app.server import serve
 
     serve(cfg)
