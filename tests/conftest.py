@@ -23,7 +23,8 @@ os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 # The files whose tests take longest, the longest first: workers get whole files, so that what a file's tests
 # share is made once, and small files at the end keep all of them busy.
 LONGEST_FIRST = (
-    "test_app_page", "test_benchmark", "test_edit_command", "test_sweeps", "test_backbones", "test_train_resume",
+    "test_app_page", "test_benchmark", "test_edit_command", "test_sweeps", "test_backbones",
+    "test_train_resume",
     "test_tiny_models", "test_metrics_motion", "test_memory_table", "test_sample_batches",
     "test_convert", "test_sample_command", "test_hostile_files", "test_train_command",
     "test_evaluate_runs", "test_precision", "test_methods_commands", "test_evaluate_command",
