@@ -241,6 +241,7 @@ def test_hostile_uploads_end_in_a_message(browser: Any, server: Server, dropped:
         assert answer.startswith(("HTTP/1.1 421", "HTTP/1.1 403")), line
 
 
+@pytest.mark.slow
 def test_two_tabs_do_not_disturb_each_other(browser: Any, server: Server, dropped: list[Path]) -> None:
     with tab_of(browser, server) as (one, _), tab_of(browser, server) as (two, _):
         drop(one, dropped[:2], "one")
@@ -255,6 +256,7 @@ def test_two_tabs_do_not_disturb_each_other(browser: Any, server: Server, droppe
         assert "1 clip" not in one.inner_text("#clips")
 
 
+@pytest.mark.slow
 def test_killed_in_mid_tuning_and_restarted_it_offers_to_go_on(browser: Any, server: Server) -> None:
     with tab_of(browser, server) as (page, _):
         go_to(page, "Tune")

@@ -94,9 +94,7 @@ class Page:
                 self.frames = gr.Slider(
                     2, 32, value=16, step=1, label="Frames of a video", elem_id="frames", buttons=[]
                 )
-                self.fps = gr.Number(
-                    None, label="Frames per second", placeholder="as in the files", elem_id="fps"
-                )
+                self.fps = gr.Number(None, label="Frames per second (0: as in the files)", elem_id="fps")
         self.look = gr.Button("Show what the model will see", variant="primary", elem_id="look")
         with gr.Accordion("No clips at hand", open=False), gr.Row(equal_height=True):
             drawn = [(words_of(motion), motion) for motion in MOTIONS]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from lamp_lightning.runtime.command import run_command
@@ -62,7 +64,8 @@ def inspect(cfg: DictConfig) -> None:
         sheet, facts = look.write(out)
     written = [f"- {short(file)}: {text}" for file, text in captions.items()]
     lines = [*look.table(), "", *written, *(sentences(look.advice) or ["Nothing has to be mended."])]
-    named = f"motion={cfg.motion.name} data.folder={short(Path(data.folder))}"
+    asked = HydraConfig.get().overrides.task
+    named = shlex.join(word for word in asked if not word.startswith(("out=", "captioner=")))
     places: list[tuple[str, str | Path]] = [("contact sheet", sheet), ("facts", facts)]
     print_results(
         f"{cfg.motion.name}: what the model will see of {short(Path(data.folder))}",

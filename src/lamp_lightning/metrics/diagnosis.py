@@ -159,7 +159,7 @@ def diagnose(
         advice = f"Tune again with trainer.max_steps={best_step}, or take more clips."
     else:
         verdict, advice = "good", ""
-        reason = f"The videos move as much as the clips: {_beside(amount, figures['clips_motion'])}."
+        reason = f"No fault was found. The videos move {_beside(amount, figures['clips_motion'])}."
     return Diagnosis(verdict, reason, advice, **figures)
 
 
@@ -182,6 +182,8 @@ def _best(losses: Mapping[int, float]) -> tuple[int | None, str, bool]:
     if not finite:
         return None, "", False
     best, last = min(finite, key=lambda step: finite[step]), max(finite)
+    if len(finite) == 1:
+        return best, f"The held-out loss was measured once, at step {best} ({finite[best]:.4f}).", False
     words = f"Of {len(finite)} measurements the held-out loss was lowest at step {best} ({finite[best]:.4f}"
     words += ", the last)." if best == last else f"; {finite[last]:.4f} at step {last})."
     return best, words, finite[last] > RISEN * finite[best]

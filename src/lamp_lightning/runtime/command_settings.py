@@ -136,7 +136,7 @@ class Sample(Settings):
         "several are mixed by weight, like a:0.7,b:0.5. motion= says the same",
     )
     prompt: Annotated[OneOrSeveral[Text], Means("a text, a list like [a lake,a river]")] | None = setting(
-        None, "What to show, a text or a list; null: the names of the pictures, else the motion"
+        None, "What to show, a text or a list; null: the names of a folder's pictures, else the motion"
     )
     prompts: Text | None = setting(None, "A file with one prompt on each line")
     first_frame: Annotated[OneOrSeveral[Text], Means("a file, a folder, a list of files")] | None = setting(

@@ -28,6 +28,7 @@ _INSTEAD = {
     "trainer.enable_progress_bar": "choose one with callbacks.<name>._target_",
     "trainer.use_distributed_sampler": "clips are shared among devices without it",
     "lr": "give tuner.learning_rate=<rate>",
+    "tuner.lr": "give tuner.learning_rate=<rate>",
     "optimizer": "give tuner.optimizer=adamw or adamw8bit",
     "max_epochs": "give trainer.max_steps=<steps>",
     "sample model": "a motion is sampled with the model that it was tuned on, and base=<folder, hub id or "
@@ -105,7 +106,7 @@ def unknown_setting(key: str, command: str | None) -> str:
     elif others:
         said = f"{command} has no setting {key!r}: it belongs to {', '.join(others)}."
     group = key.partition(".")[0]
-    if group in ("trainer", "data", "tuner") and f"{group}._target_" in names:
+    if not near and group in ("trainer", "data", "tuner") and f"{group}._target_" in names:
         said += f" Other arguments of its class are added with a plus: +{key}=<value>."
     elif groups and "." not in key:
         said += f" The groups of {command} are {', '.join(groups)};"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,14 +21,23 @@ from lamp_lightning.runtime.errors import UserError
 FirstFrame = Any  # path, PIL image, array, tensor, or a list of them
 Progress = Callable[[str, int, int], None]  # stage, done, total
 StepEnd = Callable[[Any, int, int, dict[str, Any]], dict[str, Any] | None]
+CALL = ("num_videos_per_prompt", "first_frame", "prompt_embeds", "callback_on_step_end", "decode_chunk_size")
 DECODED_AT_ONCE = 8  # frames: bounds the decoder's memory
 
 
 def changed(sampler: Sampler, settings: Mapping[str, Any]) -> Sampler:
-    """The sampler with other settings, all of which it must know."""
-    known = sampler.settings()
-    if unknown := sorted(settings.keys() - known.keys()):
-        raise TypeError(f"The pipeline takes no {', '.join(unknown)}; its settings are {', '.join(known)}.")
+    """The sampler with other settings, all of which it must know; the scheduler is the pipeline's own."""
+    known = {name: value for name, value in sampler.settings().items() if not name.startswith("scheduler")}
+    unknown = sorted(settings.keys() - known.keys())
+    if any(name.startswith("scheduler") for name in unknown):
+        raise TypeError("A call takes no scheduler: set pipe.scheduler = <scheduler> before it.")
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], [*known, *CALL], n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise TypeError(
+            f"The pipeline takes no {', '.join(unknown)}.{hint} Beside the arguments of a call it takes the "
+            f"settings {', '.join(known)}."
+        )
     return sampler.changed(settings)
 
 
