@@ -250,6 +250,8 @@ def test_two_tabs_do_not_disturb_each_other(browser: Any, server: Server, droppe
             page.wait_for_selector("#clips img.ll-sheet")
             assert "2 clips as the model" in page.inner_text("#clips")
             go_to(page, "Tune")
+        for page, name in ((one, "one"), (two, "two")):
+            page.wait_for_function(f"() => document.querySelector('#motion input').value === '{name}'")
         one.wait_for_timeout(2500)  # each has seen the other's motion by now
         assert one.input_value("#motion input") == "one"
         assert two.input_value("#motion input") == "two"
