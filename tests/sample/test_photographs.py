@@ -228,7 +228,8 @@ def test_pictures_of_every_mode_look_as_in_a_viewer(scene):
         "ycbcr.tif": (picture.convert("YCbCr"), scene, 3),
     }
     for name, (image, wanted, most) in cases.items():
-        image.save(name)
+        # Pillow 12.3 does not read the YCbCr TIFF without compression that it writes.
+        image.save(name, **({"compression": "tiff_lzw"} if name == "ycbcr.tif" else {}))
         seen = read_image(name)
         assert seen.dtype == np.uint8, name
         assert distance(seen, wanted) <= most, name
