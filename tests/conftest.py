@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,9 @@ LONGEST_FIRST = (
     "test_evaluate_runs", "test_precision", "test_methods_commands", "test_evaluate_command",
     "test_samplers", "test_hardware", "test_notebook", "test_wheel",
 )  # fmt: skip
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -112,6 +116,19 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for motion in ("waterfall", "rain", "my_dance"):
         write_clips(root / motion)
     return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, which `.ci/run` installs; pages cannot be tried where it is missing."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import pytest
 from comparisons import FRAMES, comparison
 from lamp_lightning.report import write_report
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 CANVASES = """[...document.querySelectorAll("figure.video canvas")].filter(c => c.offsetParent)"""
 SHOWN = f"() => {CANVASES}.map(c => c.toDataURL())"
@@ -29,18 +26,6 @@ READY = f"""() => {CANVASES}.every(c => {{
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     return write_report(comparison(folder), folder / "report")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def open_page(browser: Any, file: Path, size: dict[str, int], **options: Any) -> tuple[Any, list[str]]:
