@@ -125,6 +125,8 @@ def test_clips_are_shown_as_the_model_sees_them_and_bad_ones_are_named(workspace
     assert all(str(workspace.root) not in text for text in seen.advice)
     assert Image.open(workspace.root / seen.sheet).width > 300
     assert [clip.name for clip in workspace.clips("rain_at_night")] == ["clip_0.mp4", "clip_1.mp4"]
+    assert clips.as_seen(workspace, "rain_at_night") == {"frames": 6, "fps": None}  # tuned so in any tab
+    assert clips.as_seen(workspace, "another") == {}
 
 
 def test_where_no_clip_can_be_used_nothing_is_made(workspace):

@@ -245,10 +245,15 @@ def test_two_tabs_do_not_disturb_each_other(browser: Any, server: Server, droppe
 
 
 @pytest.mark.slow
-def test_killed_in_mid_tuning_and_restarted_it_offers_to_go_on(browser: Any, server: Server) -> None:
+def test_killed_in_mid_tuning_and_restarted_it_offers_to_go_on(
+    browser: Any, server: Server, dropped: list[Path]
+) -> None:
     with tab_of(browser, server) as (page, _):
+        drop(page, dropped, "Going on")
+        page.wait_for_selector("#clips img.ll-sheet")
+    with tab_of(browser, server) as (page, _):  # another tab tunes them as they were looked at
         go_to(page, "Tune")
-        page.wait_for_function("() => document.querySelector('#motion input').value !== ''")
+        page.wait_for_function("() => document.querySelector('#motion input').value === 'going on'")
         tune(page, steps=100, every=100)
         page.wait_for_selector("#work .ll-running")
     number = max(server.jobs())

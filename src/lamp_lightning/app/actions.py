@@ -81,10 +81,11 @@ class Actions:
     # -- jobs -----------------------------------------------------------------------------------------------
 
     def tune(self, motion: str | None, model: str, **values: Any) -> Job:
-        """Put tuning a motion into the queue."""
+        """Put tuning a motion into the queue, with the frames and rate at which its clips were looked at."""
         if motion not in self.workspace.motions():
             raise UserError("Choose a motion: drop clips on the page Clips first.")
-        return self._add(Tune, {"motion": motion, "model": model, **values})
+        seen = clips.as_seen(self.workspace, str(motion))
+        return self._add(Tune, {"motion": motion, "model": model, **values, **seen})
 
     def paint(self, run: str | None, second: str | None, **values: Any) -> Job:
         """Put generating videos into the queue."""

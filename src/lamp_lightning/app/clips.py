@@ -7,12 +7,16 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pydantic import Field
 
 from lamp_lightning.app.workspace import LONGEST_NAME, Workspace, words_of
 from lamp_lightning.data.clips import CLIP_SUFFIXES, decode_clip
 from lamp_lightning.data.video import safe_name, write_mp4
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import explained, numbered, remove
+from lamp_lightning.runtime.files import explained, numbered, remove, write_json
+from lamp_lightning.runtime.reading import Schema, checked, read_json
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
 MOST = 64  # clips of a motion
@@ -31,6 +35,13 @@ class View:
     size: tuple[int, int]
     frames: int
     fps: float | None = None
+
+
+class AsSeen(Schema):
+    """What is kept of a `View`: a motion is tuned as its clips were looked at, in whatever tab."""
+
+    frames: int = Field(ge=2, le=128)
+    fps: float | None = Field(gt=0, le=1000)
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,7 @@ def look(workspace: Workspace, motion: str, view: View) -> Seen:
     for name in found.unreadable:
         (folder / name).unlink(missing_ok=True)
     sheet = found.draw(workspace.root / "sheets" / f"{motion}.png")
+    write_json(sheet.with_suffix(".json"), AsSeen(frames=view.frames, fps=view.fps).model_dump())
     heads = ("clip", "frames", "frames per second", "size", "moves", "alike", "found")
     rows: list[tuple[str, ...]] = [
         (
@@ -111,6 +123,15 @@ def look(workspace: Workspace, motion: str, view: View) -> Seen:
     ]
     advice = [without_paths(text, folder) for text in found.advice]
     return Seen(motion, workspace.relative(sheet), heads, rows, advice)
+
+
+def as_seen(workspace: Workspace, motion: str) -> dict[str, Any]:
+    """Frames and rate at which a motion's clips were looked at; nothing where nobody has looked."""
+    file = workspace.root / "sheets" / f"{motion}.json"
+    if not file.exists():
+        return {}
+    what, advice = "how clips were looked at", "Remove it, and look at the clips again."
+    return checked(AsSeen, read_json(file, what=what), file=file, what=what, advice=advice).model_dump()
 
 
 def check_video(path: Path) -> None:
