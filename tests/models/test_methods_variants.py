@@ -33,6 +33,8 @@ OTHERS = [
     Variant(self_attention="own"),
     Variant(self_attention="first_and_former"),
     Variant(temporal_attention=False),
+    Variant(conv_first=True),
+    Variant(gate=False, conv_first=True),
     Variant(tuned=("conv1d", "conv_gate")),
     Variant(tuned=("attn1.to_q", "attn2.to_q", "attn_temp"), temporal_conv=False, first_frame=False),
 ]
@@ -110,6 +112,37 @@ def test_a_motion_layer_without_gate_adds_its_convolution():
     layer, x = random_layer(Variant(gate=False))
     y = layer.conv2d(x)
     torch.testing.assert_close(layer(x), y + layer.over_frames(y, layer.conv1d))
+
+
+def test_a_convolution_of_frame_0_is_added_to_all_frames_of_its_clip():
+    layer, x = random_layer(Variant(conv_first=True, temporal_conv=False))
+    assert torch.equal(layer(x), layer.conv2d(x)), "where there is none"
+    layer.show_first(True)
+    assert torch.equal(layer(x), layer.conv2d(x)), "where it is zero"
+    nn.init.normal_(layer.conv_first.weight)
+    y = layer.conv2d(x)
+    added = [layer.conv_first(y[first : first + 1]) for first in (0, 6)]
+    wanted = torch.cat([y[:6] + added[0], y[6:] + added[1]])
+    torch.testing.assert_close(layer(x), wanted)
+
+
+def test_a_motion_with_a_convolution_of_frame_0_comes_and_goes(tmp_path):
+    plain, shown = tuned_unet(Variant()), tuned_unet(Variant(conv_first=True))
+    files = {}
+    for name, unet in {"plain": plain, "shown": shown}.items():
+        unet.save_motion(files.setdefault(name, tmp_path / f"{name}.safetensors"))
+    assert not torch.equal(output(plain), output(shown))
+    for loads in (plain, shown, motion_unet(tuned=False)):
+        own, names = output(loads), set(loads.state_dict())
+        loads.load_motion(files["shown"], check_base=False)
+        assert torch.equal(output(loads), output(tuned_unet(Variant(conv_first=True))))
+        loads.load_motion(files["plain"], check_base=False)
+        assert torch.equal(output(loads), output(tuned_unet(Variant())))
+        loads.set_motions({files["shown"]: 0.5}, check_base=False)
+        loads.set_motions({files["shown"]: 1.0}, check_base=False)
+        assert torch.equal(output(loads), output(tuned_unet(Variant(conv_first=True))))
+        loads.unload_motion()
+        assert torch.equal(output(loads), own) and set(loads.state_dict()) == names
 
 
 def test_parts_that_are_switched_off_have_no_say():

@@ -23,7 +23,7 @@ from lamp_lightning.models.adapter import (
     write_adapter,
 )
 from lamp_lightning.models.lora import own_name, without_lora
-from lamp_lightning.models.variant import LAMP_SETS, Variant
+from lamp_lightning.models.variant import USUAL, Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hub import motion_file
 from lamp_lightning.runtime.settings import Norm
@@ -102,6 +102,12 @@ class VideoBackbone(ABC, nn.Module):
 
         A variant with other motion layers needs another backbone: UserError.
         """
+
+    def add_layers(self, variant: Variant) -> None:
+        """Have, at zero, the layers that a variant has and this model has not; `set_variant` does it."""
+
+    def drop_layers(self) -> None:
+        """Have no other layers than the own variant's."""
 
     @abstractmethod
     def image_model(self) -> AbstractContextManager[Any]:
@@ -202,6 +208,7 @@ class VideoBackbone(ABC, nn.Module):
                 mis-shaped or non-finite tensors. The model is then unchanged.
         """
         adapter = self._read(motion_file(file), check_base)
+        self.add_layers(adapter.header.variant)
         self.remember_untuned(adapter.header.variant)
         self.mix([])
         self.set_variant(adapter.header.variant)
@@ -237,6 +244,7 @@ class VideoBackbone(ABC, nn.Module):
         adapters = [self._read(motion_file(file), check_base) for file in motions]
         check_alike({adapter.file: adapter.header for adapter in adapters}, same_base=False)
         header = adapters[0].header
+        self.add_layers(header.variant)
         self.remember_untuned(header.variant)
         self.set_variant(header.variant)
         self.put_tuned({})
@@ -253,6 +261,7 @@ class VideoBackbone(ABC, nn.Module):
             return
         norm, variant, _ = self._before_motions
         self.mix([])
+        self.add_layers(variant)
         self.put_tuned({})
         self.set_variant(variant)
         self.set_norm(norm)
@@ -276,6 +285,8 @@ class VideoBackbone(ABC, nn.Module):
         parameters = self.own_parameters()
         with torch.no_grad():
             for name, before in self.untuned().items():
+                if name not in parameters:  # of layers that this variant does not have
+                    continue
                 tensor = tensors.get(name, before)
                 parameters[name].zero_() if tensor is None else parameters[name].copy_(tensor)
 
@@ -283,9 +294,9 @@ class VideoBackbone(ABC, nn.Module):
     def fingerprint(self, variant: Variant | None = None, tensors: int = 32) -> list[float]:
         """Two weights of each of some frozen tensors, by which the base model is known in any precision.
 
-        They are chosen among those that neither LAMP nor `variant` (None: the model's own) tunes.
+        They are chosen among those that neither LAMP's layers nor `variant` (None: the model's own) tunes.
         """
-        tuned = set(self.names_of((*LAMP_SETS, *(variant or self.variant).sets)))
+        tuned = set(self.names_of((*USUAL, *(variant or self.variant).sets)))
         untuned = self.untuned()  # what a motion that is loaded now has changed, as it was before
         frozen = [(n, p) for n, p in sorted(self.own_parameters().items()) if n not in tuned and p.ndim >= 2]
         values: list[float] = []
@@ -304,8 +315,10 @@ class VideoBackbone(ABC, nn.Module):
                 f"{file} has motion layers of the kind {header.variant.kind!r}, and this UNet those of "
                 f"{self.variant.kind!r}. LAMPPipeline.from_motion({str(file)!r}) loads the right one."
             )
+        self.add_layers(header.variant)
         parameters = self.own_parameters()
         shapes = {name: tuple(parameters[name].shape) for name in self.names_of(header.variant.sets)}
+        self.drop_layers()
         adapter = read_adapter(file, shapes, channels=int(self.config["in_channels"]))
         if check_base and not same_weights(self.fingerprint(header.variant), header.base_fingerprint):
             raise UserError(

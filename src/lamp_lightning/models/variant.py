@@ -13,21 +13,23 @@ from lamp_lightning.runtime.settings import Kind, LayerSettings
 
 LAMP_SETS = ("conv1d", "conv_gate", "attn1.to_q", "attn_temp")  # what LAMP tunes (paper, section 3.3)
 SETS: dict[Kind, tuple[str, ...]] = {  # what can be tuned, by the kind of motion layers
-    "lamp": (*LAMP_SETS, "attn2.to_q"),
+    "lamp": (*LAMP_SETS, "conv_first", "attn2.to_q"),
     "animatediff": ("motion_modules",),
 }
 _SWITCHES = {  # the layer settings that a parameter set needs
     "conv1d": ("temporal_conv",),
     "conv_gate": ("temporal_conv", "gate"),
     "attn_temp": ("temporal_attention",),
+    "conv_first": ("conv_first",),
 }
+USUAL = (*LAMP_SETS, "conv_first")  # what is tuned of LAMP's layers where nothing else is said
 
 
 class Variant(LayerSettings):
     """LAMP (Wu et al. 2024) by default; other values leave parts of it out or take a rival's in their place.
 
-    `LayerSettings` has the parts: `kind`, `gate`, `temporal_conv`, `causal`, `self_attention` and
-    `temporal_attention`.
+    `LayerSettings` has the parts: `kind`, `gate`, `temporal_conv`, `causal`, `self_attention`,
+    `temporal_attention` and `conv_first`.
 
     Attributes:
         first_frame: frame 0 is clean and given in tuning and sampling; False: it is noised and denoised as
@@ -61,7 +63,7 @@ class Variant(LayerSettings):
                 f"{' and '.join(f'model.layers.{name}=true' for name in off)} with it."
             )
         default = type(self).model_fields
-        switches = ("gate", "temporal_conv", "causal", "self_attention", "temporal_attention")
+        switches = ("gate", "temporal_conv", "causal", "self_attention", "temporal_attention", "conv_first")
         other = [name for name in switches if getattr(self, name) != default[name].default]
         if other and self.kind != "lamp":
             raise UserError(
@@ -86,7 +88,7 @@ class Variant(LayerSettings):
 
     def _usual(self) -> tuple[str, ...]:
         """What the method tunes of these layers."""
-        usual = LAMP_SETS if self.kind == "lamp" else SETS[self.kind]
+        usual = USUAL if self.kind == "lamp" else SETS[self.kind]
         return tuple(name for name in usual if not self._left_out_by(name))
 
     @property

@@ -145,6 +145,10 @@ class LayerSettings(Settings):
         "Which frames give keys and values; own: as in the image model, first_and_former: as in Tune-A-Video",
     )
     temporal_attention: bool = setting(True, "A self-attention over time follows each transformer block")
+    conv_first: bool = setting(
+        False,
+        "Not in the paper: each convolution's output of frame 0 is shown to all frames, by a 1x1 convolution",
+    )
 
 
 class ModelSettings(Settings):
@@ -225,7 +229,7 @@ class TunerSettings(Settings):
     first_frame: bool = setting(True, "Frame 0 is given; false: it is noised and learned as the others are")
     tuned: Texts | None = setting(
         None,
-        "Parameter sets of conv1d, conv_gate, attn1.to_q, attn_temp, attn2.to_q; null: those of the method",
+        "Of conv1d, conv_gate, conv_first, attn1.to_q, attn_temp and attn2.to_q; null: those of the method",
     )
 
 

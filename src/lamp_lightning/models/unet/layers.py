@@ -62,12 +62,16 @@ class MotionConv(nn.Module):
     zero: an untuned layer is the 2D convolution. Their parameters exist in variants without them, too, as a
     motion that has them may be loaded.
 
-    In a mixture of motions each adds its own gated convolution, times its weight.
+    Where the variant has `conv_first`, a 1x1 convolution of frame 0's `conv2d(x)` is added to every frame.
+    The paper has no such part. It starts at zero, and exists only where the variant has it.
+
+    In a mixture of motions each adds its own gated convolution, and of frame 0, times its weight.
 
     Shapes: `(b f) c h w -> (b f) c' h' w'`.
     """
 
-    MIXED: ClassVar[tuple[str, ...]] = ("conv_gate", "conv1d")  # the layers of each motion in `mixture`
+    MIXED: ClassVar[tuple[str, ...]] = ("conv_gate", "conv1d", "conv_first")  # of each motion in `mixture`
+    conv_first: nn.Conv2d | None
     mixture: list[Any]  # weight and layers of each motion; not submodules, so that no state dict has them
 
     def __init__(self, conv2d: nn.Conv2d, clip: ClipShape) -> None:
@@ -78,22 +82,44 @@ class MotionConv(nn.Module):
         self.conv2d = conv2d
         self.conv_gate = nn.Conv2d(channels, 1, kernel_size=3, padding=1, **like)
         self.conv1d = PastConv1d(channels, **like)
+        self.conv_first = None
         self.mixture = []
         for parameter in (*self.conv_gate.parameters(), *self.conv1d.parameters()):
             nn.init.zeros_(parameter)
 
+    def show_first(self, shown: bool) -> None:
+        """Have `conv_first`, at zero where it was not there, or have it no longer."""
+        if not shown:
+            self.conv_first = None
+        elif self.conv_first is None:
+            channels, weight = self.conv2d.out_channels, self.conv1d.weight
+            like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+            self.conv_first = nn.Conv2d(channels, channels, kernel_size=1, bias=False, **like)
+            nn.init.zeros_(self.conv_first.weight)
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2d(x)
-        variant = self.clip.variant
-        if not self.clip.motion or not variant.temporal_conv:
+        if not self.clip.motion:
             return y
-        if not self.mixture:
-            change = self.over_frames(y, self.conv1d)
-            return torch.addcmul(y, torch.sigmoid(self.conv_gate(y)), change) if variant.gate else y + change
-        return y + sum(
-            weight * (torch.sigmoid(gate(y)) if variant.gate else 1) * self.over_frames(y, conv1d)
-            for weight, gate, conv1d in self.mixture
-        )
+        motions = self.mixture or [(1, self.conv_gate, self.conv1d, self.conv_first)]
+        z = y
+        for weight, gate, conv1d, first in motions:
+            z = self._moved(z, y, weight, gate, conv1d, first)
+        return z
+
+    def _moved(self, z: Tensor, y: Tensor, weight: float, gate: Any, conv1d: Any, first: Any) -> Tensor:
+        """`z` and what one motion adds to it, computed from the image layer's `y`; all `(b f) c h w`."""
+        variant = self.clip.variant
+        if variant.temporal_conv:
+            change = self.over_frames(y, conv1d)
+            if variant.gate:
+                z = torch.addcmul(z, torch.sigmoid(gate(y)), change, value=weight)
+            else:
+                z = torch.add(z, change, alpha=weight)
+        if variant.conv_first and first is not None:
+            shown = weight * first(y[:: self.clip.frames])
+            z = (z.unflatten(0, (-1, self.clip.frames)) + shown[:, None]).flatten(0, 1)
+        return z
 
     def over_frames(self, y: Tensor, conv1d: PastConv1d) -> Tensor:
         """`conv1d` on folded frames, `(b f) c h w -> (b f) c h w`."""

@@ -45,12 +45,16 @@ def mix(
 def parts(unet: nn.Module) -> list[nn.Module]:
     """The layers of the mixture: what has to move to another device or precision along with the UNet."""
     mixable = [module for module in unet.modules() if isinstance(module, MIXABLE)]
-    return [layer for module in mixable for _, *layers in module.mixture for layer in layers]
+    return [
+        layer for module in mixable for _, *layers in module.mixture for layer in layers if layer is not None
+    ]
 
 
 def _filled(module: nn.Module, layer: str, tensors: Mapping[str, Tensor], name: str) -> Any:
     """A copy of a layer of the module `name` with the tensors of another motion."""
     original: Any = getattr(module, layer)
+    if original is None:  # the variant has no such layer
+        return None
     processor = getattr(original, "processor", None)
     twin = copy.deepcopy(original, {id(processor): processor})  # shared: it sees the UNet's clip shape
     with torch.no_grad():

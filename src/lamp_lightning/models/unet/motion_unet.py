@@ -30,7 +30,7 @@ from lamp_lightning.models.unet import mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
-from lamp_lightning.models.unet.layers import ClipShape, SliceSize
+from lamp_lightning.models.unet.layers import ClipShape, MotionConv, SliceSize
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.settings import Norm
@@ -75,6 +75,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         self._clip = ClipShape(variant=variant)
         self._image_queries: dict[str, Tensor] | None = None
         inflate(self, norm, self._clip)
+        self.add_layers(variant)
         self.require_gradients()
 
     @classmethod
@@ -271,13 +272,28 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         if variant == self.variant:
             return
         _check_kind(variant)
+        self.add_layers(variant)
         if self._image_queries is not None:
             wanted = [name for name in self.names_of(variant.sets) if _ANY_QUERY.search(name)]
             for name in set(wanted) - self._image_queries.keys():  # tuned from now on: keep the image model's
                 self._image_queries[name] = self.own_parameters()[name].detach().clone()
         self._clip.variant = variant
+        self.drop_layers()
         self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
         self.require_gradients()
+
+    def add_layers(self, variant: Variant) -> None:
+        if variant.conv_first:
+            for layer in self._motion_convs():
+                layer.show_first(True)
+
+    def drop_layers(self) -> None:
+        if not self.variant.conv_first:
+            for layer in self._motion_convs():
+                layer.show_first(False)
+
+    def _motion_convs(self) -> list[MotionConv]:
+        return [module for module in self.modules() if isinstance(module, MotionConv)]
 
     def set_attention_slice(self, slice_size: SliceSize = "auto") -> None:  # type: ignore[override]
         """Compute attention a few heads of a frame at a time; a pipeline's `enable_attention_slicing`.
