@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from lamp_lightning.metrics import (
     CLIPScore,
+    Detail,
     FlowAgreement,
     FrameConsistency,
     MotionAmount,
     MovingPixelError,
+    StillPixelError,
     evaluate_videos,
     load_clip,
 )
@@ -172,6 +175,34 @@ def test_moving_pixel_error_looks_only_where_the_truth_moves(horse) -> None:
     metric = MovingPixelError()
     metric.update(spoiled, horse)
     assert float(metric.compute()["moving_error"]) == 0
+
+
+def test_still_pixel_error_looks_only_where_the_truth_never_moves(horse) -> None:
+    def error(video: np.ndarray) -> float:
+        metric = StillPixelError()
+        metric.update(video, horse)
+        return float(metric.compute())
+
+    moved = (np.abs(horse.astype(int) - horse[:1]).max(-1) > 25.5).any(0)
+    spoiled = horse.copy()
+    spoiled[:, moved] = 255 - spoiled[:, moved]
+    spoiled[0] = 0  # frame 0 is given
+    assert error(spoiled) == 0
+    trembling = horse.copy()
+    trembling[1:, ~moved] ^= 16  # each colour 16 of 255 off
+    assert error(trembling) == pytest.approx((16 / 255) ** 2)
+
+
+def test_detail_is_lost_by_blurring_and_not_by_where_things_are(horse) -> None:
+    def detail(video: np.ndarray) -> float:
+        metric = Detail()
+        metric.update(video, horse)
+        return float(metric.compute())
+
+    assert detail(horse) == 1
+    blurred = [np.stack([cv2.GaussianBlur(f, (0, 0), s) for f in horse]) for s in (0.7, 1.5, 3)]
+    assert 1 > detail(blurred[0]) > detail(blurred[1]) > detail(blurred[2]) > 0
+    assert detail(noise(horse)) > 1
 
 
 def test_the_error_over_frames_takes_the_error_apart(horse) -> None:

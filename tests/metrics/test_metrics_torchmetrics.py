@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection, MetricTracker
 
 from lamp_lightning.metrics import (
     CLIPScore,
+    Detail,
     Diversity,
     FirstFrameFidelity,
     FlowAgreement,
@@ -24,6 +25,7 @@ from lamp_lightning.metrics import (
     MotionAmount,
     MotionFidelity,
     MovingPixelError,
+    StillPixelError,
     WarpingError,
     evaluate_videos,
     load_clip,
@@ -67,13 +69,15 @@ def every_metric(clip: Any, videos: np.ndarray) -> dict[str, tuple[Any, tuple[st
         "warping": (WarpingError(), ()),
         "error": (MovingPixelError(), ("truth",)),
         "flow": (FlowAgreement(), ("truth",)),
+        "still": (StillPixelError(threshold=0.999), ("truth",)),
+        "detail": (Detail(), ("truth",)),
         "fid": (FrechetDistance(colours, 3), ("real",)),
     }
 
 
 NAMES = [
     "clip_score", "consistency", "diversity", "first_frame", "amount", "fidelity", "warping", "error", "flow",
-    "fid",
+    "still", "detail", "fid",
 ]  # fmt: skip
 
 

@@ -45,7 +45,7 @@ QUICK = {"scenes": 2, "steps": 3}
 DECIDING = ("moving_error_ratio", "motion_fidelity")
 SHOWN = (
     "moving_error_ratio", "motion_fidelity", "clip_score", "frame_consistency", "first_frame_fidelity",
-    "motion_amount", "warping_error", "diversity",
+    "motion_amount", "detail", "still_error", "warping_error", "diversity",
 )  # fmt: skip
 
 

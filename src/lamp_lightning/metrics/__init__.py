@@ -11,11 +11,12 @@ from lamp_lightning.metrics.frechet import FrechetDistance, load_extractor
 from lamp_lightning.metrics.likeness import Diversity, FirstFrameFidelity
 from lamp_lightning.metrics.motion import MotionAmount, flow_correlation
 from lamp_lightning.metrics.registry import MEASURES, Measure, measures
-from lamp_lightning.metrics.truth import FlowAgreement, MovingPixelError
+from lamp_lightning.metrics.truth import Detail, FlowAgreement, MovingPixelError, StillPixelError
 
 __all__ = [
     "MEASURES",
     "CLIPScore",
+    "Detail",
     "Diagnosis",
     "Diversity",
     "FirstFrameFidelity",
@@ -26,6 +27,7 @@ __all__ = [
     "MotionAmount",
     "MotionFidelity",
     "MovingPixelError",
+    "StillPixelError",
     "WarpingError",
     "diagnose",
     "evaluate_videos",

@@ -171,6 +171,17 @@ _ALL = (
         needs=("truth",), of_video=lambda video: video.to_truth.get("moving_error_ratio"),
     ),
     Measure(
+        "still_error", "squared error of still pixels", "lower", 4, only_moving=True,
+        help="mean squared error to the true continuation over the pixels that never move: a background that "
+        "trembles",
+        needs=("truth",), of_video=lambda video: video.to_truth.get("still_error"),
+    ),
+    Measure(
+        "detail", "detail of what moves", "truth", 2,
+        help="strength of the edges of what moves, as a share of the truth's: 1 is right, less is blurred",
+        needs=("truth",), of_video=lambda video: video.to_truth.get("detail"),
+    ),
+    Measure(
         "flow_angle", "flow angle", "lower", 1, "°",
         help="between the mean velocities of video and truth, where the truth goes somewhere as a whole",
         needs=("truth",), frames=4, of_video=lambda video: video.to_truth.get("flow_angle"),

@@ -44,7 +44,11 @@ def _pair(video: Any, true: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pairs(video: Any, true: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The videos of a batch, each with its true continuation."""
+    """The videos of a batch, uint8 `f h w c`, each with its true continuation.
+
+    Raises:
+        ValueError: they are not as many, or not of the same shape.
+    """
     videos = as_videos(video)
     wanted = one_each(as_videos(true), videos, "true videos")
     return [_pair(*pair) for pair in zip(videos, wanted, strict=True)]
@@ -157,21 +161,106 @@ class FlowAgreement(VideoMetric):
         return Values(flow_angle=self.angle / self.videos, flow_length=self.length / self.true_length)
 
 
+class StillPixelError(VideoMetric):
+    """Mean squared error (colours 0..1) to the true video over the pixels that never move. Lower is better.
+
+    A pixel moves where the true video differs from its first frame by more than `threshold` in any frame.
+    Frame 0, which is given, does not count. A background that trembles or loses its colours shows here; a
+    frozen video has next to nothing. NaN where every pixel moves.
+
+    `update(video, true)` takes a video and its true continuation, or a batch of each.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
+        >>> error = StillPixelError()
+        >>> error.update(video, video)
+        >>> float(error.compute())
+        0.0
+    """
+
+    higher_is_better = False
+    plot_lower_bound = 0.0
+    error: Tensor
+    pixels: Tensor
+
+    def __init__(self, threshold: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.threshold = threshold
+        for name in ("error", "pixels"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, video: Any, true: Any) -> None:
+        for made, wanted in _pairs(video, true):
+            still = ~moving_pixels(wanted, self.threshold).any(axis=0)
+            error = ((made[1:, still].astype(np.float64) - wanted[1:, still]) / 255) ** 2
+            self.error += float(error.mean(axis=-1).sum())
+            self.pixels += error[..., 0].size
+
+    def compute(self) -> Tensor:
+        return self.error / self.pixels
+
+
+class Detail(VideoMetric):
+    """How sharp what moves is: its edges' strength as a share of the truth's. 1 is right, less is blurred.
+
+    Edges are the mean length of the colours' gradient over the pixels that truly move. A frozen video, whose
+    edges are elsewhere, is no measure of sharpness. NaN where nothing moves.
+
+    `update(video, true)` takes a video and its true continuation, or a batch of each.
+
+    Example:
+        >>> from lamp_lightning.toyworld import held_out_scenes, render_clip
+        >>> video = render_clip(held_out_scenes("horse_run", 1)[0], frames=4)
+        >>> detail = Detail()
+        >>> detail.update(video, video)
+        >>> float(detail.compute())
+        1.0
+    """
+
+    plot_lower_bound = 0.0
+    edges: Tensor
+    true_edges: Tensor
+
+    def __init__(self, threshold: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.threshold = threshold
+        for name in ("edges", "true_edges"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, video: Any, true: Any) -> None:
+        for made, wanted in _pairs(video, true):
+            moving = moving_pixels(wanted, self.threshold)
+            self.edges += float(_edges(made)[moving].sum())
+            self.true_edges += float(_edges(wanted)[moving].sum())
+
+    def compute(self) -> Tensor:
+        return self.edges / self.true_edges
+
+
+def _edges(video: np.ndarray) -> np.ndarray:
+    """The length of the gradient at each pixel of uint8 `f h w c`, the mean of the colours: float `f h w`."""
+    down, right = np.gradient(video.astype(np.float64) / 255, axis=(1, 2))
+    return np.hypot(down, right).mean(axis=-1)
+
+
 def compared_to_truth(pairs: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> dict[str, float]:
-    """What `MovingPixelError` and `FlowAgreement` say of all videos that have a true continuation.
+    """What the metrics of this module say of all videos that have a true continuation.
 
     Args:
         pairs: videos and their true continuations, uint8 `f h w c`. Where lengths or sizes differ, the frames
             that both have are compared at the smaller size.
     """
-    error, flow = MovingPixelError(), FlowAgreement()
+    error, flow, still, detail = MovingPixelError(), FlowAgreement(), StillPixelError(), Detail()
     for video, true in pairs:
         if true is None or min(len(video), len(true)) < 2:
             continue
         made, wanted = alike(video, true)
-        error.update(made, wanted)
+        for metric in (error, still, detail):
+            metric.update(made, wanted)
         if len(made) >= MIN_FRAMES:
             flow.update(made, wanted)
     if not error.update_called:
         return {}
-    return {name: float(value) for name, value in {**error.compute(), **flow.compute()}.items()}
+    single = {"still_error": still.compute(), "detail": detail.compute()}
+    return {name: float(value) for name, value in {**error.compute(), **single, **flow.compute()}.items()}
