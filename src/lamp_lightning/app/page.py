@@ -181,9 +181,9 @@ class Page:
 
     def _compare(self) -> None:
         with gr.Row():
-            self.left = gr.Dropdown([], label="Left", elem_id="left")
-            self.right = gr.Dropdown([], label="Right", elem_id="right")
-        self.pair = gr.HTML(self.actions.pair())
+            self.left = gr.Dropdown([], label="Left", elem_id="left", min_width=300)
+            self.right = gr.Dropdown([], label="Right", elem_id="right", min_width=300)
+        self.pair = gr.HTML()
 
     def _photograph(self, label: str, name: str) -> tuple[gr.File, gr.State, gr.HTML]:
         """Where a picture is dropped, where it is kept, and what shows it."""
@@ -247,11 +247,10 @@ class Page:
             (self.stop, act.jobs.stop), (self.go_on, act.jobs.go_on), (self.forget, act.jobs.forget),
         ):  # fmt: skip
             button.click(_on_job(do), [self.job], None, **SILENT)
-        for side in (self.left, self.right):
-            side.change(act.pair, [self.left, self.right], [self.pair], **SILENT)
         live = [
             self.seen, self.work, self.job, self.stop, self.go_on, self.forget, self.motion, self.run,
             self.second, self.left, self.right, self.tuned, self.painted, self.edited,
+            self.pair,
         ]  # fmt: skip
         told = [self.seen, self.mine, self.job, self.motion, self.run, self.left, self.right]
         tick = gr.Timer(EVERY)
@@ -274,6 +273,7 @@ class Page:
             act.job_choices(), act.motion_choices(), act.run_choices(), act.video_choices(),
         )  # fmt: skip
         motion, job = _kept_choice(motion, motions), _kept_choice(job, jobs)
+        left, right = _kept_choice(left, videos), _kept_choice(right, videos[1:] or videos, among=videos)
         chosen = act.jobs.get(job)
         ended = chosen is not None and chosen.state in ("stopped", "failed")
         now: dict[str, Any] = {
@@ -285,11 +285,12 @@ class Page:
             "motion": (motions, motion),
             "run": (runs, _kept_choice(run, runs)),
             "second": ([("none", ""), *runs],),
-            "left": (videos, _kept_choice(left, videos)),
-            "right": (videos, _kept_choice(right, videos[1:] or videos, among=videos)),
+            "left": (videos, left),
+            "right": (videos, right),
             "tuned": act.tuned(motion),
             "painted": act.made(Paint, mine.get("paint")),
             "edited": act.made(Edit, mine.get("edit")),
+            "pair": act.pair(left, right),
         }
         updates = []
         for name, value in now.items():

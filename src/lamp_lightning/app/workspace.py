@@ -102,7 +102,8 @@ class Workspace:
         """All videos that were made, previews too, the newest first."""
         made = ("videos/*/*.mp4", "edits/*/videos/*/edit.mp4")
         places = (*made, "runs/*/*/videos/*.mp4", "runs/*/*/samples/step_*/*.mp4")
-        return _sorted(file for place in places for file in self.root.glob(place))
+        found = (file for place in places for file in self.root.glob(place))
+        return _sorted(file for file in found if not file.stem.endswith("_more"))  # several in one
 
     # -- what is brought -----------------------------------------------------------------------------------
 

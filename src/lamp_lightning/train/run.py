@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt, sample_prompts
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.metrics.diagnosis import Diagnosis, diagnose
-from lamp_lightning.metrics.familiar import ELSE, REAL, is_tiny, say_doubts
+from lamp_lightning.metrics.familiar import ELSE, REAL, is_tiny, knows, say_doubts
 from lamp_lightning.metrics.metrics_json import read_metrics, write_metrics
 from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.base.load import load_base_model
@@ -324,13 +324,15 @@ def fit(parts: Parts) -> None:
 
 def diagnosed(parts: Parts, videos: Sequence[Video]) -> Diagnosis:
     """What came of tuning, by the final videos beside the clips, and by the losses on held-out clips."""
-    data = parts.studio.cfg.data
+    cfg, data = parts.studio.cfg, parts.studio.cfg.data
+    clips = [clip.frames[:: data.frame_stride][: data.num_frames] for clip in parts.data.motion_set.clips]
     kept = [each for each in parts.callbacks if isinstance(each, HeldOutLosses)]
     return diagnose(
         [video.frames for video in videos],
-        [clip.frames[:: data.frame_stride][: data.num_frames] for clip in parts.data.motion_set.clips],
+        clips,
         losses=kept[0].losses if kept else None,
         steps=parts.trainer.global_step,
+        familiar=knows(cfg.model.path, clips),
     )
 
 
