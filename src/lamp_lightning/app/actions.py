@@ -237,7 +237,7 @@ def _view(model: str, frames: Any, fps: Any) -> clips.View:
     if not isinstance(frames, int | float) or not 2 <= frames <= 128:
         raise UserError("Take from 2 to 128 frames.")
     suits = recipe(model)
-    return clips.View((suits["height"], suits["width"]), int(frames), rate_of(fps))
+    return clips.View((suits["height"], suits["width"]), int(frames), rate_of(fps), model)
 
 
 def rate_of(typed: Any) -> float | None:

@@ -25,11 +25,15 @@ DRAWN = 8
 
 @dataclass(frozen=True)
 class View:
-    """How the model reads clips: height and width, frames of a sample, and their rate (None: as it is)."""
+    """How the model reads clips: height and width, frames of a sample, and their rate (None: as it is).
+
+    `model` is its name, of the group `model`.
+    """
 
     size: tuple[int, int]
     frames: int
     fps: float | None = None
+    model: str | None = None
 
 
 class AsSeen(Schema):
@@ -96,6 +100,7 @@ def look(workspace: Workspace, motion: str, view: View) -> Seen:
             flip=True,
             cache_dir=workspace.root / "cache",
             fps=view.fps,
+            model=view.model,
         )
     except UserError as error:
         raise UserError(for_page(str(error), folder)) from error

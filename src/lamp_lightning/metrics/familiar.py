@@ -74,7 +74,7 @@ def knows(model: str | None, clips: Sequence[np.ndarray]) -> bool:
 
 
 def say_doubts(*args: Any, **kwargs: Any) -> str | None:
-    """Warn of what `doubts` finds, before the work; returns it, to be said again at the end."""
+    """Warn of what `doubts` finds, before the work; returns it."""
     found = doubts(*args, **kwargs)
     if found:
         print(f"Warning: {found}", file=sys.stderr, flush=True)

@@ -189,7 +189,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     studio.clip = data.first_clip
     if cfg.sampler.fps is None and hasattr(data, "fps"):  # a user's own data module may not know
         studio.sampler = sampler.changed({"fps": data.fps})
-    studio.doubts = say_doubts_of(cfg, data) if is_first_process() else None
+    if is_first_process():
+        say_doubts_of(cfg, data)
     if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
         while_training = cfg.samples.while_training if cfg.samples.every else 0
         studio.first_frames(max(while_training, cfg.samples.final))
@@ -205,15 +206,15 @@ def base_names(cfg: DictConfig) -> dict[str, Any]:
     return {name: value for name, value in names.items() if name in taken}
 
 
-def say_doubts_of(cfg: DictConfig, data: Any) -> str | None:
-    """Warn of clips, prompts and pictures that the tiny model does not know; returns the warning."""
+def say_doubts_of(cfg: DictConfig, data: Any) -> None:
+    """Warn of clips, prompts and pictures that the tiny model does not know."""
     if not is_tiny(cfg.model.path):
-        return None
+        return
     prompts = [*data.motion_set.prompts, *sample_prompts(cfg, cfg.samples.final)]
     clips = [clip.frames for clip in data.motion_set.clips]
     if cfg.get("video") is not None:  # of an edit
         prompts.append(str(cfg.prompt))
-    return say_doubts(cfg.model.path, prompts, clips, advice=f"{ELSE} take {REAL}.")
+    say_doubts(cfg.model.path, prompts, clips, advice=f"{ELSE} take {REAL}.")
 
 
 def make_callbacks(run: RunFolder, cfg: DictConfig) -> list[Callback]:
@@ -394,5 +395,5 @@ def finish(parts: Parts) -> dict[str, float]:
         ("more videos", f'{call("sample")} run={short(run.path)} prompt="..."'),
     ]
     title = f"The motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}."
-    print_results(title, figures, places, note=studio.doubts)
+    print_results(title, figures, places)
     return read_metrics(run.metrics).numbers

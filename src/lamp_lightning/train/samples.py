@@ -44,7 +44,6 @@ class Studio:
     stop: StopRequest
     painter: Painter | None = None
     clip: Tensor | None = None  # unscaled latents `f c h w` of the first clip
-    doubts: str | None = None  # what the model does not know of what it is given
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
