@@ -42,9 +42,7 @@ def share(cfg: DictConfig) -> None:
         raise UserError(
             f"to={repo} is no name on the hub: give owner/name, of letters, digits, dashes and dots."
         )
-    if out is None:
-        check_token(None)
-    elif out.exists():
+    if out is not None and out.exists():
         raise UserError(f"out={out} is there: give the name of a new folder.")
     from lamp_lightning.sample.motions import find_motions  # torch: seconds, so not before this is right
     from lamp_lightning.sample.publish import gather
@@ -59,6 +57,8 @@ def share(cfg: DictConfig) -> None:
         raise UserError(
             f"run={cfg.run} is on the hub already: give a run folder or an adapter file of yours."
         )
+    if out is None:
+        check_token(None)
     print(f"  motion        {found.title} ({found.where})", flush=True)
     with scratch() as folder:
         shared = gather(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -15,10 +16,12 @@ from PIL import Image
 
 from lamp_lightning.app import __main__ as command
 from lamp_lightning.app import clips
+from lamp_lightning.app.actions import Actions
 from lamp_lightning.app.gate import LOCAL, Gate
-from lamp_lightning.app.jobs import Jobs
+from lamp_lightning.app.jobs import Job, Jobs
 from lamp_lightning.app.progress import last_numbers, progress_of
 from lamp_lightning.app.requests import Edit, Paint, Tune, recipe
+from lamp_lightning.app.words import for_page
 from lamp_lightning.app.workspace import Workspace
 from lamp_lightning.data.video import write_mp4
 from lamp_lightning.runtime.config import composed
@@ -121,7 +124,7 @@ def test_clips_are_shown_as_the_model_sees_them_and_bad_ones_are_named(workspace
     seen = clips.take(workspace, [*files, bad], "Rain, at night", view)
     assert (seen.motion, len(seen.rows)) == ("rain_at_night", 2)
     assert seen.advice[0].startswith("text.mp4: not a video")
-    assert any("4 frames fit all" in text for text in seen.advice)
+    assert any("Frames of a video: 4 fits all" in text for text in seen.advice)
     assert all(str(workspace.root) not in text for text in seen.advice)
     assert Image.open(workspace.root / seen.sheet).width > 300
     assert [clip.name for clip in workspace.clips("rain_at_night")] == ["clip_0.mp4", "clip_1.mp4"]
@@ -147,10 +150,89 @@ def test_where_no_clip_can_be_used_nothing_is_made(workspace):
     assert list((workspace.root / "data").iterdir()) == []
 
 
+def test_the_page_says_what_to_press_and_not_what_to_type(workspace):
+    root = workspace.root
+    for said, shown in (
+        (f"{root}/data/1.mp4: no video. Run python -m lamp_lightning.train again.", "data/1.mp4: no video."),
+        ("data.fps=12 reads all at one rate.", "Frames per second: 12 reads all at one rate."),
+        ("Reverse it (ffmpeg -vf reverse).", "Reverse it with a video editor."),
+        ("It diverged: no number; begin a new run with a lower tuner.learning_rate.",
+         "It diverged: no number; tune again with other clips."),
+        ("It cannot be found: give data.folder=<folder>.", "It cannot be found."),
+        ("model.safetensors and data.mp4 are files.", "model.safetensors and data.mp4 are files."),
+    ):  # fmt: skip
+        assert for_page(said, root) == shown
+
+
+def test_a_motion_that_is_not_tuned_to_its_end_is_marked_and_videos_differ_by_name(workspace):
+    from safetensors.numpy import save_file
+
+    empty = np.zeros(1, np.float32)
+    for number, steps in (("0001", "360"), ("0002", "60")):
+        run = workspace.root / "runs" / "tea" / number
+        for place in ("videos", "samples/step_000020", "samples/step_000040"):
+            (run / place).mkdir(parents=True)
+            (run / place / "a_cup_seed0.mp4").touch()
+        save_file({"w": empty}, run / "adapter.safetensors", {"steps": steps})
+    (workspace.root / "runs" / "tea" / "0001" / "metrics.json").write_text("{}")
+    jobs = Jobs(workspace)
+    try:
+        act = Actions(workspace, jobs)
+        labels = [label for label, _ in act.run_choices()]
+        assert labels == ["tea, number 1, 360 steps", "tea, number 2, unfinished, 60 steps so far"]
+        assert "tea_unfinished.safetensors" in act.tuned("tea")
+        assert "60 steps so far" in act.tuned("tea")
+        videos = [label for label, _ in act.video_choices()]
+        assert len(set(videos)) == 6
+        assert any(label.startswith("a cup, seed 0 (tuned, number 2, step 40; ") for label in videos)
+    finally:
+        jobs.close()
+
+
+def test_an_empty_page_says_what_to_do_first(workspace):
+    jobs = Jobs(workspace)
+    try:
+        act = Actions(workspace, jobs)
+        assert "Drop clips on the page Clips first" in act.tuned(None)
+        assert "Press Tune" in act.tuned("tea")
+        assert "the page Tune makes one" in act.made(Paint, None)
+        assert "Drop a video" in act.made(Edit, None)
+        assert "There are no videos yet" in act.pair(None, None)
+        with pytest.raises(UserError, match=r"a number from 0\.1 to 1000"):
+            act.draw("rain", "tiny", 16, "quick")
+    finally:
+        jobs.close()
+
+
+@pytest.mark.parametrize(
+    ("log", "share", "words"),
+    [
+        ("", 0.0, "tuned; making the videos"),
+        ("Generating 2 videos of held-out prompts ...\ntea: generating 2/2, step 5/10\n", 0.75,
+         "tuned; making video 2 of 2"),
+        ("Generating 2 videos of held-out prompts ...\ntea: generating 2/2, step 10/10\n", 1.0,
+         "tuned; looking at the videos"),
+    ],
+)  # fmt: skip
+def test_the_last_videos_show_how_far_they_are(workspace, log, share, words):
+    request = Tune(motion="tea", steps=3, every=1)
+    job = Job(id="0001", request=request, state="running", asked=1.0)
+    table = workspace.root / request.folder("0001") / "csv" / "metrics.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("step,train/loss\n2,0.5\n")
+    (workspace.root / "jobs" / "0001.log").write_text(f"Tuning 'tea'\n{log}")
+    jobs = Jobs(workspace)
+    try:
+        found = progress_of(job, jobs)
+        assert (found.share, found.words) == (share, words)
+    finally:
+        jobs.close()
+
+
 # -- jobs ----------------------------------------------------------------------------------------------------
 
 
-def wait_until(there: Any, seconds: float = 60) -> None:
+def wait_until(there: Any, seconds: float = 110) -> None:
     end = time.monotonic() + seconds
     while not there():
         assert time.monotonic() < end

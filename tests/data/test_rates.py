@@ -83,7 +83,7 @@ def test_clips_of_mixed_rates_become_one_speed(tmp_path):
     for number, fps in enumerate((10, 20, 40)):
         write_clip(tmp_path / f"{number}.mp4", numbered(40)[:: 40 // fps][: fps + 1], fps=fps)
     asked = {"motion": "m", "size": SIZE, "num_frames": 4, "cache_dir": tmp_path / "cache"}
-    with pytest.warns(UserWarning, match=r"different frame rates.*give data\.fps=10"):
+    with pytest.warns(UserWarning, match=r"different frame rates.*data\.fps=10 reads all at one rate"):
         load_motion_set(tmp_path, **asked)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

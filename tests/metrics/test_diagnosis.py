@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lamp_lightning.metrics.diagnosis import diagnose
+from lamp_lightning.metrics.familiar import knows
 from lamp_lightning.toyworld import held_out_scenes, motion_set_scenes, render_clip
 
 FRAMES = 8
@@ -70,3 +71,30 @@ def test_an_untuned_model_is_to_be_tuned():
     assert diagnose([video[[0, 0, 0]]], [video], steps=0).advice == "The model is not tuned: tune it."
     with pytest.raises(ValueError, match="at least one video"):
         diagnose([], [video])
+
+
+def test_clips_that_flicker_by_themselves_hide_no_dissolving(toy):
+    """Fire changes in ways that no motion explains; its own flicker must not pass for an allowance."""
+    rng = np.random.default_rng(0)
+
+    def noisy(video: np.ndarray, strength: float) -> np.ndarray:
+        return np.clip(video + rng.normal(0, strength, video.shape), 0, 255).astype(np.uint8)
+
+    videos, clips = toy
+    fire = [noisy(clip, 12) for clip in clips]
+    fire[0] = noisy(clips[0], 40)  # one odd clip decides nothing
+    assert diagnose([noisy(video, 12) for video in videos], fire).verdict == "good"
+    assert diagnose([noisy(video, 40) for video in videos], fire).verdict == "exploding"
+
+
+def test_a_model_that_does_not_know_the_clips_is_never_called_good(toy):
+    videos, clips = toy
+    found = diagnose(videos, clips, familiar=False)
+    assert found.verdict == "unclear"
+    assert "does not know what the clips show" in found.reason
+    still = [np.repeat(video[:1], FRAMES, axis=0) for video in videos]
+    assert diagnose(still, clips, familiar=False).verdict == "static"
+    noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    assert knows("tiny", clips)
+    assert not knows("tiny", [noise, noise, clips[0]])
+    assert knows("some/other", [noise])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
+from lamp_lightning.app.words import for_page
 from lamp_lightning.app.workspace import LONGEST_NAME, Workspace, words_of
 from lamp_lightning.data.clips import CLIP_SUFFIXES, decode_clip
 from lamp_lightning.data.video import safe_name, write_mp4
@@ -21,20 +21,19 @@ from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
 MOST = 64  # clips of a motion
 DRAWN = 8
-# Settings in advice, as the page calls them.
-_WORDS = (
-    (r"data\.fps=([\d.]+\d)", r"\1 frames per second"),
-    (r"data\.num_frames=(\d+) fits", r"\1 frames fit"),
-)
 
 
 @dataclass(frozen=True)
 class View:
-    """How the model reads clips: height and width, frames of a sample, and their rate (None: as it is)."""
+    """How the model reads clips: height and width, frames of a sample, and their rate (None: as it is).
+
+    `model` is its name, of the group `model`.
+    """
 
     size: tuple[int, int]
     frames: int
     fps: float | None = None
+    model: str | None = None
 
 
 class AsSeen(Schema):
@@ -101,9 +100,10 @@ def look(workspace: Workspace, motion: str, view: View) -> Seen:
             flip=True,
             cache_dir=workspace.root / "cache",
             fps=view.fps,
+            model=view.model,
         )
     except UserError as error:
-        raise UserError(without_paths(str(error), folder)) from error
+        raise UserError(for_page(str(error), folder)) from error
     for name in found.unreadable:
         (folder / name).unlink(missing_ok=True)
     sheet = found.draw(workspace.root / "sheets" / f"{motion}.png")
@@ -121,7 +121,7 @@ def look(workspace: Workspace, motion: str, view: View) -> Seen:
         )
         for clip in found.clips
     ]
-    advice = [without_paths(text, folder) for text in found.advice]
+    advice = [for_page(text, folder) for text in found.advice]
     return Seen(motion, workspace.relative(sheet), heads, rows, advice)
 
 
@@ -140,7 +140,7 @@ def check_video(path: Path) -> None:
     try:
         decode_clip(path)
     except UserError as error:
-        raise UserError(without_paths(str(error), path.parent)) from error
+        raise UserError(for_page(str(error), path.parent)) from error
 
 
 def checked_suffix(path: Path) -> str:
@@ -149,14 +149,6 @@ def checked_suffix(path: Path) -> str:
     if suffix not in CLIP_SUFFIXES:
         raise UserError(f"{path.name}: clips are {', '.join(each[1:] for each in CLIP_SUFFIXES)}.")
     return suffix
-
-
-def without_paths(text: str, folder: Path) -> str:
-    """A message with the names of files only, and with the page's words for settings."""
-    text = text.replace(f"{folder}/", "").replace(str(folder), folder.name)
-    for setting, words in _WORDS:
-        text = re.sub(setting, words, text)
-    return text
 
 
 def draw(workspace: Workspace, motion: str, view: View) -> Seen:

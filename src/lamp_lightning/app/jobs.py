@@ -20,6 +20,7 @@ from typing import Literal
 from pydantic import Field
 
 from lamp_lightning.app.requests import Request
+from lamp_lightning.app.words import for_page
 from lamp_lightning.app.workspace import Workspace
 from lamp_lightning.runtime import attached
 from lamp_lightning.runtime.errors import UserError
@@ -229,11 +230,13 @@ class Jobs:
             time.sleep(0.2)
 
     def _fault(self, number: str) -> str:
-        """What a command said when it failed, without where this machine keeps its files."""
-        text = self.log(number).replace(f"{self.workspace.root}{os.sep}", "")
+        """What a command said when it failed, in the page's words."""
+        text = self.log(number)
         found = list(re.finditer(r"^Error: ", text, re.MULTILINE))
         if found:
-            return text[found[-1].end() :].strip()[:4000]
+            said = for_page(text[found[-1].end() :].strip(), self.workspace.root)[:4000]
+            return said or f"It failed. All that it said stands in jobs/{number}.log."
+        text = text.replace(f"{self.workspace.root}{os.sep}", "")
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "It said nothing.")
         return f"The command ended with a fault: {last[:1000]} All that it said stands in jobs/{number}.log."
 

@@ -75,8 +75,9 @@ def clips(found: Seen, root: Path) -> str:
     alt = f"{len(found.rows)} clips as the model will see them"
     advice = "".join(note(text, "warn") for text in found.advice)
     facts = table(found.heads, found.rows)
+    said = f"{alt}. When you see the motion in each row, go on to the page Tune."
     return (
-        f"{note(f'{alt}.')}{advice}{picture(root / found.sheet, alt)}"
+        f"{note(said)}{advice}{picture(root / found.sheet, alt)}"
         f"<details><summary>Facts</summary>{facts}</details>"
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lamp_lightning.app import markup
-from lamp_lightning.app.actions import Actions, Choice, models, steps_for
+from lamp_lightning.app.actions import Actions, Choice, models, rate_of, steps_for
 from lamp_lightning.app.jobs import Jobs
 from lamp_lightning.app.requests import Edit, Paint
 from lamp_lightning.app.workspace import Workspace, words_of
@@ -18,6 +18,10 @@ from lamp_lightning.toyworld import MOTIONS
 
 PICTURES = [".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"]
 EVERY = 1.0  # seconds between two looks at what has changed
+FIRST = (
+    "Drop clips, name their motion, and press the button: you see them as the model will. Without clips, let "
+    "eight be drawn."
+)
 SILENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 HIDDEN: dict[str, Any] = {"api_visibility": "private"}
 
@@ -94,13 +98,15 @@ class Page:
                 self.frames = gr.Slider(
                     2, 32, value=16, step=1, label="Frames of a video", elem_id="frames", buttons=[]
                 )
-                self.fps = gr.Number(None, label="Frames per second (0: as in the files)", elem_id="fps")
+                self.fps = gr.Textbox(
+                    label="Frames per second", placeholder="as in the files", elem_id="fps", max_lines=1
+                )
         self.look = gr.Button("Show what the model will see", variant="primary", elem_id="look")
         with gr.Accordion("No clips at hand", open=False), gr.Row(equal_height=True):
             drawn = [(words_of(motion), motion) for motion in MOTIONS]
             self.drawn = gr.Dropdown(drawn, value="waterfall", label="Drawn motion", elem_id="drawn")
             self.draw = gr.Button("Draw 8 clips", elem_id="draw")
-        self.clips = gr.HTML(elem_id="clips")
+        self.clips = gr.HTML(markup.note(FIRST), elem_id="clips")
 
     def _tune(self, steps: int, every: int) -> None:
         with gr.Row():
@@ -131,12 +137,16 @@ class Page:
                 self.prompt = gr.Textbox(label="Prompt", placeholder="a red waterfall", elem_id="prompt")
                 with gr.Row():
                     self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
-                    self.count = gr.Slider(1, 8, value=1, step=1, label="Videos", elem_id="count", buttons=[])
-                with gr.Accordion("Mix in another motion", open=False):
-                    self.second = gr.Dropdown([], label="Other motion", elem_id="second")
-                    self.weight = gr.Slider(0, 2, value=1, step=0.05, label="Weight of the first", buttons=[])
+                    self.count = gr.Number(
+                        1, label="Videos", precision=0, minimum=1, maximum=8, elem_id="count"
+                    )
+                with gr.Accordion("Weight, and a second motion", open=False, elem_id="mix"):
+                    self.weight = gr.Slider(
+                        0, 2, value=1, step=0.05, label="Weight of the motion", buttons=[], elem_id="weight"
+                    )
+                    self.second = gr.Dropdown([], label="Second motion", elem_id="second")
                     self.second_weight = gr.Slider(
-                        0, 2, value=0.5, step=0.05, label="Weight of the other", buttons=[]
+                        0, 2, value=0.5, step=0.05, label="Weight of the second", buttons=[]
                     )
             with gr.Column(min_width=300):
                 self.paint_file, self.paint_picture, self.paint_given = self._photograph(
@@ -171,8 +181,8 @@ class Page:
 
     def _compare(self) -> None:
         with gr.Row():
-            self.left = gr.Dropdown([], label="Left", elem_id="left")
-            self.right = gr.Dropdown([], label="Right", elem_id="right")
+            self.left = gr.Dropdown([], label="Left", elem_id="left", min_width=300)
+            self.right = gr.Dropdown([], label="Right", elem_id="right", min_width=300)
         self.pair = gr.HTML()
 
     def _photograph(self, label: str, name: str) -> tuple[gr.File, gr.State, gr.HTML]:
@@ -237,11 +247,10 @@ class Page:
             (self.stop, act.jobs.stop), (self.go_on, act.jobs.go_on), (self.forget, act.jobs.forget),
         ):  # fmt: skip
             button.click(_on_job(do), [self.job], None, **SILENT)
-        for side in (self.left, self.right):
-            side.change(act.pair, [self.left, self.right], [self.pair], **SILENT)
         live = [
             self.seen, self.work, self.job, self.stop, self.go_on, self.forget, self.motion, self.run,
             self.second, self.left, self.right, self.tuned, self.painted, self.edited,
+            self.pair,
         ]  # fmt: skip
         told = [self.seen, self.mine, self.job, self.motion, self.run, self.left, self.right]
         tick = gr.Timer(EVERY)
@@ -264,6 +273,7 @@ class Page:
             act.job_choices(), act.motion_choices(), act.run_choices(), act.video_choices(),
         )  # fmt: skip
         motion, job = _kept_choice(motion, motions), _kept_choice(job, jobs)
+        left, right = _kept_choice(left, videos), _kept_choice(right, videos[1:] or videos, among=videos)
         chosen = act.jobs.get(job)
         ended = chosen is not None and chosen.state in ("stopped", "failed")
         now: dict[str, Any] = {
@@ -275,11 +285,12 @@ class Page:
             "motion": (motions, motion),
             "run": (runs, _kept_choice(run, runs)),
             "second": ([("none", ""), *runs],),
-            "left": (videos, _kept_choice(left, videos)),
-            "right": (videos, _kept_choice(right, videos[1:] or videos, among=videos)),
+            "left": (videos, left),
+            "right": (videos, right),
             "tuned": act.tuned(motion),
             "painted": act.made(Paint, mine.get("paint")),
             "edited": act.made(Edit, mine.get("edit")),
+            "pair": act.pair(left, right),
         }
         updates = []
         for name, value in now.items():
@@ -305,9 +316,9 @@ class Page:
         return on_click
 
     def _on_tune(self, motion: Any, model: str, steps: Any, frames: Any, fps: Any, *more: Any) -> str:
-        values = {"steps": steps, "frames": int(frames or 0), "fps": fps or None}
+        values = {"steps": steps, "frames": int(frames or 0)}
         values |= dict(zip(("every", "prompt", "picture"), more, strict=True))
-        return _said(lambda: self.actions.tune(motion, model, **values))[1]
+        return _said(lambda: self.actions.tune(motion, model, fps=rate_of(fps), **values))[1]
 
     def _on_paint(
         self, mine: Any, run: Any, second: Any, weight: Any, other: Any, prompt: str, picture: Any, seed: Any,

@@ -104,7 +104,8 @@ def open_page(
             footer_links=[],
             run_history=False,
             theme=theme(),
-            css=(HERE / "page.css").read_text(encoding="utf-8"),
+            # In `css` Gradio would put its own container before each selector, so that none reaches above it.
+            head=f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
             app_kwargs={"middleware": [Middleware(Gate, largest=largest + SLACK, hosts=hosts)]},
         )
     except OSError as error:

@@ -21,6 +21,8 @@ def theme() -> gr.themes.Base:
         font_mono=MONO,
     )
     return base.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
         block_background_fill="white",
@@ -30,7 +32,8 @@ def theme() -> gr.themes.Base:
         block_label_background_fill="transparent",
         block_label_background_fill_dark="transparent",
         block_label_border_width="0px",
-        block_label_text_color="*neutral_500",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_400",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",

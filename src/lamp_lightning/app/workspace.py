@@ -6,9 +6,11 @@ made, `pictures` photographs, `jobs` what is asked for. The page reads and write
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from lamp_lightning.data.clips import CLIP_SUFFIXES, list_clips, natural_order
@@ -24,15 +26,21 @@ SHOWN = ("runs", "videos", "edits", "pictures", "sheets")  # what a browser may 
 
 @dataclass(frozen=True)
 class Tuned:
-    """A tuned motion: its name, the job that tuned it, and its run folder, relative to the workspace."""
+    """A tuned motion.
+
+    Args:
+        motion: its name.
+        job: the job that tuned it.
+        run: its run folder, relative to the workspace.
+        steps: that it is tuned; None where its file does not say.
+        finished: whether tuning came to its end.
+    """
 
     motion: str
     job: str
     run: str
-
-    @property
-    def label(self) -> str:
-        return f"{words_of(self.motion)}, number {int(self.job)}"
+    steps: int | None
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -75,15 +83,27 @@ class Workspace:
             return []
 
     def tuned(self) -> list[Tuned]:
-        """All tuned motions, the newest first."""
+        """All tuned motions, the newest first; those that are not finished come last."""
         files = _sorted((self.root / "runs").glob("*/*/adapter.safetensors"))
-        runs = [file.parent for file in files if file.parent.name.isdecimal()]
-        return [Tuned(run.parent.name, run.name, self.relative(run)) for run in runs]
+        found = [self.tuned_in(file.parent) for file in files if file.parent.name.isdecimal()]
+        return sorted(found, key=lambda tuned: not tuned.finished)
+
+    def tuned_in(self, run: Path) -> Tuned:
+        """The tuned motion of a run folder that has an adapter."""
+        steps, finished = _steps_of(run / "adapter.safetensors"), (run / "metrics.json").is_file()
+        return Tuned(run.parent.name, run.name, self.relative(run), steps, finished)
+
+    def runs(self, motion: str) -> list[Path]:
+        """The run folders of a motion, the newest work last."""
+        found = [run for run in (self.root / "runs" / motion).glob("*") if run.name.isdecimal()]
+        return sorted(found, key=lambda run: int(run.name))
 
     def videos(self) -> list[Path]:
-        """All videos that were made, the newest first."""
-        places = ("videos/*/*.mp4", "edits/*/videos/*/edit.mp4", "runs/*/*/videos/*.mp4")
-        return _sorted(file for place in places for file in self.root.glob(place))
+        """All videos that were made, previews too, the newest first."""
+        made = ("videos/*/*.mp4", "edits/*/videos/*/edit.mp4")
+        places = (*made, "runs/*/*/videos/*.mp4", "runs/*/*/samples/step_*/*.mp4")
+        found = (file for place in places for file in self.root.glob(place))
+        return _sorted(file for file in found if not file.stem.endswith("_more"))  # several in one
 
     # -- what is brought -----------------------------------------------------------------------------------
 
@@ -125,6 +145,25 @@ class Workspace:
             with explained(place):
                 shutil.copyfile(file, place)
         return self.relative(place)
+
+
+def _steps_of(adapter: Path) -> int | None:
+    """The steps that an adapter says it was tuned; None where it says none."""
+    with contextlib.suppress(OSError):
+        return _said_steps(str(adapter), adapter.stat().st_mtime_ns)
+    return None
+
+
+@lru_cache(maxsize=1000)
+def _said_steps(adapter: str, changed: int) -> int | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(adapter, "np") as file:
+            said = (file.metadata() or {}).get("steps", "")
+    except (OSError, SafetensorError):
+        return None
+    return int(said) if said.isdecimal() and len(said) < 12 else None
 
 
 def words_of(name: str) -> str:

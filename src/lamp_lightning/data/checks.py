@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lamp_lightning.data.clip import Clip, MotionSet
 from lamp_lightning.runtime.errors import UserError
 
 FEWEST, MOST = 8, 16  # clips of a set, as in the paper
+
+
+def suits_most(values: Sequence[float]) -> float:
+    """The largest value that three quarters of the clips reach, so that one odd clip does not decide for all.
+
+    Example:
+        >>> suits_most([25, 25, 25, 12, 25, 25, 25, 25]), suits_most([8, 25])
+        (25, 8)
+    """
+    return sorted(values)[len(values) // 4]
 
 
 def check_lengths(clips: Sequence[Clip], num_frames: int, frame_stride: int) -> None:
@@ -45,29 +55,52 @@ def warn_of_rates(folder: Path, found: MotionSet, fps: float | None) -> None:
         slow = [clip for clip in found.clips if clip.source_fps and clip.source_fps < 0.95 * fps]
         if slow:
             names = some([f"{clip.path.name} ({clip.source_fps:.4g})" for clip in slow])
-            lowest = min(clip.source_fps or fps for clip in slow)
+            verb = "has" if len(slow) == 1 else "have"
+            advice = other_rate(fps, [clip.source_fps or fps for clip in found.clips])
             warnings.warn(
-                f"{folder}: {names} have fewer frames per second than data.fps={fps:.4g}, so that some of "
-                f"their frames repeat and the motion stutters. data.fps={lowest:.4g} or less suits all.",
+                f"{folder}: {names} {verb} fewer frames per second than data.fps={fps:.4g}, so that frames "
+                f"repeat and the motion stutters. {advice}",
                 stacklevel=3,
             )
         return
     rates = Counter(f"{clip.fps:.4g}" for clip in found.clips if clip.fps > 0)
-    lowest = min((clip.fps for clip in found.clips if clip.fps > 0), default=8.0)
+    advice = one_rate({clip.path.name: clip.fps for clip in found.clips if clip.fps > 0})
     if len(rates) > 1:
         counts = ", ".join(f"{rate} ({count})" for rate, count in rates.most_common())
         warnings.warn(
             f"{folder}: the clips have different frame rates: {counts} frames per second. Frames are taken "
             f"as they are, so the same motion is faster in some; videos are written at {found.fps:.4g}. "
-            f"For one speed give data.fps={lowest:.4g}.",
+            f"{advice}",
             stacklevel=3,
         )
     elif variable := [clip.path.name for clip in found.clips if clip.variable]:
         warnings.warn(
             f"{folder}: {some(variable)} show frames for different times, and they are taken as they are. "
-            f"For one speed give data.fps={lowest:.4g}.",
+            f"{advice}",
             stacklevel=3,
         )
+
+
+def one_rate(rates: Mapping[str, float]) -> str:
+    """Which `data.fps` to give, by the rates of most clips, and which clips are too slow for it.
+
+    Example:
+        >>> one_rate({"1.mp4": 25, "2.mp4": 25, "3.mp4": 25, "slow.mp4": 12})
+        'data.fps=25 reads all at one rate; slow.mp4 (12) is too slow for that: leave it out.'
+    """
+    usual = suits_most(list(rates.values()) or [8.0])
+    slow = [f"{name} ({rate:.4g})" for name, rate in rates.items() if rate < 0.95 * usual]
+    said = f"data.fps={usual:.4g} reads all at one rate"
+    if not slow:
+        return f"{said}."
+    verb, them = ("is", "it") if len(slow) == 1 else ("are", "them")
+    return f"{said}; {some(slow)} {verb} too slow for that: leave {them} out."
+
+
+def other_rate(fps: float, rates: Sequence[float]) -> str:
+    """What to do where clips are slower than `fps`: leave few of them out, or take the rate of most."""
+    usual = suits_most(rates)
+    return "Leave them out." if usual >= 0.95 * fps else f"data.fps={usual:.4g} suits most clips."
 
 
 def raise_problems(problems: Sequence[str], limit: int = 5) -> None:

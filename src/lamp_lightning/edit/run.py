@@ -309,9 +309,7 @@ def publish(edited: Edited, folder: Path, studio: Studio) -> None:
         *where_to_look(logger),
         ("more prompts", f'{call("edit")} run={short(run.path)} prompt="..."'),
     ]
-    print_results(
-        f"Edited: {source_prompt!r} -> {prompt!r}", printed(values["edit"]), places, note=studio.doubts
-    )
+    print_results(f"Edited: {source_prompt!r} -> {prompt!r}", printed(values["edit"]), places)
 
 
 def measured(

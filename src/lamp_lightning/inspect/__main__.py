@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from lamp_lightning.inspect.inspection import Inspection
 
 
+EVERY = 5.0  # seconds between two lines on how many clips are done, without a terminal
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     quiet()
@@ -36,7 +42,10 @@ def inspect(cfg: DictConfig) -> None:
     from lamp_lightning.data.motions import draw_toy_clips, is_drawn, motion_prompt
 
     if not is_drawn(cfg):
-        list_clips(cfg.data.folder)  # a folder that is missing: before torch's seconds, not after
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said when the clips are read
+            list_clips(cfg.data.folder)  # a folder that is missing: before torch's seconds, not after
+    print(f"Looking at the clips in {short(Path(cfg.data.folder))} ...", flush=True)
     from lamp_lightning.inspect.inspection import inspect_clips, sentences
 
     out = (
@@ -45,7 +54,7 @@ def inspect(cfg: DictConfig) -> None:
     draw_toy_clips(cfg)
     data = cfg.data
     captions: dict[Path, str] = {}
-    with only_writer(out):
+    with only_writer(out), looking() as progress:
         look = inspect_clips(
             Path(data.folder).expanduser(),
             motion=motion_prompt(cfg),
@@ -58,6 +67,8 @@ def inspect(cfg: DictConfig) -> None:
             max_clips=data.max_clips,
             timeout_s=data.decode_timeout,
             fps=data.fps,
+            progress=progress,
+            model=cfg.model.path,
         )
         if cfg.captioner is not None:
             captions = captioned(look, cfg)
@@ -72,6 +83,25 @@ def inspect(cfg: DictConfig) -> None:
         lines,
         [*places, ("tune", f"{call('train')} {named}")],
     )
+
+
+@contextmanager
+def looking() -> Iterator[Callable[[int, int], None]]:
+    """Says how many clips are done: as a bar at a terminal, else as a line every few seconds."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, transient=True) as bar:
+        task, said = bar.add_task("looking at clips", total=None), time.monotonic()
+
+        def progress(done: int, clips: int) -> None:
+            nonlocal said
+            bar.update(task, completed=done, total=clips)
+            if not bar.console.is_terminal and done < clips and time.monotonic() - said >= EVERY:
+                said = time.monotonic()
+                print(f"  {done} of {clips} clips", flush=True)
+
+        yield progress
 
 
 def captioned(look: Inspection, cfg: DictConfig) -> dict[Path, str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.captions import read_captions_of_each
-from lamp_lightning.data.checks import FEWEST, MOST
+from lamp_lightning.data.checks import FEWEST, MOST, one_rate, other_rate, suits_most
 from lamp_lightning.data.clip import Clip
 from lamp_lightning.data.clips import ClipError, list_clips, read_fitted
 from lamp_lightning.data.decoder_process import ClipDecoder
@@ -29,6 +29,7 @@ from lamp_lightning.inspect.look import (
     longest_piece,
     thumbnails,
 )
+from lamp_lightning.metrics.familiar import ELSE, REAL, doubts
 from lamp_lightning.runtime.console import counted
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import write_json
@@ -36,6 +37,7 @@ from lamp_lightning.runtime.stopping import check_stop
 
 SMALL = 0.75  # of the model's sides: a clip with smaller ones gets blurred
 CROPPED = 0.4  # of the picture: who loses more should look at it
+UNKNOWN = f"{ELSE} take {REAL}."
 SHEET, FACTS = "contact_sheet.png", "inspection.json"
 # What each finding means, of one clip and of several; in the order in which they are mended.
 _WORDS = {
@@ -182,6 +184,7 @@ def inspect_clips(
     timeout_s: float = 60.0,
     fps: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    model: str | None = None,
 ) -> Inspection:
     """Look at the clips of a folder as tuning would read them.
 
@@ -198,6 +201,7 @@ def inspect_clips(
         timeout_s: seconds that decoding a clip may take.
         fps: frames per second at which clips are read; None: all frames, whatever their rates are.
         progress: is called with the number of clips that are done, and of all.
+        model: that is to be tuned; the tiny one is asked whether it knows what the clips show.
 
     Returns:
         Facts of each clip, advice, and the frames of the contact sheet. A clip that cannot be read is named.
@@ -241,6 +245,8 @@ def inspect_clips(
     clips = [_with(facts, *each) for facts, each in zip(clips, compare(motions, flip=flip), strict=True)]
     look = Inspection(Path(folder), size, num_frames, frame_stride, fps, clips, unreadable, [], videos)
     look.advice.extend(_advice(look, needed))
+    if said := doubts(model, [clip.prompt for clip in clips], [video for _, video in videos], advice=UNKNOWN):
+        look.advice.append(said)
     return look
 
 
@@ -290,11 +296,7 @@ def _with(facts: ClipFacts, likeness: float | None, finding: str | None) -> Clip
 def _advice(look: Inspection, needed: int) -> Iterator[str]:
     """What to do, the most urgent first."""
     yield from look.unreadable.values()
-    lacks = [clip for clip in look.clips if "too_short" in clip.findings]
-    shortest = min((clip.frames for clip in lacks), default=0)
-    fitting = 1 + (shortest - 1) // look.frame_stride
-    shorter = f"data.num_frames={fitting} fits all" if fitting >= 2 else "take longer ones"
-    told = {"needed": needed, "shorter": shorter, "height": look.size[0], "width": look.size[1]}
+    told = {"needed": needed, "shorter": _shorter(look), "height": look.size[0], "width": look.size[1]}
     for finding, (one, several) in _WORDS.items():
         clips = [clip for clip in look.clips if finding in clip.findings]
         if clips:
@@ -309,27 +311,34 @@ def _advice(look: Inspection, needed: int) -> Iterator[str]:
 
 def _rates_advice(look: Inspection) -> Iterator[str]:
     """What to do about frame rates, where the clips differ in them or in themselves."""
-    known = [clip.fps for clip in look.clips if clip.fps > 0]
+    known = {clip.name: clip.fps for clip in look.clips if clip.fps > 0}
     slow = [f"{clip.name} ({clip.fps:.4g})" for clip in look.clips if 0 < clip.fps < 0.95 * (look.fps or 0)]
     variable = [clip.name for clip in look.clips if clip.variable]
     if slow:
         verb = "has" if len(slow) == 1 else "have"
         yield (
             f"{_some(slow, len(look.clips))} {verb} fewer frames per second than data.fps={look.fps:.4g}, so "
-            f"that frames repeat and the motion stutters: data.fps={min(known):.4g} or less suits all."
+            f"that frames repeat and the motion stutters. {other_rate(look.fps or 0, list(known.values()))}"
         )
     if look.fps is None and len(look.rates) > 1:
         counts = ", ".join(f"{rate} ({count})" for rate, count in look.rates.most_common())
         yield (
             f"The clips have different frame rates: {counts} frames per second. The same motion is faster in "
-            f"some: data.fps={min(known):.4g} reads all at one rate."
+            f"some. {one_rate(known)}"
         )
     elif look.fps is None and variable:
         verb = "shows its" if len(variable) == 1 else "show their"
-        yield (
-            f"{_some(variable, len(look.clips))} {verb} frames for different times: "
-            f"data.fps={min(known):.4g} reads all at one rate."
-        )
+        yield f"{_some(variable, len(look.clips))} {verb} frames for different times. {one_rate(known)}"
+
+
+def _shorter(look: Inspection) -> str:
+    """What to do about clips that are too short: fewer frames only where most clips ask for it."""
+    counts = [clip.frames for clip in look.clips]
+    fitting = min(look.num_frames, 1 + (int(suits_most(counts)) - 1) // look.frame_stride)
+    if fitting < 2 or fitting == look.num_frames:
+        return "take longer ones, or leave them out"
+    odd = [clip.name for clip in look.clips if 1 + (clip.frames - 1) // look.frame_stride < fitting]
+    return f"data.num_frames={fitting} fits {f'all but {_some(odd, len(counts))}' if odd else 'all'}"
 
 
 def _named(clip: ClipFacts, finding: str) -> str:

@@ -1,4 +1,4 @@
-"""What came of tuning, in words: static, exploding, learned by heart, or good, and which step was best.
+"""What came of tuning, in words: static, exploding, overfitted, good or unclear, and which step was best.
 
 The limits were chosen on drawn videos of four toy motions (birds fly, firework, rain, turn to smile) and on
 the figures of `docs/results.md`; the tests diagnose others.
@@ -15,16 +15,19 @@ import numpy as np
 
 from lamp_lightning.data.fit import reduced
 from lamp_lightning.data.video import as_frames
+from lamp_lightning.metrics.familiar import REAL
 from lamp_lightning.metrics.flicker import warping_error
 from lamp_lightning.metrics.flow import FLOW_SIZE
 from lamp_lightning.metrics.motion import motion_amount
 
-Verdict = Literal["static", "exploding", "overfitted", "good"]
+Verdict = Literal["static", "exploding", "overfitted", "good", "unclear"]
 MOST_CLIPS, MOST_FRAMES = 4, 16  # that videos are compared with
 STATIC = 0.25  # of the clips' usual motion: videos that move less stand still
 WILD = 2.5  # times the motion of the clip that moves most
 SLACK = 0.3  # percent of the width per frame beyond that: of motions that are small
-TORN = 2.5  # times the change of the clips that motion does not explain
+# Change that motion does not explain: videos with more of it dissolve. Compared with the clips' usual one,
+# in times and, for clips that flicker by themselves as fire does, in percent of the colours' range beyond it.
+TORN, MOST_BEYOND = 2.5, 2.5
 LEAST_TORN = 2.0  # percent of the colours' range: less is no dissolving, however calm the clips are
 THUMB = 8  # pixels of a side of the thumbnails in which content is compared
 TAKEN = 0.5  # of the distance of a video's first frame to the clips: what ends nearer shows their content
@@ -37,7 +40,7 @@ class Diagnosis:
     """What came of tuning.
 
     Args:
-        verdict: `static`, `exploding`, `overfitted` or `good`.
+        verdict: `static`, `exploding`, `overfitted`, `good`, or `unclear` where that cannot be told.
         reason: what was found, a sentence.
         advice: what to do about it, a sentence.
         best_step: where the held-out loss was lowest; None where none was measured.
@@ -88,6 +91,7 @@ def diagnose(
     *,
     losses: Mapping[int, float] | None = None,
     steps: int = 1,
+    familiar: bool = True,
 ) -> Diagnosis:
     """Say in words what came of tuning.
 
@@ -96,11 +100,14 @@ def diagnose(
         clips: that it was tuned on, at the same frame rate and shape.
         losses: the loss on held-out clips, by step.
         steps: of tuning; 0 for an untuned model.
+        familiar: whether the model knows such content as the clips show. The measures tell a motion that is
+            learned from one that is not; they do not tell whether there is anything to be seen.
 
     Returns:
         The first of these that holds: the videos stand still (`static`); they turn into what the clips show
         (`overfitted`); they move far more than the clips, or change in ways that no motion explains
-        (`exploding`); the held-out loss has risen again (`overfitted`); else `good`.
+        (`exploding`); the held-out loss has risen again (`overfitted`); the model does not know what the
+        clips show (`unclear`); else `good`.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, motion_set_scenes, render_clip
@@ -142,11 +149,11 @@ def diagnose(
         verdict = "overfitted"
         reason = f"{taken:.0%} of the videos turn into what a clip shows: the clips were learned by heart."
         advice = "Take fewer steps, more or more varied clips, or captions that say what is in each clip."
-    elif error > max(LEAST_TORN, TORN * max(calm)):
+    elif error > torn_limit(figures["clips_torn"]):
         verdict = "exploding"
         reason = (
             f"The videos dissolve: from frame to frame {error:.1f} % changes that is no motion, in the clips "
-            f"{max(calm):.1f} % at most."
+            f"{figures['clips_torn']:.1f} %."
         )
         advice = _calmer(steps)
     elif amount > WILD * max(usual) + SLACK:
@@ -157,10 +164,29 @@ def diagnose(
         verdict = "overfitted"
         reason = "The loss on held-out clips has risen again: the clips were learned by heart."
         advice = f"Tune again with trainer.max_steps={best_step}, or take more clips."
+    elif not familiar:
+        verdict = "unclear"
+        reason = (
+            "No fault was found, but the model does not know what the clips show: it can have learned to "
+            f"move, and not what. The videos move {_beside(amount, figures['clips_motion'])}."
+        )
+        advice = f"Look at them. For real footage take {REAL}."
     else:
         verdict, advice = "good", ""
         reason = f"No fault was found. The videos move {_beside(amount, figures['clips_motion'])}."
     return Diagnosis(verdict, reason, advice, **figures)
+
+
+def torn_limit(usual: float) -> float:
+    """Above which change that motion does not explain is dissolving, beside the clips' usual one.
+
+    Both in percent of the colours' range.
+
+    Example:
+        >>> [torn_limit(usual) for usual in (0.2, 1.0, 4.0)]
+        [2.0, 2.5, 6.5]
+    """
+    return max(LEAST_TORN, min(TORN * usual, usual + MOST_BEYOND))
 
 
 def _beside(amount: float, usual: float) -> str:

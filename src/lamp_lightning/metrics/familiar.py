@@ -61,8 +61,20 @@ def doubts(
     return f"The tiny model was trained on a small drawn world. It {', and '.join(found)}. {advice}"
 
 
+def knows(model: str | None, clips: Sequence[np.ndarray]) -> bool:
+    """Whether a model knows such content as most of the clips show; of other models than tiny: yes.
+
+    Args:
+        model: as for `doubts`.
+        clips: each uint8 `f h w 3`.
+    """
+    if model is None or not is_tiny(model) or not clips:
+        return True
+    return sum(value > 1 for value in strangeness(clips)) <= len(clips) / 2
+
+
 def say_doubts(*args: Any, **kwargs: Any) -> str | None:
-    """Warn of what `doubts` finds, before the work; returns it, to be said again at the end."""
+    """Warn of what `doubts` finds, before the work; returns it."""
     found = doubts(*args, **kwargs)
     if found:
         print(f"Warning: {found}", file=sys.stderr, flush=True)

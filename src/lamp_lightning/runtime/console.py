@@ -79,12 +79,9 @@ def print_results(
     title: str,
     figures: Iterable[str],
     places: Iterable[tuple[str, str | Path]],
-    note: str | None = None,
 ) -> None:
-    """The end of a command's report: what was done, what to mind, its figures, and where everything is."""
+    """The end of a command's report: what was done, its figures, and where everything is."""
     print(f"\n{title}")
-    if note:
-        print(f"Note: {note}")
     for line in figures:
         print(line)
     for name, place in places:

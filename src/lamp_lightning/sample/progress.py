@@ -23,7 +23,7 @@ class GeneratingProgress:
         videos: int,
         *,
         console: Console | None = None,
-        every: float = 30.0,
+        every: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console or Console()

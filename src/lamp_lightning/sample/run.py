@@ -67,7 +67,7 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
         unit=lambda: size_unit(model()),
     )
     check_memory(asked)
-    doubts = say_doubts(asked, adapter)
+    say_doubts(asked, adapter)
     with only_writer(output.folder, inside=("*_frames",), wait=True):
         writable_folder(output.folder)
         motions = motions_of(adapter)
@@ -98,18 +98,16 @@ def make_videos(cfg: DictConfig, adapter: Adapter, output: Output, again: Record
                     print(f"{so_far} The same command generates the rest.", flush=True)
                     raise
         gallery.show()
-        if doubts:
-            print(f"Note: {doubts}", flush=True)
         if again is not None:
             say_whether_same(gallery.videos[videos[0].name].record or {}, again)
 
 
-def say_doubts(videos: list[Video], adapter: Adapter) -> str | None:
-    """Warn of prompts and pictures that the tiny model does not know; returns the warning."""
+def say_doubts(videos: list[Video], adapter: Adapter) -> None:
+    """Warn of prompts and pictures that the tiny model does not know."""
     if not familiar.is_tiny(adapter.base):
-        return None
+        return
     files = dict.fromkeys(video.picture.file for video in videos if video.picture is not None)
-    return familiar.say_doubts(
+    familiar.say_doubts(
         adapter.base,
         list(dict.fromkeys(video.prompt for video in videos)),
         [read_image(file)[None] for file in list(files)[:MOST_PICTURES]],

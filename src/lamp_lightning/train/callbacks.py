@@ -18,6 +18,7 @@ from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import StopRequest
 from lamp_lightning.train.checkpoints import CheckpointFile
 
+EVERY = 5.0  # seconds between two lines on what is generated, without a terminal
 HOPELESS = 10  # steps in a row whose loss is no number
 
 
@@ -43,6 +44,7 @@ class TrainingProgress(AfterStep):
         self.lines = lines
         self.loss: float | None = None
         self.seconds = 0.0  # of training, those before a resume included
+        self._said = -EVERY
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
         left = TimeRemainingColumn(elapsed_when_finished=True)
         self.bar = Progress(TextColumn("{task.description}"), *columns, left, TextColumn("left"))
@@ -68,8 +70,16 @@ class TrainingProgress(AfterStep):
             print(f"{self.title}: step {step}/{trainer.max_steps}  {numbers}  {left} left", flush=True)
 
     def say(self, what: str | None) -> None:
-        """Show what is going on instead of the title; None shows the title again."""
+        """Show what is going on instead of the title; None shows the title again.
+
+        Without a bar it prints a line, the next one when `EVERY` seconds have passed.
+        """
         self.bar.update(self.task, description=what or self.title)
+        if what is None:
+            self._said = -EVERY
+        elif not self.bar.live.is_started and time.monotonic() - self._said >= EVERY:
+            self._said = time.monotonic()
+            print(f"{self.title}: {what}", flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"loss": self.loss, "seconds": self.seconds}  # a resumed run reports what a whole one would

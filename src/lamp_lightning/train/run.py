@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from lamp_lightning.data.motions import draw_toy_clips, motion_prompt, sample_prompts
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.metrics.diagnosis import Diagnosis, diagnose
-from lamp_lightning.metrics.familiar import ELSE, REAL, is_tiny, say_doubts
+from lamp_lightning.metrics.familiar import ELSE, REAL, is_tiny, knows, say_doubts
 from lamp_lightning.metrics.metrics_json import read_metrics, write_metrics
 from lamp_lightning.metrics.registry import printed
 from lamp_lightning.models.base.load import load_base_model
@@ -189,7 +189,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     studio.clip = data.first_clip
     if cfg.sampler.fps is None and hasattr(data, "fps"):  # a user's own data module may not know
         studio.sampler = sampler.changed({"fps": data.fps})
-    studio.doubts = say_doubts_of(cfg, data) if is_first_process() else None
+    if is_first_process():
+        say_doubts_of(cfg, data)
     if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
         while_training = cfg.samples.while_training if cfg.samples.every else 0
         studio.first_frames(max(while_training, cfg.samples.final))
@@ -205,15 +206,15 @@ def base_names(cfg: DictConfig) -> dict[str, Any]:
     return {name: value for name, value in names.items() if name in taken}
 
 
-def say_doubts_of(cfg: DictConfig, data: Any) -> str | None:
-    """Warn of clips, prompts and pictures that the tiny model does not know; returns the warning."""
+def say_doubts_of(cfg: DictConfig, data: Any) -> None:
+    """Warn of clips, prompts and pictures that the tiny model does not know."""
     if not is_tiny(cfg.model.path):
-        return None
+        return
     prompts = [*data.motion_set.prompts, *sample_prompts(cfg, cfg.samples.final)]
     clips = [clip.frames for clip in data.motion_set.clips]
     if cfg.get("video") is not None:  # of an edit
         prompts.append(str(cfg.prompt))
-    return say_doubts(cfg.model.path, prompts, clips, advice=f"{ELSE} take {REAL}.")
+    say_doubts(cfg.model.path, prompts, clips, advice=f"{ELSE} take {REAL}.")
 
 
 def make_callbacks(run: RunFolder, cfg: DictConfig) -> list[Callback]:
@@ -324,13 +325,15 @@ def fit(parts: Parts) -> None:
 
 def diagnosed(parts: Parts, videos: Sequence[Video]) -> Diagnosis:
     """What came of tuning, by the final videos beside the clips, and by the losses on held-out clips."""
-    data = parts.studio.cfg.data
+    cfg, data = parts.studio.cfg, parts.studio.cfg.data
+    clips = [clip.frames[:: data.frame_stride][: data.num_frames] for clip in parts.data.motion_set.clips]
     kept = [each for each in parts.callbacks if isinstance(each, HeldOutLosses)]
     return diagnose(
         [video.frames for video in videos],
-        [clip.frames[:: data.frame_stride][: data.num_frames] for clip in parts.data.motion_set.clips],
+        clips,
         losses=kept[0].losses if kept else None,
         steps=parts.trainer.global_step,
+        familiar=knows(cfg.model.path, clips),
     )
 
 
@@ -392,5 +395,5 @@ def finish(parts: Parts) -> dict[str, float]:
         ("more videos", f'{call("sample")} run={short(run.path)} prompt="..."'),
     ]
     title = f"The motion {cfg.motion.name!r} is {'tuned' if step else 'left untuned'}."
-    print_results(title, figures, places, note=studio.doubts)
+    print_results(title, figures, places)
     return read_metrics(run.metrics).numbers

@@ -44,7 +44,6 @@ class Studio:
     stop: StopRequest
     painter: Painter | None = None
     clip: Tensor | None = None  # unscaled latents `f c h w` of the first clip
-    doubts: str | None = None  # what the model does not know of what it is given
 
     @contextmanager
     def sampling(self) -> Iterator[None]:
@@ -83,9 +82,14 @@ class Studio:
         first = self.first_frames(count)
         with self.sampling():
             for i, prompt in enumerate(prompts):
-                self.progress.say(f"generating {i + 1}/{count}")
+                video = f"generating {i + 1}/{count}"
+                self.progress.say(video)
+
+                def on_step(done: int, steps: int, video: str = video) -> None:
+                    self.progress.say(f"{video}, step {done}/{steps}")
+                    self.stop.check()
+
                 seed = self.cfg.samples.seed + i
-                on_step = lambda done, steps: self.stop.check()  # noqa: E731
                 frames = generate(
                     self.pipeline, prompt, self.sampler, seed=seed, first_frame=first[i], on_step=on_step
                 )
