@@ -52,11 +52,12 @@ def write_adapter(
 
     See `VideoBackbone.save_motion`. Texts are kept as they are, other facts become JSON, None is left out.
     """
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(tensors, "The tuned UNet", "The training has diverged: lower the learning rate.")
     if inverted_clip is not None:
         tensors[_INVERTED] = inverted_clip.detach().float().cpu().contiguous()
-    header = as_texts({**facts, "format": FORMAT, "format_version": FORMAT_VERSION, **_versions()}, file)
+    version = FORMAT_VERSION if facts.get("queries") == "difference" else "1"
+    header = as_texts({**facts, "format": FORMAT, "format_version": version, **_versions()}, file)
     try:
         with replacing(file) as part:
             save_file(tensors, part, metadata=header)
@@ -169,9 +170,11 @@ def inverted_clip(file: str | Path) -> Tensor | None:
 
 
 def precision(file: Path) -> torch.dtype:
-    """The widest precision of an adapter's tensors: float32, but for one of a half-precision checkpoint."""
+    """The precision of the checkpoint that an adapter was converted from; of one that was tuned float32."""
+    if header_of(file).official_config is None:
+        return torch.float32
     with _opened(file) as opened:
-        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()} - {"F64"}  # noqa: SIM118
     return reduce(torch.promote_types, (FLOATS.get(kind, torch.float32) for kind in kinds))
 
 

@@ -20,7 +20,7 @@ from lamp_lightning.runtime.reading import Schema, checked
 from lamp_lightning.runtime.settings import Dtype, Frames, Norm
 
 FORMAT = "lamp-lightning motion adapter"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"  # an adapter that version 0.1 would read wrongly; others have "1"
 LARGEST_HEADER = 16 * 2**20  # bytes; SDXL's adapters have 0.2 million
 
 
@@ -36,13 +36,14 @@ class Header(Schema):
     method, motion, prompt, steps: the tuning: its method, the motion's name and prompt, and optimizer steps.
     num_frames, sampler: how the motion is sampled.
     official_config: the text of `config.json` of a checkpoint of the authors that it was converted from.
+    queries: whether those of the tensors that the image model has are whole, or differences to its own.
     """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str]
 
     format: Literal["lamp-lightning motion adapter"]
-    format_version: Literal["1"]
+    format_version: Literal["1", "2"]
     norm: Norm
     variant: Json[Variant] = Variant()
     base_fingerprint: Json[Annotated[list[Weight], Field(max_length=1000)]] = Field(default_factory=list)
@@ -62,6 +63,7 @@ class Header(Schema):
     num_frames: Json[Frames] | None = None
     sampler: Json[Sampler] = Sampler()
     official_config: Text | None = None
+    queries: Literal["whole", "difference"] = "whole"
 
 
 def as_texts(facts: Mapping[str, Any], file: Path) -> dict[str, str]:
@@ -93,7 +95,7 @@ def read_header(texts: Mapping[str, str], file: Path) -> Header:
     """
     if texts.get("format") != FORMAT:
         raise UserError(f"{file} is a safetensors file, but not a motion adapter.")
-    if texts.get("format_version") != FORMAT_VERSION:
+    if texts.get("format_version") not in ("1", FORMAT_VERSION):
         raise UserError(
             f"{file} has adapter format {texts.get('format_version')!r:.40}, this version of lamp-lightning "
             f"reads {FORMAT_VERSION}: update lamp-lightning."

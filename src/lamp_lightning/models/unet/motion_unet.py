@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -315,6 +315,11 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
                 "frame, or load the image model and then the motion adapter."
             )
         return self._image_queries
+
+    def base_queries(self, names: Iterable[str]) -> dict[str, Tensor]:
+        known = self.image_queries()
+        others = super().base_queries(name for name in names if name not in known)
+        return {name: known.get(name, others.get(name)) for name in names}
 
     def check_mixing(self) -> None:
         self.image_queries()  # a mixture begins with them
