@@ -146,6 +146,8 @@ def training_free(name: str, overrides: Sequence[str] = (), device: str = "auto"
         cfg.model.path,
         config=cfg.model.config,
         variant=cfg.model.variant,
+        lora=cfg.model.lora,
+        lora_scale=cfg.model.lora_scale,
         torch_dtype=getattr(torch, sampling_dtype(cfg.model.dtype, cfg.trainer.precision)),
     )
     pipeline = LAMPPipeline.from_base(base, inflated(base.unet, cfg.model.norm, variant_from(cfg)))

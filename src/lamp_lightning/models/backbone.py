@@ -207,7 +207,11 @@ class VideoBackbone(ABC, nn.Module):
         """
         if self.is_mixed:
             raise UserError(f"{file} is not written: several motions are mixed. Load one of them.")
-        own = {"norm": self.norm, "variant": self.variant.settings(), "base_fingerprint": self.fingerprint()}
+        own: dict[str, Any] = {
+            "norm": self.norm,
+            "variant": self.variant.settings(),
+            "base_fingerprint": self.fingerprint(),
+        }
         tuned = zip(self.trainable_names(), self.tuned_parameters(), strict=True)
         tensors = {name: parameter.detach().cpu() for name, parameter in tuned}
         if (queries := query_names(tensors)) and self.knows_image_model:

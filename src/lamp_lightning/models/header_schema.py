@@ -29,6 +29,7 @@ class Header(Schema):
 
     norm, variant: of the motion layers. Without a variant they are LAMP's as in the paper.
     base_model, base_config, base_variant, base_dtype: the text-to-image model below, as in `load_base_model`.
+    base_lora, base_lora_scale: a style LoRA that is fused into that model, and its strength.
     base_fingerprint: some of its weights, by which it is known again.
     painter, painter_config, painter_variant: another model that generates the first frames.
     clip: the CLIP model that videos are measured with; empty: they are not.
@@ -51,6 +52,8 @@ class Header(Schema):
     base_config: Name | None = None
     base_variant: Name | None = None
     base_dtype: Dtype = "float32"
+    base_lora: Name | None = None
+    base_lora_scale: Json[Weight] = 1.0
     painter: Name | None = None
     painter_config: Name | None = None
     painter_variant: Name | None = None

@@ -60,8 +60,8 @@ def tuned_below(header: Header, file: Path, names: Iterable[str]) -> dict[str, T
         UserError: the adapter does not name its base model, or that cannot be loaded.
     """
     why = (
-        f"{file} has its queries as a whole, as earlier versions wrote them. On other weights than those that "
-        "it was tuned on, only what it changed of them may be added"
+        f"{file} has its queries as a whole, as earlier versions wrote them. On other weights than those "
+        "that it was tuned on, only what it changed of them may be added"
     )
     advice = (
         f"Where its base model is at hand, convert it: python -m lamp_lightning.convert from={file} "
@@ -70,7 +70,14 @@ def tuned_below(header: Header, file: Path, names: Iterable[str]) -> dict[str, T
     if header.base_model is None:
         raise UserError(f"{why}, and it does not say which model that was. {advice}")
     try:
-        base = load_base_model(header.base_model, config=header.base_config, variant=header.base_variant)
+        base = load_base_model(
+            header.base_model,
+            config=header.base_config,
+            variant=header.base_variant,
+            lora=header.base_lora,
+            lora_scale=header.base_lora_scale,
+            torch_dtype=getattr(torch, header.base_dtype),
+        )
     except UserError as error:
         raise UserError(
             f"{why}, and its base model {header.base_model!r} cannot be loaded: {error} {advice}"

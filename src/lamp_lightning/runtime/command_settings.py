@@ -14,6 +14,7 @@ from lamp_lightning.runtime.settings import (
     Fit,
     Format,
     LoggerSettings,
+    LoraScale,
     MethodSettings,
     ModelSettings,
     MotionSettings,
@@ -173,6 +174,17 @@ class Sample(Settings):
         None, "The model below an adapter: a folder, hub id or single file; null: the one it was tuned on"
     )
     base_config: Text | None = setting(None, "Folder or hub id with the configuration of a single file")
+    check_base: bool = setting(
+        True,
+        "false: the motion is also added to a model of the same architecture with other weights, such as a "
+        "fine-tuned one",
+    )
+    lora: Text | None = setting(
+        None,
+        "A style LoRA below the motion, as model.lora of train; none: without the one that it was tuned on; "
+        "null: as tuned",
+    )
+    lora_scale: LoraScale | None = setting(None, "Its strength; null: as tuned, 1 for another LoRA")
     painter: Text | None = setting(None, "Another text-to-image model that makes the first frames")
     painter_config: Text | None = setting(None, "The same as base_config, for the painter")
     num_frames: VideoFrames | None = setting(None, "Frames of a video; null: as many as were tuned")

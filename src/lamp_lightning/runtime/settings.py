@@ -41,6 +41,7 @@ Timesteps = Annotated[
     Means("a list of whole numbers from 0, like [999,500,1]"),
 ]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
+LoraScale = Annotated[float, Field(ge=-10, le=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
 VideoFrames = Annotated[int, Field(ge=2, le=MOST_FRAMES)]
@@ -156,6 +157,12 @@ class ModelSettings(Settings):
         None, "Folder or hub id with a single file's configuration; null: the hub's"
     )
     variant: Text | None = setting(None, "Variant of the weight files, like fp16; null: the plain ones")
+    lora: Text | None = setting(
+        None,
+        "A style LoRA that is fused into the model: a .safetensors file, a folder with one, or owner/name "
+        "or owner/name/<file>.safetensors of the hub; null: none",
+    )
+    lora_scale: LoraScale = setting(1.0, "Its strength; 1: as it was trained")
     painter: Text | None = setting(
         None, "Another text-to-image model that makes the first frames; null: this one, untuned"
     )

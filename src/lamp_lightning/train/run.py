@@ -130,6 +130,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         cfg.model.path,
         config=cfg.model.get("config"),
         variant=cfg.model.get("variant"),
+        lora=cfg.model.get("lora"),
+        lora_scale=cfg.model.get("lora_scale", 1.0),
         torch_dtype=getattr(torch, cfg.model.dtype),
     )
     sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
@@ -200,7 +202,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
 def base_names(cfg: DictConfig) -> dict[str, Any]:
     """What a `MotionTuner` keeps to find its base model again; a class of the user's need not take it."""
     names = {"base_model": str(cfg.model.path)}
-    names |= {f"base_{key}": cfg.model.get(key) for key in ("config", "variant")}
+    names |= {f"base_{key}": cfg.model.get(key) for key in ("config", "variant", "lora", "lora_scale")}
     taken = inspect.signature(get_object(cfg.tuner._target_)).parameters
     return {name: value for name, value in names.items() if name in taken}
 

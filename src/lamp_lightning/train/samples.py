@@ -143,7 +143,8 @@ class Studio:
         model = self.cfg.model
         metadata = {
             "base_model": str(model.path),
-            **{f"base_{name}": model.get(name) for name in ("config", "variant", "dtype")},
+            **{f"base_{name}": model.get(name) for name in ("config", "variant", "dtype", "lora")},
+            "base_lora_scale": model.get("lora_scale") if model.get("lora") else None,
             **{name: model.get(name) for name in ("painter", "painter_config", "painter_variant")},
             "clip": model.clip or "",
             "memory": {name: model.get(name) for name in MEMORY_SETTINGS},

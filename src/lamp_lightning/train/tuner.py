@@ -84,6 +84,8 @@ class MotionTuner(LightningModule):
             so that `load_from_checkpoint` finds it. None: what diffusers loaded the UNet from.
         base_config: see `load_base_model`.
         base_variant: of the base model's weight files.
+        base_lora: see `load_base_model`.
+        base_lora_scale: the strength of that LoRA.
 
     A batch is a dictionary of scaled `latents` `b c f h w`, `text` `b l d` and the item numbers `index` `b`,
     with SDXL also of `added_cond_kwargs`: `text_embeds` `b p` and `time_ids` `b 6`, and with masks of `mask`
@@ -131,6 +133,8 @@ class MotionTuner(LightningModule):
         base_model: str | None = None,
         base_config: str | None = None,
         base_variant: str | None = None,
+        base_lora: str | None = None,
+        base_lora_scale: float = 1.0,
     ) -> None:
         super().__init__()
         settings = {

@@ -318,8 +318,9 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
 
     def base_queries(self, names: Iterable[str]) -> dict[str, Tensor]:
         known = self.image_queries()
+        names = list(names)
         others = super().base_queries(name for name in names if name not in known)
-        return {name: known.get(name, others.get(name)) for name in names}
+        return {name: others[name] if name in others else known[name] for name in names}
 
     def check_mixing(self) -> None:
         self.image_queries()  # a mixture begins with them
