@@ -144,6 +144,20 @@ class VideoBackbone(ABC, nn.Module):
     def mix(self, motions: Sequence[tuple[float, Mapping[str, Tensor]]]) -> None:
         """Move as a weighted sum of motions: weight and tuned parameters of each. None ends the mixture."""
 
+    def set_rank(self, rank: int | None) -> None:
+        """Tune factors of this rank in place of weights (`models.lowrank`) from now on; None: whole weights.
+
+        Raises:
+            UserError: a backbone that has none, or one that has been tuned.
+        """
+        if rank is not None:
+            raise UserError(f"Motion layers of the kind {self.variant.kind!r} have no low rank: rank=null.")
+
+    @property
+    def rank(self) -> int | None:
+        """The rank that is tuned; None: weights are whole."""
+        return None
+
     @property
     def is_mixed(self) -> bool:
         """Whether several motions are mixed now."""
@@ -163,8 +177,13 @@ class VideoBackbone(ABC, nn.Module):
         return sorted(name for name in self.own_parameters() if found.search(name))
 
     def trainable_names(self) -> list[str]:
-        """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints."""
-        return self.names_of(self.variant.sets)
+        """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints.
+
+        Of low rank, a weight's factors `down` and `up` are tuned in its place.
+        """
+        names = self.names_of(self.variant.sets)
+        frozen = {f"{name.removesuffix('down')}weight" for name in names if name.endswith(".down")}
+        return [name for name in names if name not in frozen]
 
     def tuned_parameters(self) -> list[nn.Parameter]:
         """The parameters that are tuned, in the order of `trainable_names()`."""
@@ -208,6 +227,7 @@ class VideoBackbone(ABC, nn.Module):
         if self.is_mixed:
             raise UserError(f"{file} is not written: several motions are mixed. Load one of them.")
         own: dict[str, Any] = {
+            "rank": self.rank,
             "norm": self.norm,
             "variant": self.variant.settings(),
             "base_fingerprint": self.fingerprint(),
@@ -238,6 +258,7 @@ class VideoBackbone(ABC, nn.Module):
             UserError: not an adapter, another base model, motion layers of another kind, or missing, extra,
                 mis-shaped or non-finite tensors. The model is then unchanged.
         """
+        self.set_rank(None)
         adapter = self._read(motion_file(file), check_base)
         self.remember_untuned(adapter.header.variant)
         self.mix([])
@@ -271,6 +292,7 @@ class VideoBackbone(ABC, nn.Module):
         if list(motions.values()) == [1]:
             return [self.load_motion(next(iter(motions)), check_base=check_base)]
         self.check_mixing()
+        self.set_rank(None)
         adapters = [self._read(motion_file(file), check_base) for file in motions]
         check_alike({adapter.file: adapter.header for adapter in adapters}, same_base=False)
         header = adapters[0].header

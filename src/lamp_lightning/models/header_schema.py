@@ -17,7 +17,7 @@ from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.names import Name, Text, Weight, is_unicode
 from lamp_lightning.runtime.reading import Schema, checked
-from lamp_lightning.runtime.settings import Dtype, Frames, Norm
+from lamp_lightning.runtime.settings import Dtype, Frames, Norm, Rank
 
 FORMAT = "lamp-lightning motion adapter"
 FORMAT_VERSION = "2"  # an adapter that version 0.1 would read wrongly; others have "1"
@@ -37,6 +37,7 @@ class Header(Schema):
     method, motion, prompt, steps: the tuning: its method, the motion's name and prompt, and optimizer steps.
     num_frames, sampler: how the motion is sampled.
     official_config: the text of `config.json` of a checkpoint of the authors that it was converted from.
+    rank: of the factors that stand in the place of weights (`models.lowrank`); None: all weights are whole.
     queries: whether those of the tensors that the image model has are whole, or differences to its own.
     """
 
@@ -66,6 +67,7 @@ class Header(Schema):
     num_frames: Json[Frames] | None = None
     sampler: Json[Sampler] = Sampler()
     official_config: Text | None = None
+    rank: Json[Rank] | None = None
     queries: Literal["whole", "difference"] = "whole"
 
 

@@ -11,6 +11,7 @@ from lamp_lightning.runtime.settings import (
     Callbacks,
     Count,
     DataSettings,
+    Dtype,
     Fit,
     Format,
     LoggerSettings,
@@ -20,6 +21,7 @@ from lamp_lightning.runtime.settings import (
     MotionSettings,
     Positive,
     Precision,
+    Rank,
     SamplerSettings,
     SampleSettings,
     Seed,
@@ -34,6 +36,7 @@ from lamp_lightning.runtime.settings import (
 
 SEED = "Seed of all random numbers"
 THREADS = "CPU threads; null: all cores"
+ADAPTER_DTYPE = "Precision of the adapter's file; float32 makes twice the size"
 OVERWRITE = "Replace what is there"
 Runs = Annotated[OneOrSeveral[Text], Means("a run folder, a folder or pattern of runs, or a list of these")]
 
@@ -44,6 +47,7 @@ class RunSettings(Settings):
     seed: Seed = setting(0, SEED)
     threads: Threads | None = setting(None, THREADS)
     save_every: Count = setting(50, "Steps between checkpoints", recipe="save_every")
+    adapter_dtype: Dtype = setting("float16", ADAPTER_DTYPE)
     tuner: TunerSettings
     samples: SampleSettings = SampleSettings()
     motion: MotionSettings
@@ -314,7 +318,7 @@ class OfficialMotion(Settings):
 
 
 class Convert(Settings):
-    """`python -m lamp_lightning.convert`: the authors' checkpoints to adapters and back."""
+    """`python -m lamp_lightning.convert`: the authors' checkpoints to adapters and back; smaller adapters."""
 
     source: Text = Field(
         alias="from",
@@ -326,6 +330,10 @@ class Convert(Settings):
     )
     base_config: Text | None = setting(None, "Folder or hub id with the configuration of a single file")
     overwrite: bool = setting(False, "Replace an adapter or a UNet that is there")
+    rank: Rank | None = setting(
+        None, "Of an adapter to a smaller one: the rank of its factors, like 16; null: as it is"
+    )
+    adapter_dtype: Dtype = setting("float16", ADAPTER_DTYPE)
     motion: OfficialMotion
     prompt: Text | None = setting(None, "What the adapter says its prompt is; null: the motion's name")
     num_frames: VideoFrames = setting(16, "What the adapter says of its frames")

@@ -41,6 +41,7 @@ Timesteps = Annotated[
     Means("a list of whole numbers from 0, like [999,500,1]"),
 ]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
+Rank = Annotated[int, Field(ge=1, le=4096)]
 LoraScale = Annotated[float, Field(ge=-10, le=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
@@ -233,6 +234,9 @@ class TunerSettings(Settings):
     tuned: Texts | None = setting(
         None,
         "Parameter sets of conv1d, conv_gate, attn1.to_q, attn_temp, attn2.to_q; null: those of the method",
+    )
+    rank: Rank | None = setting(
+        None, "Tune factors of this rank in place of weights, for small files, like 16; null: whole weights"
     )
 
 

@@ -9,10 +9,24 @@ import torch
 from omegaconf import DictConfig
 
 from lamp_lightning.models.adapter import header_of, same_weights
+from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.sample.first_frames import Painter
 from lamp_lightning.sample.motions import MEMORY_SETTINGS, Adapter
 from lamp_lightning.sample.pipeline import LAMPPipeline
+
+
+def load_base_of(model: DictConfig, dtype: str) -> BaseModel:
+    """The text-to-image model that a config's group `model` names."""
+    return load_base_model(
+        model.path,
+        config=model.get("config"),
+        variant=model.get("variant"),
+        lora=model.get("lora"),
+        lora_scale=model.get("lora_scale", 1.0),
+        torch_dtype=getattr(torch, dtype),
+    )
 
 
 def spare_memory(pipeline: LAMPPipeline, settings: Mapping[str, Any]) -> None:

@@ -26,11 +26,12 @@ from lamp_lightning.models.official import (
     save_official,
     unet_folder,
 )
-from lamp_lightning.models.unet import mixture
+from lamp_lightning.models.stored import query_names
+from lamp_lightning.models.unet import factors, mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
-from lamp_lightning.models.unet.layers import ClipShape, SliceSize
+from lamp_lightning.models.unet.layers import ClipShape, MotionConv, SliceSize
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.settings import Norm
@@ -38,7 +39,6 @@ from lamp_lightning.runtime.settings import Norm
 __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
 
 _IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
-_ANY_QUERY = re.compile(r"(^|\.)attn[12]\.to_q\.")
 
 
 class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
@@ -61,6 +61,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         'conv_in.conv1d.bias'
     """
 
+    _rank: int | None = None
     _repeated_blocks: ClassVar[list[str]] = ["MotionTransformerBlock"]  # for `compile_repeated_blocks`
 
     @register_to_config
@@ -189,6 +190,8 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         """
         if self.is_mixed:
             raise UserError("Several motions are mixed: load one, or unload them, and save then.")
+        if self.rank is not None:
+            raise UserError("A model that is tuned at low rank is not saved: save its motion, and load that.")
         super().save_pretrained(save_directory, *args, **kwargs)
         if self._image_queries is not None:
             queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}
@@ -272,12 +275,32 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
             return
         _check_kind(variant)
         if self._image_queries is not None:
-            wanted = [name for name in self.names_of(variant.sets) if _ANY_QUERY.search(name)]
-            for name in set(wanted) - self._image_queries.keys():  # tuned from now on: keep the image model's
+            for name in (
+                set(query_names(self.names_of(variant.sets))) - self._image_queries.keys()
+            ):  # tuned from now on: keep the image model's
                 self._image_queries[name] = self.own_parameters()[name].detach().clone()
         self._clip.variant = variant
         self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
         self.require_gradients()
+
+    def set_rank(self, rank: int | None) -> None:
+        if self.rank is not None:
+            factors.merge(self)
+        self._rank = None
+        if rank is None:
+            return
+        moved = [module.conv1d.weight for module in self.modules() if isinstance(module, MotionConv)]
+        if self.is_mixed or any(not weight.is_meta and weight.any() for weight in moved):
+            raise UserError(
+                f"There is a motion in this UNet: tuning at rank {rank} begins at an untuned one."
+            )
+        factors.factor(self, rank, self._clip)
+        self._rank = rank
+        self.require_gradients()
+
+    @property
+    def rank(self) -> int | None:
+        return self._rank
 
     def set_attention_slice(self, slice_size: SliceSize = "auto") -> None:  # type: ignore[override]
         """Compute attention a few heads of a frame at a time; a pipeline's `enable_attention_slicing`.
