@@ -234,9 +234,9 @@ class VideoBackbone(ABC, nn.Module):
         }
         tuned = zip(self.trainable_names(), self.tuned_parameters(), strict=True)
         tensors = {name: parameter.detach().cpu() for name, parameter in tuned}
-        if (queries := query_names(tensors)) and self.knows_image_model:
-            tensors = differences(tensors, self.base_queries(queries))
-            own["queries"] = "difference"
+        if query_names(self.names_of(self.variant.sets)) and self.knows_image_model:
+            tensors = differences(tensors, self.base_queries(query_names(tensors)))
+            own["queries"] = "difference"  # as factors always are
         if dtype != torch.float32:
             tensors = in_precision(tensors, dtype)
         write_adapter(Path(file), tensors, metadata | own, inverted_clip)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lamp_lightning.models.lowrank import factor_shapes, product
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.layers import ClipShape, MotionConv, PastConv1d
+from lamp_lightning.runtime.errors import UserError
 
 
 class Factors(nn.Module):
@@ -90,8 +91,15 @@ class FactoredQuery(Factors):
 
 
 def factor(unet: nn.Module, rank: int, clip: ClipShape) -> None:
-    """Put factors of this rank in the place of the tuned layers of a MotionUNet, where that is less."""
+    """Put factors of this rank in the place of the tuned layers of a MotionUNet, where that is less.
+
+    Raises:
+        UserError: there is a motion in it already.
+    """
     sets = clip.variant.sets
+    convs = [module for module in unet.modules() if isinstance(module, MotionConv)]
+    if any(conv.mixture or not conv.conv1d.weight.is_meta and conv.conv1d.weight.any() for conv in convs):
+        raise UserError(f"There is a motion in this UNet: tuning at rank {rank} begins at an untuned one.")
     for module in list(unet.modules()):
         if isinstance(module, MotionConv) and "conv1d" in sets and _is_less(module.conv1d, rank):
             module.conv1d = FactoredPastConv1d(module.conv1d, rank)  # type: ignore[assignment]

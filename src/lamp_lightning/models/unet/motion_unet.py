@@ -31,7 +31,7 @@ from lamp_lightning.models.unet import factors, mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
-from lamp_lightning.models.unet.layers import ClipShape, MotionConv, SliceSize
+from lamp_lightning.models.unet.layers import ClipShape, SliceSize
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.settings import Norm
@@ -286,17 +286,10 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
     def set_rank(self, rank: int | None) -> None:
         if self.rank is not None:
             factors.merge(self)
-        self._rank = None
-        if rank is None:
-            return
-        moved = [module.conv1d.weight for module in self.modules() if isinstance(module, MotionConv)]
-        if self.is_mixed or any(not weight.is_meta and weight.any() for weight in moved):
-            raise UserError(
-                f"There is a motion in this UNet: tuning at rank {rank} begins at an untuned one."
-            )
-        factors.factor(self, rank, self._clip)
+        if rank is not None:
+            factors.factor(self, rank, self._clip)
+            self.require_gradients()
         self._rank = rank
-        self.require_gradients()
 
     @property
     def rank(self) -> int | None:
