@@ -98,7 +98,7 @@ def factor(unet: nn.Module, rank: int, clip: ClipShape) -> None:
     """
     sets = clip.variant.sets
     convs = [module for module in unet.modules() if isinstance(module, MotionConv)]
-    if any(conv.mixture or not conv.conv1d.weight.is_meta and conv.conv1d.weight.any() for conv in convs):
+    if any(conv.mixture or (not conv.conv1d.weight.is_meta and conv.conv1d.weight.any()) for conv in convs):
         raise UserError(f"There is a motion in this UNet: tuning at rank {rank} begins at an untuned one.")
     for module in list(unet.modules()):
         if isinstance(module, MotionConv) and "conv1d" in sets and _is_less(module.conv1d, rank):
