@@ -32,7 +32,6 @@ import torch
 
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.adapter import read_metadata
-from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import evaluation, mixed_precision
 from lamp_lightning.models.registry import inflated
 from lamp_lightning.runtime.command_settings import Train
@@ -43,7 +42,7 @@ from lamp_lightning.runtime.precision import sampling_dtype
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.sample.generate import generate_batch
-from lamp_lightning.sample.loading import load, spare_memory
+from lamp_lightning.sample.loading import load, load_base_of, spare_memory
 from lamp_lightning.sample.motions import find_adapter
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.train.run import variant_from
@@ -142,12 +141,7 @@ def training_free(name: str, overrides: Sequence[str] = (), device: str = "auto"
             f"The method {name} is tuned: make a run with python -m lamp_lightning.train method={name}, and "
             "load_method its folder."
         )
-    base = load_base_model(
-        cfg.model.path,
-        config=cfg.model.config,
-        variant=cfg.model.variant,
-        torch_dtype=getattr(torch, sampling_dtype(cfg.model.dtype, cfg.trainer.precision)),
-    )
+    base = load_base_of(cfg.model, sampling_dtype(cfg.model.dtype, cfg.trainer.precision))
     pipeline = LAMPPipeline.from_base(base, inflated(base.unet, cfg.model.norm, variant_from(cfg)))
     pipeline.set_progress_bar_config(disable=True)
     spare_memory(pipeline, cfg.model)

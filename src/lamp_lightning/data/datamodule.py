@@ -162,7 +162,13 @@ class MotionSetDataModule(LightningDataModule):
 
         if isinstance(base, str | Path):
             known: Any = {} if self.base or self.trainer is None else self.trainer.lightning_module.hparams
-            base = load_base_model(base, config=known.get("base_config"), variant=known.get("base_variant"))
+            base = load_base_model(
+                base,
+                config=known.get("base_config"),
+                variant=known.get("base_variant"),
+                lora=known.get("base_lora"),
+                lora_scale=known.get("base_lora_scale", 1.0),
+            )
         device = self.trainer.strategy.root_device if self.trainer else base.device
         with on_device(base.encoders, device):
             self.prepare(base)

@@ -184,6 +184,7 @@ def tune(parts: Parts) -> None:
     fit(parts)
     if parts.trainer.is_global_zero:
         parts.studio.save_adapter(parts.trainer.global_step)
+        parts.studio.take_saved()
         log_adapter(parts.studio.logger, run, {"motion": parts.studio.cfg.motion.name})
 
 

@@ -27,6 +27,7 @@ from lamp_lightning.models.header_schema import (
     as_texts,
     read_header,
 )
+from lamp_lightning.models.lowrank import multiplied, stored_shapes
 from lamp_lightning.models.tensors import FLOATS, check_finite, check_float, check_shapes, open_safetensors
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing
@@ -52,11 +53,12 @@ def write_adapter(
 
     See `VideoBackbone.save_motion`. Texts are kept as they are, other facts become JSON, None is left out.
     """
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     check_finite(tensors, "The tuned UNet", "The training has diverged: lower the learning rate.")
     if inverted_clip is not None:
         tensors[_INVERTED] = inverted_clip.detach().float().cpu().contiguous()
-    header = as_texts({**facts, "format": FORMAT, "format_version": FORMAT_VERSION, **_versions()}, file)
+    version = FORMAT_VERSION if facts.get("queries") == "difference" or facts.get("rank") else "1"
+    header = as_texts({**facts, "format": FORMAT, "format_version": version, **_versions()}, file)
     try:
         with replacing(file) as part:
             save_file(tensors, part, metadata=header)
@@ -95,6 +97,8 @@ def _sort_header(file: Path) -> None:
 def read_adapter(file: Path, shapes: Mapping[str, tuple[int, ...]], channels: int) -> Adapter:
     """A motion adapter with its tensors, which are read only after names, shapes and types fit.
 
+    Factors of low rank are multiplied, so that there are whole weights.
+
     Args:
         file: path of the `.safetensors` file.
         shapes: of the tuned parameters, by name.
@@ -108,11 +112,8 @@ def read_adapter(file: Path, shapes: Mapping[str, tuple[int, ...]], channels: in
     with _opened(file) as opened:
         found = {name: opened.get_slice(name) for name in opened.keys() if name != _INVERTED}  # noqa: SIM118
         sizes = {name: tuple(each.get_shape()) for name, each in found.items()}
-        check_shapes(sizes, shapes, file, header.base_model or "")
-        for name, each in found.items():
-            check_float(name, each.get_dtype(), file)
-        tensors = {name: opened.get_tensor(name) for name in found}
-    check_finite(tensors, str(file), "It is damaged or its training diverged.")
+        check_shapes(sizes, stored_shapes(shapes, header.rank), file, header.base_model or "")
+    tensors = multiplied(stored_tensors(file))
     inverted = inverted_clip(file)
     if inverted is not None and inverted.shape[1] != channels:
         raise UserError(
@@ -120,6 +121,21 @@ def read_adapter(file: Path, shapes: Mapping[str, tuple[int, ...]], channels: in
             f"have {channels}: it belongs to another model."
         )
     return Adapter(file, metadata, header, tensors)
+
+
+def stored_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a motion adapter by name, as they are stored, without an inverted clip.
+
+    Raises:
+        UserError: they are not finite floating point numbers.
+    """
+    with _opened(file) as opened:
+        names = [name for name in opened.keys() if name != _INVERTED]  # noqa: SIM118
+        for name in names:
+            check_float(name, opened.get_slice(name).get_dtype(), file)
+        tensors = {name: opened.get_tensor(name) for name in names}
+    check_finite(tensors, str(file), "It is damaged or its training diverged.")
+    return tensors
 
 
 def read_metadata(file: str | Path) -> dict[str, str]:
@@ -169,9 +185,11 @@ def inverted_clip(file: str | Path) -> Tensor | None:
 
 
 def precision(file: Path) -> torch.dtype:
-    """The widest precision of an adapter's tensors: float32, but for one of a half-precision checkpoint."""
+    """The precision of the checkpoint that an adapter was converted from; of one that was tuned float32."""
+    if header_of(file).official_config is None:
+        return torch.float32
     with _opened(file) as opened:
-        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()} - {"F64"}  # noqa: SIM118
     return reduce(torch.promote_types, (FLOATS.get(kind, torch.float32) for kind in kinds))
 
 

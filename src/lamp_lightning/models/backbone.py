@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lamp_lightning.models.adapter import (
     write_adapter,
 )
 from lamp_lightning.models.lora import own_name, without_lora
+from lamp_lightning.models.stored import added, differences, in_precision, query_names, tuned_below
 from lamp_lightning.models.variant import USUAL, Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hub import motion_file
@@ -126,6 +128,19 @@ class VideoBackbone(ABC, nn.Module):
         """The layers that project queries and keys where frames attend to frames, for attention injection."""
         raise UserError(f"Attention cannot be injected into motion layers of the kind {self.variant.kind!r}.")
 
+    def base_queries(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Parameters by name as they are in the image model, which a motion changes.
+
+        Raises:
+            UserError: only tuned ones are known.
+        """
+        parameters, untuned = self.own_parameters(), self.untuned()
+        found = {}
+        for name in names:
+            before = untuned.get(name, parameters[name].detach())
+            found[name] = torch.zeros_like(parameters[name]) if before is None else before
+        return found
+
     def check_mixing(self) -> None:
         """Raises UserError where several motions, or one at another weight than 1, cannot be mixed."""
         raise UserError(
@@ -134,6 +149,20 @@ class VideoBackbone(ABC, nn.Module):
 
     def mix(self, motions: Sequence[tuple[float, Mapping[str, Tensor]]]) -> None:
         """Move as a weighted sum of motions: weight and tuned parameters of each. None ends the mixture."""
+
+    def set_rank(self, rank: int | None) -> None:
+        """Tune factors of this rank in place of weights (`models.lowrank`) from now on; None: whole weights.
+
+        Raises:
+            UserError: a backbone that has none, or one that has been tuned.
+        """
+        if rank is not None:
+            raise UserError(f"Motion layers of the kind {self.variant.kind!r} have no low rank: rank=null.")
+
+    @property
+    def rank(self) -> int | None:
+        """The rank that is tuned; None: weights are whole."""
+        return None
 
     @property
     def is_mixed(self) -> bool:
@@ -154,8 +183,13 @@ class VideoBackbone(ABC, nn.Module):
         return sorted(name for name in self.own_parameters() if found.search(name))
 
     def trainable_names(self) -> list[str]:
-        """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints."""
-        return self.names_of(self.variant.sets)
+        """Names of the parameters that are tuned, sorted; LAMP's are those of the authors' checkpoints.
+
+        Of low rank, a weight's factors `down` and `up` are tuned in its place.
+        """
+        names = self.names_of(self.variant.sets)
+        frozen = {f"{name.removesuffix('down')}weight" for name in names if name.endswith(".down")}
+        return [name for name in names if name not in frozen]
 
     def tuned_parameters(self) -> list[nn.Parameter]:
         """The parameters that are tuned, in the order of `trainable_names()`."""
@@ -171,12 +205,23 @@ class VideoBackbone(ABC, nn.Module):
     # -- motions ---------------------------------------------------------------------------------------------
 
     @without_lora
-    def save_motion(self, file: str | Path, *, inverted_clip: Tensor | None = None, **metadata: Any) -> None:
+    def save_motion(
+        self,
+        file: str | Path,
+        *,
+        inverted_clip: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+        **metadata: Any,
+    ) -> None:
         """Write the tuned parameters as a motion adapter.
+
+        Queries are written as differences to those of the image model, where that is known.
 
         Args:
             file: path of the `.safetensors` file; written whole or not at all, always with the same bytes.
             inverted_clip: noise that a tuned clip was inverted to, `1 c f h w`, where sampling begins there.
+            dtype: the file's precision. In float32 `load_motion` gives the same weights to the bit. Half
+                precision, `torch.float16` or `torch.bfloat16`, makes half of the size.
             metadata: facts for the file's header (`models.header_schema.Header`), such as `base_model` and
                 `motion`. Norm, variant, versions and a sample of the frozen weights, by which the base model
                 is known again, are added.
@@ -187,9 +232,19 @@ class VideoBackbone(ABC, nn.Module):
         """
         if self.is_mixed:
             raise UserError(f"{file} is not written: several motions are mixed. Load one of them.")
-        own = {"norm": self.norm, "variant": self.variant.settings(), "base_fingerprint": self.fingerprint()}
+        own: dict[str, Any] = {
+            "rank": self.rank,
+            "norm": self.norm,
+            "variant": self.variant.settings(),
+            "base_fingerprint": self.fingerprint(),
+        }
         tuned = zip(self.trainable_names(), self.tuned_parameters(), strict=True)
-        tensors = {name: parameter.detach() for name, parameter in tuned}
+        tensors = {name: parameter.detach().cpu() for name, parameter in tuned}
+        if query_names(self.names_of(self.variant.sets)) and self.knows_image_model:
+            tensors = differences(tensors, self.base_queries(query_names(tensors)))
+            own["queries"] = "difference"  # as factors always are
+        if dtype != torch.float32:
+            tensors = in_precision(tensors, dtype)
         write_adapter(Path(file), tensors, metadata | own, inverted_clip)
 
     @without_lora
@@ -198,7 +253,9 @@ class VideoBackbone(ABC, nn.Module):
 
         Args:
             file: an adapter of this base model, or `owner/name` of one on the hub.
-            check_base: False also takes an adapter that was tuned on other weights of the same architecture.
+            check_base: False also takes an adapter that was tuned on other weights of the same architecture,
+                such as this model before its fine-tuning. What it changed of the queries is added to those
+                of this model.
 
         Returns:
             The adapter's metadata.
@@ -207,6 +264,7 @@ class VideoBackbone(ABC, nn.Module):
             UserError: not an adapter, another base model, motion layers of another kind, or missing, extra,
                 mis-shaped or non-finite tensors. The model is then unchanged.
         """
+        self.set_rank(None)
         adapter = self._read(motion_file(file), check_base)
         self.add_layers(adapter.header.variant)
         self.remember_untuned(adapter.header.variant)
@@ -241,6 +299,7 @@ class VideoBackbone(ABC, nn.Module):
         if list(motions.values()) == [1]:
             return [self.load_motion(next(iter(motions)), check_base=check_base)]
         self.check_mixing()
+        self.set_rank(None)
         adapters = [self._read(motion_file(file), check_base) for file in motions]
         check_alike({adapter.file: adapter.header for adapter in adapters}, same_base=False)
         header = adapters[0].header
@@ -320,12 +379,20 @@ class VideoBackbone(ABC, nn.Module):
         shapes = {name: tuple(parameters[name].shape) for name in self.names_of(header.variant.sets)}
         self.drop_layers()
         adapter = read_adapter(file, shapes, channels=int(self.config["in_channels"]))
-        if check_base and not same_weights(self.fingerprint(header.variant), header.base_fingerprint):
+        same = same_weights(self.fingerprint(header.variant), header.base_fingerprint)
+        if check_base and not same:
             raise UserError(
                 f"{file} was tuned on other weights than this UNet's: its base model is "
-                f"{header.base_model or 'unknown'!r}. Load that one (check_base=False tries anyway)."
+                f"{header.base_model or 'unknown'!r}. Load that one. check_base=False (check_base=false on a "
+                "command line) adds the motion to this one, if both have the same architecture."
             )
-        return adapter
+        queries = query_names(shapes)
+        if not queries or (same and header.queries == "whole"):
+            return adapter
+        tensors: dict[str, Tensor] = adapter.tensors
+        if header.queries == "whole":
+            tensors = differences(tensors, tuned_below(header, file, queries))
+        return replace(adapter, tensors=added(tensors, self.base_queries(queries)))
 
 
 def as_output(prediction: Tensor, return_dict: bool | None) -> Any:

@@ -17,10 +17,10 @@ from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.names import Name, Text, Weight, is_unicode
 from lamp_lightning.runtime.reading import Schema, checked
-from lamp_lightning.runtime.settings import Dtype, Frames, Norm
+from lamp_lightning.runtime.settings import Dtype, Frames, Norm, Rank
 
 FORMAT = "lamp-lightning motion adapter"
-FORMAT_VERSION = "1"
+FORMAT_VERSION = "2"  # an adapter that version 0.1 would read wrongly; others have "1"
 LARGEST_HEADER = 16 * 2**20  # bytes; SDXL's adapters have 0.2 million
 
 
@@ -29,6 +29,7 @@ class Header(Schema):
 
     norm, variant: of the motion layers. Without a variant they are LAMP's as in the paper.
     base_model, base_config, base_variant, base_dtype: the text-to-image model below, as in `load_base_model`.
+    base_lora, base_lora_scale: a style LoRA that is fused into that model, and its strength.
     base_fingerprint: some of its weights, by which it is known again.
     painter, painter_config, painter_variant: another model that generates the first frames.
     clip: the CLIP model that videos are measured with; empty: they are not.
@@ -36,13 +37,15 @@ class Header(Schema):
     method, motion, prompt, steps: the tuning: its method, the motion's name and prompt, and optimizer steps.
     num_frames, sampler: how the motion is sampled.
     official_config: the text of `config.json` of a checkpoint of the authors that it was converted from.
+    rank: of the factors that stand in the place of weights (`models.lowrank`); None: all weights are whole.
+    queries: whether those of the tensors that the image model has are whole, or differences to its own.
     """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, str]
 
     format: Literal["lamp-lightning motion adapter"]
-    format_version: Literal["1"]
+    format_version: Literal["1", "2"]
     norm: Norm
     variant: Json[Variant] = Variant()
     base_fingerprint: Json[Annotated[list[Weight], Field(max_length=1000)]] = Field(default_factory=list)
@@ -50,6 +53,8 @@ class Header(Schema):
     base_config: Name | None = None
     base_variant: Name | None = None
     base_dtype: Dtype = "float32"
+    base_lora: Name | None = None
+    base_lora_scale: Json[Weight] = 1.0
     painter: Name | None = None
     painter_config: Name | None = None
     painter_variant: Name | None = None
@@ -62,6 +67,8 @@ class Header(Schema):
     num_frames: Json[Frames] | None = None
     sampler: Json[Sampler] = Sampler()
     official_config: Text | None = None
+    rank: Json[Rank] | None = None
+    queries: Literal["whole", "difference"] = "whole"
 
 
 def as_texts(facts: Mapping[str, Any], file: Path) -> dict[str, str]:
@@ -93,7 +100,7 @@ def read_header(texts: Mapping[str, str], file: Path) -> Header:
     """
     if texts.get("format") != FORMAT:
         raise UserError(f"{file} is a safetensors file, but not a motion adapter.")
-    if texts.get("format_version") != FORMAT_VERSION:
+    if texts.get("format_version") not in ("1", FORMAT_VERSION):
         raise UserError(
             f"{file} has adapter format {texts.get('format_version')!r:.40}, this version of lamp-lightning "
             f"reads {FORMAT_VERSION}: update lamp-lightning."

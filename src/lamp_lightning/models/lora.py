@@ -177,7 +177,8 @@ def refuse_loaded(model: Any, what: str) -> None:
         if there:
             raise UserError(
                 f"The UNet has {found} and cannot be {what} with them: call unload_lora_weights() and "
-                "unload_ip_adapter() first, and load them into the LAMPPipeline afterwards."
+                "unload_ip_adapter() first, and load them into the LAMPPipeline afterwards. What fuse_lora() "
+                "has fused stays in the weights; motions are then loaded with check_base=False."
             )
 
 

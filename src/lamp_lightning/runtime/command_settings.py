@@ -11,14 +11,17 @@ from lamp_lightning.runtime.settings import (
     Callbacks,
     Count,
     DataSettings,
+    Dtype,
     Fit,
     Format,
     LoggerSettings,
+    LoraScale,
     MethodSettings,
     ModelSettings,
     MotionSettings,
     Positive,
     Precision,
+    Rank,
     SamplerSettings,
     SampleSettings,
     Seed,
@@ -33,6 +36,7 @@ from lamp_lightning.runtime.settings import (
 
 SEED = "Seed of all random numbers"
 THREADS = "CPU threads; null: all cores"
+ADAPTER_DTYPE = "Precision of the adapter's file; float32 makes twice the size"
 OVERWRITE = "Replace what is there"
 Runs = Annotated[OneOrSeveral[Text], Means("a run folder, a folder or pattern of runs, or a list of these")]
 
@@ -43,6 +47,7 @@ class RunSettings(Settings):
     seed: Seed = setting(0, SEED)
     threads: Threads | None = setting(None, THREADS)
     save_every: Count = setting(50, "Steps between checkpoints", recipe="save_every")
+    adapter_dtype: Dtype = setting("float16", ADAPTER_DTYPE)
     tuner: TunerSettings
     samples: SampleSettings = SampleSettings()
     motion: MotionSettings
@@ -173,6 +178,17 @@ class Sample(Settings):
         None, "The model below an adapter: a folder, hub id or single file; null: the one it was tuned on"
     )
     base_config: Text | None = setting(None, "Folder or hub id with the configuration of a single file")
+    check_base: bool = setting(
+        True,
+        "false: the motion is also added to a model of the same architecture with other weights, such as a "
+        "fine-tuned one",
+    )
+    lora: Text | None = setting(
+        None,
+        "A style LoRA below the motion, as model.lora of train; none: without the one that it was tuned on; "
+        "null: as tuned",
+    )
+    lora_scale: LoraScale | None = setting(None, "Its strength; null: as tuned, 1 for another LoRA")
     painter: Text | None = setting(None, "Another text-to-image model that makes the first frames")
     painter_config: Text | None = setting(None, "The same as base_config, for the painter")
     num_frames: VideoFrames | None = setting(None, "Frames of a video; null: as many as were tuned")
@@ -302,7 +318,7 @@ class OfficialMotion(Settings):
 
 
 class Convert(Settings):
-    """`python -m lamp_lightning.convert`: the authors' checkpoints to adapters and back."""
+    """`python -m lamp_lightning.convert`: the authors' checkpoints to adapters and back; smaller adapters."""
 
     source: Text = Field(
         alias="from",
@@ -314,6 +330,10 @@ class Convert(Settings):
     )
     base_config: Text | None = setting(None, "Folder or hub id with the configuration of a single file")
     overwrite: bool = setting(False, "Replace an adapter or a UNet that is there")
+    rank: Rank | None = setting(
+        None, "Of an adapter to a smaller one: the rank of its factors, like 16; null: as it is"
+    )
+    adapter_dtype: Dtype = setting("float16", ADAPTER_DTYPE)
     motion: OfficialMotion
     prompt: Text | None = setting(None, "What the adapter says its prompt is; null: the motion's name")
     num_frames: VideoFrames = setting(16, "What the adapter says of its frames")

@@ -301,7 +301,9 @@ def _said(what: str, file: str, error: Exception, publishing: bool) -> str | Non
     if is_a("RevisionNotFoundError"):
         return f"{what}: the repository is there, but not this version of it. Leave out what is behind the @."
     if is_a("RemoteEntryNotFoundError") or (status == 404 and is_a("EntryNotFoundError")):
-        return f"{what} is on the hub, but has no {file}: it is no motion of lamp-lightning."
+        ours = file in ("", ADAPTER)
+        meant = "it is no motion of lamp-lightning" if ours else "name the file that is meant"
+        return f"{what} is on the hub, but has no {file}: {meant}."
     if status == 401 and (publishing or not is_a("RepositoryNotFoundError")):
         return f"{what} is not {done}: the hub does not accept the token (401). {LOG_IN}"
     if status == 403:

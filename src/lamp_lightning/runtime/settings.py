@@ -41,6 +41,8 @@ Timesteps = Annotated[
     Means("a list of whole numbers from 0, like [999,500,1]"),
 ]
 Guidance = Annotated[float, Field(ge=0, le=1000)]
+Rank = Annotated[int, Field(ge=1, le=4096)]
+LoraScale = Annotated[float, Field(ge=-10, le=10)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES)]
 VideoFrames = Annotated[int, Field(ge=2, le=MOST_FRAMES)]
@@ -160,6 +162,12 @@ class ModelSettings(Settings):
         None, "Folder or hub id with a single file's configuration; null: the hub's"
     )
     variant: Text | None = setting(None, "Variant of the weight files, like fp16; null: the plain ones")
+    lora: Text | None = setting(
+        None,
+        "A style LoRA that is fused into the model: a .safetensors file, a folder with one, or owner/name "
+        "or owner/name/<file>.safetensors of the hub; null: none",
+    )
+    lora_scale: LoraScale = setting(1.0, "Its strength; 1: as it was trained")
     painter: Text | None = setting(
         None, "Another text-to-image model that makes the first frames; null: this one, untuned"
     )
@@ -230,6 +238,9 @@ class TunerSettings(Settings):
     tuned: Texts | None = setting(
         None,
         "Of conv1d, conv_gate, conv_first, attn1.to_q, attn_temp and attn2.to_q; null: those of the method",
+    )
+    rank: Rank | None = setting(
+        None, "Tune factors of this rank in place of weights, for small files, like 16; null: whole weights"
     )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")  # where training puts them: runs/<motion>/<time>
 HOW = "run=<motion>:<weight>,<motion>:<weight>"
 MEMORY_SETTINGS = ("attention_slicing", "vae_slicing", "vae_tiling")
+_STYLE = ("lora", "lora_scale")
 _SAME_NAMES = ("painter", "painter_config", "painter_variant")  # in runs' configs, headers, `Adapter`
 
 
@@ -42,6 +43,9 @@ class Adapter:
     clip: str | None
     base_config: str | None = None
     base_variant: str | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
+    check_base: bool = True
     dtype: str = "float32"
     painter: str | None = None
     painter_config: str | None = None
@@ -249,6 +253,8 @@ def find_adapter(where: Any) -> Adapter:
             clip=model.clip,
             base_config=model.get("config"),
             base_variant=model.get("variant"),
+            lora=model.get("lora"),
+            lora_scale=model.get("lora_scale", 1.0),
             dtype=model.dtype,
             memory={name: model.get(name) for name in MEMORY_SETTINGS},
             **{name: model.get(name) for name in _SAME_NAMES},
@@ -267,6 +273,8 @@ def find_adapter(where: Any) -> Adapter:
         clip=clip or None,
         base_config=header.base_config,
         base_variant=header.base_variant,
+        lora=header.base_lora,
+        lora_scale=header.base_lora_scale,
         dtype=header.base_dtype,
         memory=header.memory.model_dump(),
         **{name: getattr(header, name) for name in _SAME_NAMES},
@@ -289,6 +297,12 @@ def with_changes(adapter: Adapter, cfg: DictConfig) -> Adapter:
             changes |= {name: str(cfg[name]), f"{name}_config": None, f"{name}_variant": None}
         if cfg[f"{name}_config"] is not None:
             changes[f"{name}_config"] = str(cfg[f"{name}_config"])
+    if cfg.lora is not None:
+        changes |= {"lora": None if cfg.lora == "none" else str(cfg.lora), "lora_scale": 1.0}
+    if cfg.lora_scale is not None:
+        changes["lora_scale"] = cfg.lora_scale
+    styled = any(name in changes and changes[name] != getattr(adapter, name) for name in _STYLE)
+    changes["check_base"] = cfg.check_base and not styled  # other weights by what the user asks for
     adapter = replace(adapter, **changes)
     if not adapter.base:
         raise UserError(

@@ -37,6 +37,8 @@ class MotionPipeline(PipelineComponents):
         *,
         config: str | Path | None = None,
         variant: str | None = None,
+        lora: str | Path | None = None,
+        lora_scale: float = 1.0,
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
         motions: Mapping[str | Path, float] | None = None,
@@ -47,7 +49,8 @@ class MotionPipeline(PipelineComponents):
         Args:
             file: the adapter: a file, or a motion of the hub, see `load_motion`.
             base: the base model; None: the one that the adapter names, with its `config` and `variant`.
-            config, variant: as in `load_base_model`.
+            config, variant, lora, lora_scale: as in `load_base_model`. With another LoRA than the one that it
+                was tuned with, a motion needs `check_base=False`.
             dtype: of the frozen weights; None: float32, as tuned ones are.
             torch_dtype: diffusers' former name of `dtype`.
             motions: adapters to mix and their weights, see `set_motions`; None: `file` alone.
@@ -60,10 +63,14 @@ class MotionPipeline(PipelineComponents):
         header = header_of(file)
         if base is None:
             config, variant, base = header.base_config, header.base_variant, header.base_model
+            if lora is None:
+                lora, lora_scale = header.base_lora, header.base_lora_scale
         if base is None:
             raise UserError(f"{file} does not say which base model it belongs to: name it with base=<model>.")
         dtype = either("dtype", dtype, "torch_dtype", torch_dtype) or torch.float32
-        model = load_base_model(base, config=config, variant=variant, torch_dtype=dtype)
+        model = load_base_model(
+            base, config=config, variant=variant, lora=lora, lora_scale=lora_scale, torch_dtype=dtype
+        )
         unet = inflated(model.unet, header.norm, header.variant)
         for parameter in unet.tuned_parameters():
             parameter.data = parameter.data.float()

@@ -143,6 +143,11 @@ def without_paths(header: Header, base: str | None) -> dict[str, Any]:
         )
     elif header.base_config is not None and _is_path(header.base_config):
         changes["base_config"] = None
+    if header.base_lora is not None and _is_path(header.base_lora) and not _is_in_hub(header.base_lora):
+        raise UserError(
+            f"The motion was tuned with the LoRA {header.base_lora}, which only this machine has. Publish "
+            "that first, and tune with model.lora=<owner/name>."
+        )
     if header.painter is not None and _is_path(header.painter):
         changes |= dict.fromkeys(("painter", "painter_config", "painter_variant"))
     if header.clip and _is_path(header.clip):
@@ -153,6 +158,12 @@ def without_paths(header: Header, base: str | None) -> dict[str, Any]:
 def _is_path(name: str) -> bool:
     """Whether a model's name is a folder or file, there or not, and none that the hub could know."""
     return name != "tiny" and (not is_id(name) or Path(name).exists())
+
+
+def _is_in_hub(lora: str) -> bool:
+    """Whether a LoRA is named as one of the hub: `owner/name/<file>.safetensors`."""
+    parts = lora.split("/")
+    return is_id("/".join(parts[:2])) and len(parts) > 2 and not Path(lora).exists()
 
 
 def _located(path: Path) -> tuple[Path, RunFolder | None]:

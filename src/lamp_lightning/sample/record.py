@@ -25,6 +25,7 @@ from lamp_lightning.sample.videos import Video
 
 FORMAT, FORMER = "lamp-lightning video 2", "lamp-lightning video 1"
 Record = dict[str, Any]
+_BASE = ("model", "config", "variant", "dtype", "lora", "lora_scale")  # what decides of a base model
 
 
 def motions_of(adapter: Adapter) -> list[Record]:
@@ -44,7 +45,9 @@ def settings_of(
     video: Video, adapter: Adapter, motions: list[Record], precision: str, cfg: DictConfig
 ) -> Record:
     """What decides how a video looks, as far as it is known before the model is loaded."""
-    given = {name: _absolute(cfg[name]) for name in ("base", "base_config", "painter", "painter_config")}
+    named = ("base", "base_config", "lora", "painter", "painter_config")
+    given = {name: _absolute(cfg[name]) for name in named}
+    given |= {name: cfg[name] for name in ("lora_scale", "check_base")}
     first_frame = None
     if video.picture is not None:
         first_frame = {
@@ -65,10 +68,18 @@ def settings_of(
             "config": _absolute(adapter.base_config),
             "variant": adapter.base_variant,
             "dtype": "float32" if precision == "32-true" else adapter.dtype,
+            **lora_of(adapter),
         },
         "painter": _absolute(adapter.painter),
         "words": {"run": [_word(each) for each in adapter.all], **given},
     }
+
+
+def lora_of(adapter: Adapter) -> dict[str, Any]:
+    """The LoRA below a motion, and its strength; nothing where there is none."""
+    if adapter.lora is None:
+        return {}
+    return {"lora": _absolute(adapter.lora), "lora_scale": adapter.lora_scale}
 
 
 def _word(adapter: Adapter) -> str:
@@ -111,7 +122,7 @@ def _decisive(record: Record) -> dict[str, Any]:
         "fit": picture.get("fit"),
         "motion": " + ".join(f"{each['weight']} {each['motion']}" for each in motions),
         "adapter": " + ".join(each["sha256"] for each in motions),
-        **{f"base {key}": base.get(key) for key in ("model", "config", "variant", "dtype")},
+        **{f"base {key}": base.get(key) for key in _BASE},
         "painter": record.get("painter"),
         "precision": record.get("precision"),
         **{

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from lamp_lightning.diffusion.sampler import Memory, Sampler
 from lamp_lightning.runtime.names import Name, Sha256, Text, Weight
 from lamp_lightning.runtime.reading import Schema
-from lamp_lightning.runtime.settings import Dtype, Fit, Format, Precision, Seed, Threads
+from lamp_lightning.runtime.settings import Dtype, Fit, Format, LoraScale, Precision, Seed, Threads
 
 LARGEST_BATCH = 1024  # of a record: the videos that are generated to have one of them again, bit for bit
 
@@ -38,6 +38,8 @@ class Base(Schema):
     config: Name | None
     variant: Name | None
     dtype: Dtype
+    lora: Name | None = None
+    lora_scale: LoraScale | None = None
     identity: dict[Name, Sha256] = Field(default_factory=dict)
 
 
@@ -47,6 +49,9 @@ class Words(Schema):
     run: Annotated[list[Name], Field(min_length=1, max_length=100)]
     base: Name | None = None
     base_config: Name | None = None
+    lora: Name | None = None
+    lora_scale: LoraScale | None = None
+    check_base: bool = True
     painter: Name | None = None
     painter_config: Name | None = None
 

@@ -22,7 +22,7 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing, save_tensors
 from lamp_lightning.runtime.reading import Schema, checked
 from lamp_lightning.runtime.schema import Text
-from lamp_lightning.runtime.settings import Dtype, Norm, NotNegative, Seed, TunerSettings
+from lamp_lightning.runtime.settings import Dtype, LoraScale, Norm, NotNegative, Seed, TunerSettings
 
 if TYPE_CHECKING:
     from lamp_lightning.models.backbone import VideoBackbone
@@ -198,6 +198,8 @@ class Hyperparameters(TunerSettings):
     base_model: Text | None = None
     base_config: Text | None = None
     base_variant: Text | None = None
+    base_lora: Text | None = None
+    base_lora_scale: LoraScale = 1.0
 
 
 class SavedModule(Part):
@@ -220,6 +222,8 @@ class SavedModule(Part):
             name,
             config=self.hyper_parameters.base_config,
             variant=self.hyper_parameters.base_variant,
+            lora=self.hyper_parameters.base_lora,
+            lora_scale=self.hyper_parameters.base_lora_scale,
             torch_dtype=getattr(torch, self.facts.dtype),
         )
 

@@ -26,7 +26,6 @@ from lamp_lightning.metrics.diagnosis import Diagnosis, diagnose
 from lamp_lightning.metrics.familiar import ELSE, REAL, is_tiny, knows, say_doubts
 from lamp_lightning.metrics.metrics_json import read_metrics, write_metrics
 from lamp_lightning.metrics.registry import printed
-from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.devices import on_device
 from lamp_lightning.models.registry import Variant, inflated
 from lamp_lightning.runtime.console import (
@@ -44,7 +43,7 @@ from lamp_lightning.runtime.loggers import StepLogger, close, log_adapter, summa
 from lamp_lightning.runtime.precision import check_precision
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.loading import load_painter, spare_memory
+from lamp_lightning.sample.loading import load_base_of, load_painter, spare_memory
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.videos import Video
 from lamp_lightning.train.callbacks import HeldOutLosses, Samples, SaveState, StepNumbers, TrainingProgress
@@ -126,12 +125,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     sampler = Sampler.from_config(cfg)
     variant = variant_from(cfg)
     draw_toy_clips(cfg)
-    base = load_base_model(
-        cfg.model.path,
-        config=cfg.model.get("config"),
-        variant=cfg.model.get("variant"),
-        torch_dtype=getattr(torch, cfg.model.dtype),
-    )
+    base = load_base_of(cfg.model, cfg.model.dtype)
     sampler.make_scheduler(base.scheduler.config)  # a wrong name is said now, not after training
     data_cfg = {key: value for key, value in cfg.data.items() if key != "root"}
     for name, usual in (("validation", None), ("fps", None), ("use_masks", True), ("mask_black", 0.0)):
@@ -147,7 +141,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     unet = inflated(base.unet, cfg.model.norm, variant)
     tuner = make(
         "tuner",
-        cfg.tuner,
+        {key: value for key, value in cfg.tuner.items() if (key, value) != ("rank", None)},  # as with data
         unet,
         base.scheduler,
         seed=cfg.seed,
@@ -201,7 +195,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
 def base_names(cfg: DictConfig) -> dict[str, Any]:
     """What a `MotionTuner` keeps to find its base model again; a class of the user's need not take it."""
     names = {"base_model": str(cfg.model.path)}
-    names |= {f"base_{key}": cfg.model.get(key) for key in ("config", "variant")}
+    names |= {f"base_{key}": cfg.model.get(key) for key in ("config", "variant", "lora", "lora_scale")}
     taken = inspect.signature(get_object(cfg.tuner._target_)).parameters
     return {name: value for name, value in names.items() if name in taken}
 
@@ -357,6 +351,7 @@ def finish(parts: Parts) -> dict[str, float]:
     parts.tuner.unet.to(parts.trainer.strategy.root_device)
     studio.invert_clip()
     studio.save_adapter(step)
+    studio.take_saved()
     studio.stop.check()
     places: list[tuple[str, str | Path]] = [("run", run.path), ("adapter", run.adapter)]
     facts: dict[str, Any] = {"motion": cfg.motion.name, "model": cfg.model.name, "steps": step}

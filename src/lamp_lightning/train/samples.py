@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import Tensor
@@ -142,12 +143,17 @@ class Studio:
             with self.sampling():
                 self.pipeline.invert_clip(self.clip, self.sampler)
 
+    def take_saved(self) -> None:
+        """Be the motion as its file has it, rounded and whole: what is shown now is what the file does."""
+        self.pipeline.unet.load_motion(self.run.adapter)
+
     def save_adapter(self, step: int) -> None:
         """Write the tuned parameters, with what `sample` needs to generate with this file alone."""
         model = self.cfg.model
         metadata = {
             "base_model": str(model.path),
-            **{f"base_{name}": model.get(name) for name in ("config", "variant", "dtype")},
+            **{f"base_{name}": model.get(name) for name in ("config", "variant", "dtype", "lora")},
+            "base_lora_scale": model.get("lora_scale") if model.get("lora") else None,
             **{name: model.get(name) for name in ("painter", "painter_config", "painter_variant")},
             "clip": model.clip or "",
             "memory": {name: model.get(name) for name in MEMORY_SETTINGS},
@@ -159,6 +165,7 @@ class Studio:
             "sampler": self.sampler.settings(),
         }
         inverted = self.pipeline.inverted_clip
-        self.pipeline.unet.save_motion(self.run.adapter, inverted_clip=inverted, **metadata)
+        dtype = getattr(torch, self.cfg.adapter_dtype)
+        self.pipeline.unet.save_motion(self.run.adapter, inverted_clip=inverted, dtype=dtype, **metadata)
         if self.pipeline.unet.variant.kind == "animatediff":
             self.pipeline.unet.save_motion_modules(self.run.motion_adapter)

@@ -78,12 +78,15 @@ class MotionTuner(LightningModule):
         first_frame: whether frame 0 is given clean, as in the paper, or noised and learned as the others are
             (`all_frames_loss`). None: as `unet.variant` says.
         tuned: which parameter sets are tuned (`Variant`). None: as `unet.variant` says.
+        rank: of the factors that are tuned in place of weights (`models.lowrank`). None: whole weights.
         seed: of noise and timesteps.
         gradient_checkpointing: less memory for more time.
         base_model: name of the base model (a folder, hub id, single file, or "tiny"), which checkpoints keep,
             so that `load_from_checkpoint` finds it. None: what diffusers loaded the UNet from.
         base_config: see `load_base_model`.
         base_variant: of the base model's weight files.
+        base_lora: see `load_base_model`.
+        base_lora_scale: the strength of that LoRA.
 
     A batch is a dictionary of scaled `latents` `b c f h w`, `text` `b l d` and the item numbers `index` `b`,
     with SDXL also of `added_cond_kwargs`: `text_embeds` `b p` and `time_ids` `b 6`, and with masks of `mask`
@@ -126,11 +129,14 @@ class MotionTuner(LightningModule):
         warmup_steps: int = 0,
         first_frame: bool | None = None,
         tuned: Sequence[str] | None = None,
+        rank: int | None = None,
         seed: int = 0,
         gradient_checkpointing: bool = False,
         base_model: str | None = None,
         base_config: str | None = None,
         base_variant: str | None = None,
+        base_lora: str | None = None,
+        base_lora_scale: float = 1.0,
     ) -> None:
         super().__init__()
         settings = {
@@ -139,6 +145,7 @@ class MotionTuner(LightningModule):
             "weight_decay": weight_decay,
             "schedule": schedule,
             "warmup_steps": warmup_steps,
+            "rank": rank,
         }
         usable(TunerSettings, "tuner", settings)
         if optimizer == "adamw8bit":
@@ -159,6 +166,8 @@ class MotionTuner(LightningModule):
         given = {"first_frame": first_frame, "tuned": tuned}
         given = {name: value for name, value in given.items() if value is not None}
         unet.set_variant(Variant.from_settings(unet.variant.model_dump() | given))
+        if rank is not None and rank != unet.rank:
+            unet.set_rank(rank)
         unet.require_gradients()
         for parameter in unet.tuned_parameters():
             # Steps of 3e-5 vanish in half precision: tuned weights are float32 whatever the frozen ones are.

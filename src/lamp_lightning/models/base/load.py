@@ -17,6 +17,8 @@ def load_base_model(
     *,
     config: str | Path | None = None,
     variant: str | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
     torch_dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> BaseModel:
@@ -28,6 +30,8 @@ def load_base_model(
         config: for a single-file checkpoint, the diffusers folder or hub id that its configuration and
             tokenizers are taken from; None: the hub's, by the kind of model that the file holds.
         variant: of the weight files, such as "fp16" (`diffusion_pytorch_model.fp16.safetensors`).
+        lora: a style LoRA that is fused into the weights, see `base.style.lora_file`.
+        lora_scale: its strength; 1 is the LoRA as it was trained.
         torch_dtype: of all weights; SDXL's autoencoder stays in float32 where float16 is asked for.
         device: of all weights.
 
@@ -51,6 +55,10 @@ def load_base_model(
     else:
         base = load_folder(name, variant, torch_dtype)
     check_parts(base)
+    if lora is not None:
+        from lamp_lightning.models.base.style import fuse_lora
+
+        fuse_lora(base, lora, lora_scale)
     for part in (*base.encoders, base.unet):
         upcast = part is base.vae and base.overflows_in_float16 and torch_dtype == torch.float16
         dtype = torch.float32 if upcast else torch_dtype

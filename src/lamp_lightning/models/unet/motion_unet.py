@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -26,7 +26,8 @@ from lamp_lightning.models.official import (
     save_official,
     unet_folder,
 )
-from lamp_lightning.models.unet import mixture
+from lamp_lightning.models.stored import query_names
+from lamp_lightning.models.unet import factors, mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
@@ -38,7 +39,6 @@ from lamp_lightning.runtime.settings import Norm
 __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
 
 _IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
-_ANY_QUERY = re.compile(r"(^|\.)attn[12]\.to_q\.")
 
 
 class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
@@ -61,6 +61,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         'conv_in.conv1d.bias'
     """
 
+    _rank: int | None = None
     _repeated_blocks: ClassVar[list[str]] = ["MotionTransformerBlock"]  # for `compile_repeated_blocks`
 
     @register_to_config
@@ -190,6 +191,8 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         """
         if self.is_mixed:
             raise UserError("Several motions are mixed: load one, or unload them, and save then.")
+        if self.rank is not None:
+            raise UserError("A model that is tuned at low rank is not saved: save its motion, and load that.")
         super().save_pretrained(save_directory, *args, **kwargs)
         if self._image_queries is not None:
             queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}
@@ -274,8 +277,9 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         _check_kind(variant)
         self.add_layers(variant)
         if self._image_queries is not None:
-            wanted = [name for name in self.names_of(variant.sets) if _ANY_QUERY.search(name)]
-            for name in set(wanted) - self._image_queries.keys():  # tuned from now on: keep the image model's
+            for name in (
+                set(query_names(self.names_of(variant.sets))) - self._image_queries.keys()
+            ):  # tuned from now on: keep the image model's
                 self._image_queries[name] = self.own_parameters()[name].detach().clone()
         self._clip.variant = variant
         self.drop_layers()
@@ -294,6 +298,18 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
 
     def _motion_convs(self) -> list[MotionConv]:
         return [module for module in self.modules() if isinstance(module, MotionConv)]
+
+    def set_rank(self, rank: int | None) -> None:
+        if self.rank is not None:
+            factors.merge(self)
+        if rank is not None:
+            factors.factor(self, rank, self._clip)
+            self.require_gradients()
+        self._rank = rank
+
+    @property
+    def rank(self) -> int | None:
+        return self._rank
 
     def set_attention_slice(self, slice_size: SliceSize = "auto") -> None:  # type: ignore[override]
         """Compute attention a few heads of a frame at a time; a pipeline's `enable_attention_slicing`.
@@ -331,6 +347,12 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
                 "frame, or load the image model and then the motion adapter."
             )
         return self._image_queries
+
+    def base_queries(self, names: Iterable[str]) -> dict[str, Tensor]:
+        known = self.image_queries()
+        names = list(names)
+        others = super().base_queries(name for name in names if name not in known)
+        return {name: others[name] if name in others else known[name] for name in names}
 
     def check_mixing(self) -> None:
         self.image_queries()  # a mixture begins with them

@@ -1,0 +1,159 @@
+"""Motion layers of low rank, for tuning: two small layers in the place of each tuned one (`models.lowrank`).
+
+peft's LoRA layers do not fit here. Its convolutions are padded on both sides, and a motion looks at the past
+only. Its layers add to a weight, and a temporal attention has none in the image model. And a motion's factors
+have to stay apart from those of a style LoRA, which is loaded and unloaded by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lamp_lightning.models.lowrank import factor_shapes, product
+from lamp_lightning.models.unet.attention import MotionTransformerBlock
+from lamp_lightning.models.unet.layers import ClipShape, MotionConv, PastConv1d
+from lamp_lightning.runtime.errors import UserError
+
+
+class Factors(nn.Module):
+    """A layer whose weight, or the change of it, is `up @ down`.
+
+    A weight that is zero begins with `up` at zero. `down` has the standard deviation `rank ** -0.5`: then a
+    step of the optimiser changes the weight by as much as one of the same rate on the whole weight.
+    """
+
+    def __init__(self, layer: Any, rank: int) -> None:
+        super().__init__()
+        shapes = factor_shapes(tuple(layer.weight.shape), rank)
+        if shapes is None:
+            raise ValueError(f"A weight of shape {tuple(layer.weight.shape)} has no factors of rank {rank}.")
+        like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        self.down = nn.Parameter(torch.randn(shapes[0], **like) * rank**-0.5)
+        self.up = nn.Parameter(torch.zeros(shapes[1], **like))
+        self.bias = layer.bias
+
+
+class FactoredPastConv1d(Factors):
+    """A `PastConv1d` of low rank, `b c f n -> b c f n`: over frames into few channels, and back."""
+
+    def forward(self, x: Tensor, causal: bool = True) -> Tensor:
+        ends = (2, 0) if causal else (1, 1)
+        z = F.conv2d(F.pad(x, (0, 0, *ends)), self.down.unsqueeze(-1))
+        return F.conv2d(z, self.up[:, :, None, None], self.bias)
+
+    def whole(self) -> PastConv1d:
+        """The layer with the weight that the factors make."""
+        return _with_weight(PastConv1d(len(self.up), **_like(self)), self)
+
+
+class FactoredConvFirst(Factors):
+    """A 1x1 convolution of low rank, `b c h w`: into few channels, and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(x, self.down), self.up[:, :, None, None])
+
+    def whole(self) -> nn.Conv2d:
+        """The layer with the weight that the factors make."""
+        channels = len(self.up)
+        return _with_weight(nn.Conv2d(channels, channels, 1, bias=False, **_like(self)), self)
+
+
+class FactoredLinear(Factors):
+    """A linear layer of low rank, `... in -> ... out`. One whose weight is random begins at a random one."""
+
+    def __init__(self, layer: nn.Linear, rank: int) -> None:
+        super().__init__(layer, rank)
+        with torch.no_grad():
+            if not layer.weight.is_meta and layer.weight.any():
+                nn.init.normal_(self.up, std=float(layer.weight.float().std()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(F.linear(x, self.down), self.up, self.bias)
+
+    def whole(self) -> nn.Linear:
+        """The layer with the weight that the factors make."""
+        out, inner = len(self.up), self.down.shape[1]
+        return _with_weight(nn.Linear(inner, out, bias=self.bias is not None, **_like(self)), self)
+
+
+class FactoredQuery(Factors):
+    """The image model's queries, whose `weight` is frozen, and a change of low rank, `... in -> ... out`."""
+
+    def __init__(self, layer: nn.Linear, rank: int, clip: ClipShape) -> None:
+        super().__init__(layer, rank)
+        self.weight = layer.weight
+        self.clip = clip
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        return y + F.linear(F.linear(x, self.down), self.up) if self.clip.motion else y
+
+    def whole(self) -> nn.Linear:
+        """The layer with the changed weight, which is tuned then."""
+        out, inner = self.weight.shape
+        layer = _with_weight(nn.Linear(inner, out, bias=False, **_like(self)), self)
+        with torch.no_grad():
+            layer.weight.add_(self.weight.to(layer.weight.dtype))
+        layer.bias = self.bias
+        return layer
+
+
+def factor(unet: nn.Module, rank: int, clip: ClipShape) -> None:
+    """Put factors of this rank in the place of the tuned layers of a MotionUNet, where that is less.
+
+    Raises:
+        UserError: there is a motion in it already.
+    """
+    sets = clip.variant.sets
+    convs = [module for module in unet.modules() if isinstance(module, MotionConv)]
+    if any(conv.mixture or (not conv.conv1d.weight.is_meta and conv.conv1d.weight.any()) for conv in convs):
+        raise UserError(f"There is a motion in this UNet: tuning at rank {rank} begins at an untuned one.")
+    for module in list(unet.modules()):
+        if isinstance(module, MotionConv) and "conv1d" in sets and _is_less(module.conv1d, rank):
+            module.conv1d = FactoredPastConv1d(module.conv1d, rank)  # type: ignore[assignment]
+        if isinstance(module, MotionConv) and "conv_first" in sets and _is_less(module.conv_first, rank):
+            module.conv_first = FactoredConvFirst(module.conv_first, rank)  # type: ignore[assignment]
+        if not isinstance(module, MotionTransformerBlock):
+            continue
+        if "attn_temp" in sets:
+            temporal: Any = module.attn_temp
+            for parent, name in ((temporal, "to_q"), (temporal, "to_k"), (temporal, "to_v")):
+                _replace(parent, name, rank)
+            _replace(temporal.to_out, "0", rank)
+        for name in ("attn1", "attn2"):
+            attention: Any = getattr(module, name)
+            if f"{name}.to_q" in sets and attention is not None and _is_less(attention.to_q, rank):
+                attention.to_q = FactoredQuery(attention.to_q, rank, clip)
+
+
+def merge(unet: nn.Module) -> None:
+    """Put whole layers in the place of factors: the same model, as it is after `load_motion`."""
+    for parent in list(unet.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Factors):
+                setattr(parent, name, child.whole())  # type: ignore[operator]
+
+
+def _replace(parent: nn.Module, name: str, rank: int) -> None:
+    layer: Any = getattr(parent, name)
+    if _is_less(layer, rank):
+        setattr(parent, name, FactoredLinear(layer, rank))
+
+
+def _is_less(layer: Any, rank: int) -> bool:
+    return factor_shapes(tuple(layer.weight.shape), rank) is not None
+
+
+def _like(layer: Factors) -> dict[str, Any]:
+    return {"device": layer.up.device, "dtype": layer.up.dtype}
+
+
+def _with_weight(layer: Any, factors: Factors) -> Any:
+    with torch.no_grad():
+        layer.weight.copy_(product(factors.down, factors.up))
+    layer.bias = factors.bias
+    return layer
