@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -16,6 +16,7 @@ from torch import Tensor
 from lamp_lightning.diffusion import KnownFrames, invert
 from lamp_lightning.diffusion.denoise import Generators, denoise_clips
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.diffusion.schedule import prediction_type
 from lamp_lightning.diffusion.windows import check_sampler, count_steps, sample_clips
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.sample.frames import (
@@ -337,7 +338,7 @@ class LAMPPipeline(SteppingPipeline):
             UserError: the sampler's scheduler is no DDIMScheduler.
         """
         scheduler = sampler.make_scheduler(self.own_scheduler.config)
-        if not isinstance(scheduler, DDIMScheduler):
+        if not isinstance(scheduler, DDIMScheduler | FlowMatchEulerDiscreteScheduler):
             raise UserError(f"start=inversion needs scheduler DDIMScheduler, not {sampler.scheduler}.")
         factor = self.base.vae_scale_factor
         size = latents.shape[2] * factor, latents.shape[3] * factor
@@ -348,7 +349,7 @@ class LAMPPipeline(SteppingPipeline):
             clip.unsqueeze(0),
             self.conditions([""], None, 1, size),
             num_inference_steps=sampler.num_inference_steps,
-            prediction_type=scheduler.config.prediction_type,
+            prediction_type=prediction_type(scheduler),
             keep_first=self.unet.variant.first_frame,
         )
 
