@@ -38,6 +38,12 @@ def clip(seed: int = 0, frames: int = 5) -> torch.Tensor:
     return gaussian(1, 2, frames, *SIZE, seed=seed)
 
 
+def plain(scheduler: str, steps: int) -> Sampler:
+    """A sampler without the authors' tricks."""
+    changes = {"scheduler": scheduler, "num_inference_steps": steps, "shared_noise": 0.0, "adain": False}
+    return Sampler().changed(changes)
+
+
 def scheduler(**changes: Any) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, **changes})
 
@@ -133,9 +139,7 @@ STRAIGHT = ("DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler", 
 def test_every_sampler_ends_at_the_clip_on_straight_lines(name):
     """The velocity to one clip: every solver of the equation gets there, in however few steps."""
     clean, noise = clip(1), clip(2)
-    sampler = Sampler().changed(
-        {"scheduler": name, "num_inference_steps": 4, "shared_noise": 0.0, "adain": False}
-    )
+    sampler = plain(name, 4)
     made = sampler.make_scheduler(scheduler().config)
     assert prediction_type(made) == "flow_prediction"
 
@@ -219,9 +223,7 @@ def test_a_picture_is_repainted_from_its_point_on_the_way():
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"])
 def test_frames_of_a_former_window_enter_at_the_level_of_the_step(name):
     clean, noise, seen = clip(1), clip(2), []
-    sampler = Sampler().changed(
-        {"scheduler": name, "num_inference_steps": 3, "shared_noise": 0.0, "adain": False}
-    )
+    sampler = plain(name, 3)
     made = sampler.make_scheduler(scheduler().config)
 
     def predict(sample, timestep, known):
@@ -263,8 +265,8 @@ def test_the_levels_survive_every_scheduler():
     ],
 )
 def test_what_flow_matching_has_not_is_refused(settings, said):
+    sampler = Sampler().changed(settings)
     with pytest.raises(UserError, match=said):
-        sampler = Sampler().changed(settings)
         sampler.set_timesteps(sampler.make_scheduler(scheduler().config), "cpu", SIZE)
 
 

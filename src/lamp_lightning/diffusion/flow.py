@@ -1,9 +1,9 @@
 """Flow matching: noise levels of models that go from noise to pictures on straight lines.
 
 Between clean latents and noise lies `x_s = (1 - s) * clean + s * noise`, and the model predicts the velocity
-`noise - clean` (Lipman et al. 2023, arXiv 2210.02747; Esser et al. 2024, arXiv 2403.03206, section 2). A level
-s from 0 to 1 is the timestep `s * num_train_timesteps`. Where many tokens make a picture, levels are shifted
-towards noise (Esser et al. 2024, section 5.3.2): `s' = shift * s / (1 + (shift - 1) * s)`.
+`noise - clean` (Lipman et al. 2023, arXiv 2210.02747; Esser et al. 2024, arXiv 2403.03206, section 2). A
+level s from 0 to 1 is the timestep `s * num_train_timesteps`. Where many tokens make a picture, levels are
+shifted towards noise (Esser et al. 2024, section 5.3.2): `s' = shift * s / (1 + (shift - 1) * s)`.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class FlowLevels:
         return shift * level / (1 + (shift - 1) * level)
 
     def drawn(self, generator: torch.Generator, size: tuple[int, int]) -> Tensor:
-        """A random timestep for training, float32 `(1,)`: of a logit-normal level (Esser et al. 2024, 3.1)."""
+        """A random timestep to train at, float32 `(1,)`, logit-normal (Esser et al. 2024, section 3.1)."""
         level = torch.randn(1, generator=generator).sigmoid()
         shift = self.shift_at(size)
         return shift * level / (1 + (shift - 1) * level) * self.num_train_timesteps
@@ -119,9 +119,8 @@ def is_flow(config: Mapping[str, Any]) -> bool:
     """
     name = str(config.get("_class_name", ""))
     flow = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    own = "FlowMatch" in name or (
-        "shift" in config and "beta_schedule" not in config
-    )  # one in memory has no name
+    # The config of a scheduler in memory does not name its class.
+    own = "FlowMatch" in name or ("shift" in config and "beta_schedule" not in config)
     return _KEPT in config or own or bool(flow)
 
 
@@ -160,8 +159,8 @@ def flow_scheduler(name: str, levels: FlowLevels, options: Mapping[str, Any] | N
         settings |= {"use_dynamic_shifting": True, "time_shift_type": levels.dynamic}
         if unknown := sorted(settings.keys() - takes.keys()):
             raise UserError(
-                f"{kind.__name__} has no {unknown[0]}, and this model's noise levels depend on the size: take "
-                f"{_EULER} or UniPCMultistepScheduler."
+                f"{kind.__name__} has no {unknown[0]}, and this model's noise levels depend on the size: "
+                f"take {_EULER} or UniPCMultistepScheduler."
             )
     scheduler = kind(**settings | given)
     own = {key: given[key] for key in ("shift", "flow_shift") if key in given}  # asked for: the levels', then

@@ -1,7 +1,7 @@
 """Noise levels, and what a model predicts of latents at such a level: `signal * clean + sigma * noise`.
 
-Everything here is written in signal and sigma. Diffusion models (Ho et al. 2020) have `signal^2 + sigma^2 = 1`,
-flow matching (`diffusion.flow`) has `signal + sigma = 1`.
+Everything here is written in signal and sigma. Diffusion models (Ho et al. 2020) have
+`signal^2 + sigma^2 = 1`, flow matching (`diffusion.flow`) has `signal + sigma = 1`.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def signal_and_sigma(scheduler: Any, latents: Tensor, timesteps: Tensor) -> tupl
 def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """The forward process `q(x_t | x_0)` of the model's noise schedule (Ho et al. 2020, equation 4).
 
-    The scheduler is one of diffusers with `alphas_cumprod`, or of flow matching; clean latents, Gaussian noise
-    and the noisy latents that come out are `b c f h w`, timesteps `(b,)`.
+    The scheduler is one of diffusers with `alphas_cumprod`, or of flow matching; clean latents, Gaussian
+    noise and the noisy latents that come out are `b c f h w`, timesteps `(b,)`.
 
     Example:
         >>> import torch
@@ -145,7 +145,7 @@ def set_steps(scheduler: Any, steps: int, device: Any, size: tuple[int, int]) ->
         scheduler.set_timesteps(steps, device=device)
 
 
-# -- what diffusers' classes for flow matching do not have, as there is nothing to do ----------------------------
+# -- what diffusers' classes for flow matching do not have, as there is nothing to do ----------------------
 
 
 def first_scale(scheduler: Any) -> Any:
