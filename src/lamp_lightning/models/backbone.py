@@ -28,6 +28,8 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hub import motion_file
 from lamp_lightning.runtime.settings import Norm
 
+LIVE = 28  # numbers that a UNet keeps alive per latent pixel and channel of its first level (SD 1.4: 26)
+
 
 class VideoBackbone(ABC, nn.Module):
     """A model of clips, made from an image model, whose motion is tuned, saved, loaded and mixed.
@@ -133,6 +135,20 @@ class VideoBackbone(ABC, nn.Module):
     def is_mixed(self) -> bool:
         """Whether several motions are mixed now."""
         return False
+
+    @property
+    def latent_multiple(self) -> int:
+        """What rows and columns of latents have to be multiples of."""
+        return 1
+
+    @property
+    def even_multiple(self) -> int:
+        """What they are best multiples of: every level of a UNet then halves evenly."""
+        return 2 ** (len(self.config.down_block_types) - 1)
+
+    def live_numbers(self, rows: int, columns: int) -> int:
+        """How many numbers one frame of so many latents keeps in memory while it is denoised, about."""
+        return rows * columns * self.config.block_out_channels[0] * LIVE
 
     # -- what is tuned ---------------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers import (
     AsymmetricAutoencoderKL,
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderTiny,
     ConsistencyDecoderVAE,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
     UNet2DConditionModel,
 )
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, StableDiffusionMixin
@@ -22,13 +24,18 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
+    Gemma2Model,
+    GemmaTokenizer,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.folder import index_class, not_from_hub, pipeline_class
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.registry import MotionUNet
+from lamp_lightning.models.registry import MotionUNet, inflated
+from lamp_lightning.models.transformer.motion_transformer import MotionSana, MotionSD3
 from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.unet.shared import image_unet
@@ -60,7 +67,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         unet: a video backbone. An image model's UNet is inflated in a copy that shares its weights: the
             pipeline that it comes from generates as before, and its shared weights are frozen.
         scheduler: any of diffusers that suits the model.
-        text_encoder_2, tokenizer_2: SDXL's second pair.
+        text_encoder_2, tokenizer_2: the second pair of SDXL and Stable Diffusion 3.
+        text_encoder_3, tokenizer_3: T5 of Stable Diffusion 3, or None.
         feature_extractor, image_encoder: of an IP-Adapter.
         safety_checker: kept for pipelines that are made of this one; it does not look at videos.
         force_zeros_for_empty_prompt: whether "no prompt" is zeros (SDXL) or an empty text.
@@ -71,12 +79,14 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
     _optional_components: ClassVar[list[str]] = [
         "text_encoder_2",
         "tokenizer_2",
+        "text_encoder_3",
+        "tokenizer_3",
         "feature_extractor",
         "image_encoder",
         "safety_checker",
     ]
     _exclude_from_cpu_offload: ClassVar[list[str]] = ["safety_checker"]
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->image_encoder->unet->vae"
 
     vae: Any
     text_encoder: Any
@@ -85,14 +95,20 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
     scheduler: Any
     text_encoder_2: Any
     tokenizer_2: Any
+    text_encoder_3: Any
+    tokenizer_3: Any
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny | AsymmetricAutoencoderKL | ConsistencyDecoderVAE,
-        text_encoder: CLIPTextModel | CLIPTextModelWithProjection,
-        tokenizer: CLIPTokenizer,
-        unet: MotionUNet | AnimateDiffUNet | UNet2DConditionModel,
-        scheduler: DDIMScheduler,
+        vae: AutoencoderKL
+        | AutoencoderTiny
+        | AsymmetricAutoencoderKL
+        | ConsistencyDecoderVAE
+        | AutoencoderDC,
+        text_encoder: CLIPTextModel | CLIPTextModelWithProjection | Gemma2Model,
+        tokenizer: CLIPTokenizer | GemmaTokenizer,
+        unet: MotionUNet | AnimateDiffUNet | MotionSana | MotionSD3 | UNet2DConditionModel,
+        scheduler: DDIMScheduler | FlowMatchEulerDiscreteScheduler,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
@@ -101,6 +117,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         force_zeros_for_empty_prompt: bool = False,
         sampler: dict[str, Any] | None = None,
         requires_safety_checker: bool = False,
+        text_encoder_3: T5EncoderModel | None = None,
+        tokenizer_3: T5Tokenizer | None = None,
     ) -> None:
         super().__init__()
         if unet is not None and not isinstance(unet, VideoBackbone):
@@ -116,6 +134,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             feature_extractor=feature_extractor,
             image_encoder=image_encoder,
             safety_checker=safety_checker,
+            text_encoder_3=text_encoder_3,
+            tokenizer_3=tokenizer_3,
         )
         if unet is not None:
             self.register_to_config(unet=("lamp_lightning", type(unet).__name__))  # a name that stays
@@ -173,7 +193,7 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         base = load_base_model(
             path_or_id, config=config, variant=variant, torch_dtype=of_all or torch.float32
         )
-        pipeline = cls.from_base(base, MotionUNet.from_unet(base.unet, norm or "joint"))
+        pipeline = cls.from_base(base, inflated(base.unet, norm))
         if components:
             zeros = base.zeros_for_no_prompt
             pipeline = cls(**{**pipeline.components, **components}, force_zeros_for_empty_prompt=zeros)
@@ -194,7 +214,7 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             unet: a video backbone of that base; None: `base.unet`, inflated in place (if it is not yet).
         """
         if unet is None:
-            unet = base.unet if isinstance(base.unet, MotionUNet) else MotionUNet.from_unet(base.unet)
+            unet = base.unet if isinstance(base.unet, VideoBackbone) else inflated(base.unet, None)
         return cls(
             base.vae,
             base.text_encoder,
@@ -204,6 +224,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             base.text_encoder_2,
             base.tokenizer_2,
             force_zeros_for_empty_prompt=base.zeros_for_no_prompt,
+            text_encoder_3=base.text_encoder_3,
+            tokenizer_3=base.tokenizer_3,
         )
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
@@ -243,6 +265,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             self.text_encoder_2,
             self.tokenizer_2,
             self.config.force_zeros_for_empty_prompt,
+            self.text_encoder_3,
+            self.tokenizer_3,
         )
 
     @property

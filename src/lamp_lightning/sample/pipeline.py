@@ -165,12 +165,14 @@ class LAMPPipeline(SteppingPipeline):
         sampler = changed(sampler or self.sampler, settings)
         if negative_prompt is None and negative_prompt_embeds is None:
             negative_prompt = sampler.negative_prompt
-        xl = self.unet.config.addition_embed_type == "text_time"
+        pools = self.text_encoder_2 is not None or self.unet.config.get("addition_embed_type") == "text_time"
         prompts = Prompts(
             as_list(prompt),
             negative_prompt,
-            embeddings(prompt_embeds, pooled_prompt_embeds, xl, "prompt_embeds"),
-            embeddings(negative_prompt_embeds, negative_pooled_prompt_embeds, xl, "negative_prompt_embeds"),
+            embeddings(prompt_embeds, pooled_prompt_embeds, pools, "prompt_embeds"),
+            embeddings(
+                negative_prompt_embeds, negative_pooled_prompt_embeds, pools, "negative_prompt_embeds"
+            ),
             clip_skip,
             num_videos_per_prompt,
         )
@@ -364,8 +366,9 @@ class LAMPPipeline(SteppingPipeline):
         factor = self.base.vae_scale_factor
         default = sampler.size or self.default_size
         size = height or default[0], width or default[1]
-        if any(side < factor or side % factor for side in size):
-            raise UserError(f"height and width must be multiples of {factor}, not {size[0]} and {size[1]}.")
+        unit = factor * self.unet.latent_multiple
+        if any(side < unit or side % unit for side in size):
+            raise UserError(f"height and width must be multiples of {unit}, not {size[0]} and {size[1]}.")
         return size
 
     def _noise(self, clips: int, frames: int, size: tuple[int, int], generators: Generators) -> Tensor:

@@ -70,15 +70,19 @@ class Prompts:
 
     def _encoded(self, base: BaseModel, *, guidance: bool) -> Conditions:
         zeros = self.negative is None and base.zeros_for_no_prompt
-        if self.embeds is None and self.negative_embeds is None and guidance and not zeros:
+        at_once = self.embeds is None and self.negative_embeds is None and guidance and not zeros
+        if at_once and not base.is_transformer:  # those are told apart, as their own pipelines do
             return base.encode_prompts([*self._negatives(), *(self.texts or ())], self.clip_skip)  # at once
         words = self.embeds or base.encode_prompts(self.texts or (), self.clip_skip)
         if not guidance:
             return words
         negative = self.negative_embeds
         if negative is None:
-            negative = words.zeros() if zeros else base.encode_prompts(self._negatives(), self.clip_skip)
+            negative = words.zeros() if zeros else self._encoded_negatives(base)
         return negative.to(words.text.device, words.text.dtype).followed_by(words)
+
+    def _encoded_negatives(self, base: BaseModel) -> Conditions:
+        return base.encode_prompts(self._negatives(), self.clip_skip, negative=True)
 
     def _negatives(self) -> list[str]:
         if self.negative is None or isinstance(self.negative, str):
@@ -96,7 +100,7 @@ def embeddings(text: Tensor | None, pooled: Tensor | None, pools: bool, names: s
         return None
     pooled_name = names.replace("prompt_embeds", "pooled_prompt_embeds")
     if text is None or (pooled is None and pools):
-        raise UserError(f"SDXL needs {names} and {pooled_name}: give both.")
+        raise UserError(f"This model needs {names} and {pooled_name}: give both.")
     if text.ndim != 3:
         raise UserError(f"{names} must be (prompts, tokens, channels), not {tuple(text.shape)}.")
     return Conditions(text, pooled if pools else None)

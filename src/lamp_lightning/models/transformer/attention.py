@@ -1,7 +1,7 @@
 """Attention of a clip in a transformer: every frame looks at the first frame and at the text.
 
-The queries of a frame are its own. Keys and values of the picture come from frame 0 (paper, section 3.3), or as
-the `Variant` says. They are projected once for each clip.
+The queries of a frame are its own. Keys and values of the picture come from frame 0 (paper, section 3.3), or
+as the `Variant` says. They are projected once for each clip.
 """
 
 from __future__ import annotations

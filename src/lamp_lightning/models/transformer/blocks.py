@@ -1,8 +1,8 @@
 """Inflation: turn the blocks of a text-to-image transformer into blocks of clips, in place.
 
-Every block gets the paper's three parts. The projection that ends its feed-forward becomes a motion layer, with a
-causal temporal convolution on the features of the tokens, which lie on the grid of a frame. Self-attention
-looks at frame 0. An attention over time follows the block. All of them start at nothing.
+Every block gets the paper's three parts. The projection that ends its feed-forward becomes a motion layer,
+with a causal temporal convolution on the features of the tokens, which lie on the grid of a frame.
+Self-attention looks at frame 0. An attention over time follows the block. All of them start at nothing.
 """
 
 from __future__ import annotations

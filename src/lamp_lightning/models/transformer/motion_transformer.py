@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel, SanaTransformerBlock
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -36,14 +37,15 @@ __all__ = [
 ]  # diffusers looks for ModelMixin here
 
 _QUERIES = "image_queries.safetensors"
+LIVE = 20  # numbers that a transformer keeps alive per token and channel, about, while it samples
 
 
 class MotionTransformer:
     """A text-to-image transformer of diffusers, inflated to clips in place: `MotionSana` or `MotionSD3`.
 
-    It runs diffusers' own forward pass on folded frames, each with a timestep of its own: frame 0 is clean and
-    has timestep 0, so that it computes what the image model computes of a clean picture. Every block has a
-    motion layer, attention to frame 0 and attention over time, see `transformer.blocks`.
+    It runs diffusers' own forward pass on folded frames, each with a timestep of its own: frame 0 is clean
+    and has timestep 0, so that it computes what the image model computes of a clean picture. Every block has
+    a motion layer, attention to frame 0 and attention over time, see `transformer.blocks`.
 
     A clip of one frame is a picture, and has the timestep that it is given.
     """
@@ -134,8 +136,8 @@ class MotionTransformer:
 
         Args:
             sample, encoder_hidden_states, return_dict: see there.
-            timestep: one for all clips, one per clip `(b,)`, or one per frame `(b, f)`. Of one per clip, frame
-                0 has 0 instead, where the variant has a clean first frame.
+            timestep: one for all clips, one per clip `(b,)`, or one per frame `(b, f)`. Of one per clip,
+                frame 0 has 0 instead, where the variant has a clean first frame.
             added_cond_kwargs: `text_embeds` `b p`, the pooled text of Stable Diffusion 3;
                 `encoder_attention_mask` `b l`, 1 for each token of Sana's text that counts. Others are not
                 looked at.
@@ -174,6 +176,18 @@ class MotionTransformer:
     @property
     def norm(self) -> Norm:
         return "per_frame"
+
+    @property
+    def latent_multiple(self) -> int:
+        return self.config.patch_size
+
+    @property
+    def even_multiple(self) -> int:
+        return self.config.patch_size
+
+    def live_numbers(self, rows: int, columns: int) -> int:
+        tokens = (rows // self.config.patch_size) * (columns // self.config.patch_size)
+        return tokens * self.config.num_attention_heads * self.config.attention_head_dim * LIVE
 
     def set_norm(self, norm: Norm) -> None:
         _check(norm, None)
@@ -218,8 +232,8 @@ class MotionTransformer:
     def load_lora_adapter(self, *args: Any, **kwargs: Any) -> None:
         """Refused: its layers would be looked for under the names of the image model."""
         raise UserError(
-            "A LoRA cannot be loaded into an inflated transformer: load it into the image model, fuse it there "
-            "(fuse_lora, unload_lora_weights), save that, and give its folder as model.path."
+            "A LoRA cannot be loaded into an inflated transformer: load it into the image model, fuse it "
+            "there (fuse_lora, unload_lora_weights), save that, and give its folder as model.path."
         )
 
     @as_saved_by_diffusers
@@ -273,7 +287,7 @@ class MotionSana(MotionTransformer, SanaTransformer2DModel, VideoBackbone):
         self._inflate(Variant.from_settings(motion_variant))
 
     def _inflate_blocks(self) -> None:
-        for block in self.transformer_blocks:
+        for block in cast(nn.ModuleList, self.transformer_blocks):
             MotionSanaBlock.inflate(cast(SanaTransformerBlock, block), self._clip)
 
     def _of_frames(self, frames: Tensor, times: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
@@ -305,8 +319,8 @@ class MotionSD3(MotionTransformer, SD3Transformer2DModel, VideoBackbone):
         self._inflate(Variant.from_settings(motion_variant))
 
     def _inflate_blocks(self) -> None:
-        for block in self.transformer_blocks:
-            MotionJointBlock.inflate(block, self._clip)
+        for block in cast(nn.ModuleList, self.transformer_blocks):
+            MotionJointBlock.inflate(cast(JointTransformerBlock, block), self._clip)
 
     def _of_frames(self, frames: Tensor, times: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
         return SD3Transformer2DModel.forward(
@@ -323,8 +337,8 @@ def _check(norm: str, variant: Variant | None) -> None:
         raise UserError("Transformers normalise token by token: give model.norm=per_frame.")
     if variant is not None and variant.kind != "lamp":
         raise UserError(
-            f"A transformer cannot take motion modules of the kind {variant.kind!r}: they are made for UNets. "
-            "Give model.layers.kind=lamp."
+            f"A transformer cannot take motion modules of the kind {variant.kind!r}, which are made for "
+            "UNets: give model.layers.kind=lamp."
         )
 
 
