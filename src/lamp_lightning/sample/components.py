@@ -40,6 +40,7 @@ from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.unet.shared import image_unet
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.sample.frames import either
 from lamp_lightning.sample.loaders import Loaders
 
@@ -160,8 +161,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         """Load a saved LAMPPipeline, or a base model whose UNet is then inflated.
 
         Args:
-            path_or_id: a folder that `save_pretrained` wrote; or a base model: "tiny", a diffusers folder, a
-                hub id, a single-file checkpoint (see `models.load_base_model`).
+            path_or_id: a folder that `save_pretrained` wrote; or a base model: "tiny" or "tiny_dit", a
+                diffusers folder, a hub id, a single-file checkpoint (see `models.load_base_model`).
             norm: of the inflated UNet, "joint" (default) or "per_frame"; `load_motion` sets its adapter's.
             config: of a single-file checkpoint.
             variant: of the weight files, such as "fp16".
@@ -187,7 +188,7 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
                 f"{unknown} cannot be given for the base model {path_or_id}: give components "
                 f"({', '.join(known)}), {', '.join(_HUB)}, dtype, variant, norm or config."
             )
-        if hub and not Path(path_or_id).expanduser().exists() and str(path_or_id) != "tiny":
+        if hub and not Path(path_or_id).expanduser().exists() and str(path_or_id) not in TOY_MODELS:
             path_or_id = _downloaded(str(path_or_id), variant, hub, components)
         of_all = dtype.get("default", torch.float32) if isinstance(dtype, Mapping) else dtype
         base = load_base_model(
@@ -227,6 +228,24 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             text_encoder_3=base.text_encoder_3,
             tokenizer_3=base.tokenizer_3,
         )
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast all components, as diffusers does.
+
+        The text encoders of transformers are cast, and stay where they are: they come to the device while
+        they encode, as they would fill it otherwise (see `BaseModel.beside_denoiser`).
+        """
+        parts = self.base.text_encoders if self.unet is not None and self.base.is_transformer else []
+        aside = {name: part for name, part in self.components.items() if any(part is each for each in parts)}
+        self.__dict__.update(dict.fromkeys(aside))
+        try:
+            super().to(*args, **kwargs)
+        finally:
+            self.__dict__.update(aside)
+        for dtype in (each for each in (*args, *kwargs.values()) if isinstance(each, torch.dtype)):
+            for part in aside.values():
+                part.to(dtype=dtype)
+        return self
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save all components as diffusers does, and the few lines by which diffusers finds this class.

@@ -28,6 +28,7 @@ from lamp_lightning.models.checks import (
     weights_variant,
 )
 from lamp_lightning.runtime.errors import UserError, first_line
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.reading import checked, read_json
 
 SINGLE_FILES = (".safetensors", ".ckpt")
@@ -131,14 +132,20 @@ def make_scheduler(config: Any, source: str, patch_size: int | None = None) -> A
 
 
 def find_model(name: str, what: str = "") -> str:
-    """The folder, file or hub id of a path, a hub id (not looked up yet) or "tiny", the packaged model.
+    """The folder, file or hub id of a path, a hub id (not looked up yet) or a packaged model's name.
 
     `what` stands before the path where it is neither there nor a hub id: "The painter ".
     """
-    if name == "tiny":
-        from lamp_lightning.toyworld import tiny_model_path
+    if name in TOY_MODELS:
+        from lamp_lightning.toyworld import tiny_dit_path, tiny_model_path
 
-        return str(tiny_model_path())
+        folder = tiny_model_path() if name == "tiny" else tiny_dit_path()
+        if not folder.is_dir():
+            raise UserError(
+                f"{what}{name} has no weights in this installation ({folder} is missing): pretrain them with "
+                "python -m lamp_lightning.pretrain --stages transformer, which goes on where it was stopped."
+            )
+        return str(folder)
     path = Path(name).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix in SINGLE_FILES):
         return str(path)

@@ -74,6 +74,14 @@ class BaseModel:
         return [encoder for encoder in encoders if encoder is not None]
 
     @property
+    def beside_denoiser(self) -> list[nn.Module]:
+        """What is on the device while the denoiser works: not the text encoders of transformers.
+
+        Those are larger than the transformer itself (Gemma, T5), and come there while they encode.
+        """
+        return [self.vae] if self.is_transformer else self.encoders
+
+    @property
     def device(self) -> torch.device:
         """Where the autoencoder works, which offloading may make another place than where it lies."""
         hook = getattr(self.vae, "_hf_hook", None)
