@@ -76,10 +76,17 @@ _compose_quickly()
 
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The pipeline folder of a kind ("sd1", "sd2", "sdxl"), saved on first use."""
+    """The pipeline folder of a kind ("sd1", "sd2", "sdxl", "sana", "sd3"), saved on first use."""
+    import random_transformers
     from random_models import save_random_model
 
-    return cache(lambda kind: save_random_model(tmp_path_factory.mktemp(f"random_{kind}"), kind))
+    def save(kind: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"random_{kind}")
+        if kind in random_transformers.KINDS:
+            return random_transformers.save_random_transformer(folder, kind)
+        return save_random_model(folder, kind)
+
+    return cache(save)
 
 
 @pytest.fixture(scope="session")

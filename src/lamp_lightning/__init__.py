@@ -31,6 +31,9 @@ _EXPORTS = {
     "MotionSetDataModule": "lamp_lightning.data.datamodule",
     "ClipDataModule": "lamp_lightning.data.datamodule",
     "AnimateDiffUNet": "lamp_lightning.models.unet.animatediff",
+    "MotionTransformer": "lamp_lightning.models.transformer.motion_transformer",
+    "MotionSana": "lamp_lightning.models.transformer.motion_transformer",
+    "MotionSD3": "lamp_lightning.models.transformer.motion_transformer",
     "ModelMixin": "diffusers",  # diffusers looks for it beside the class of a saved UNet
     "UserError": "lamp_lightning.runtime.errors",
     "wandb_logger": "lamp_lightning.runtime.loggers",

@@ -22,6 +22,7 @@ from lamp_lightning.runtime.command import run_command
 from lamp_lightning.runtime.command_settings import Convert
 from lamp_lightning.runtime.console import call, quiet, quiet_libraries, short
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings
 
@@ -141,7 +142,7 @@ def motion_of(source: Path) -> str:
 
 def absolute(model: Any) -> str | None:
     """The whole path of a local model, for an adapter that is used from anywhere; other names as they are."""
-    if model is None or model == "tiny":
+    if model is None or model in TOY_MODELS:
         return model
     path = Path(str(model)).expanduser()
     return str(path.absolute()) if path.exists() else str(model)

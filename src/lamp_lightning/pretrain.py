@@ -16,7 +16,7 @@ from lamp_lightning.toyworld.pretraining.stages import STAGES, Recipe, pretrain
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m lamp_lightning.pretrain",
-        description="Pretrain the tiny autoencoder, CLIP and painter on toy-world stills.",
+        description="Pretrain the tiny autoencoder, CLIP, painter and transformer on toy-world stills.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--work", type=Path, default=Path("pretrain"), help="folder of the resumable state")

@@ -24,10 +24,13 @@ PREVIEWS = 6  # of a run, the last ones
 LISTED = 200  # videos to choose from
 MODELS = {
     "tiny": "tiny: a drawn world, runs anywhere",
+    "tiny_dit": "tiny_dit: the same world by a transformer",
     "sd14": "Stable Diffusion 1.4",
     "sd15": "Stable Diffusion 1.5",
     "sd21": "Stable Diffusion 2.1",
     "sdxl": "Stable Diffusion XL",
+    "sd35": "Stable Diffusion 3.5 Medium",
+    "sana": "Sana 1.6B",
 }
 # What to do about a diagnosis, on this page.
 PRESS = {

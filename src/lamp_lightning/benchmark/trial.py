@@ -29,6 +29,7 @@ from lamp_lightning.metrics.truth import error_over_frames
 from lamp_lightning.report import HeldOutScene, Result, SceneVideo, VideoFile
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import file_sha256
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.reading import open_file, read_json
 from lamp_lightning.runtime.runs import RunFolder, write_atomic, write_json
 from lamp_lightning.toyworld import continuation, held_out_scenes
@@ -237,7 +238,7 @@ def find_held_out(cfg: DictConfig, trial: Trial) -> HeldOut:
     file = trial.held_out
     if not file.exists():
         motion, (height, width) = str(cfg.motion.name), cfg.data.size
-        if cfg.model.name == "tiny" and is_toy_motion(motion) and height == width:
+        if cfg.model.name in TOY_MODELS and is_toy_motion(motion) and height == width:
             found = HeldOut.drawn(motion, trial.scenes, cfg.data.num_frames, height)
         else:  # first frames by the image model below the run: the same for all methods of that model
             prompts = sample_prompts(cfg, trial.scenes)

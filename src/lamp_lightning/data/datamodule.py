@@ -128,8 +128,9 @@ class MotionSetDataModule(LightningDataModule):
         """
         factor = base.vae_scale_factor
         size = self.size or _pair(base.unet.config.sample_size, factor)
-        if size is None or any(side % factor for side in size):
-            raise UserError(f"size must be multiples of {factor} for the model {base.name}, found {size}.")
+        unit = factor * (getattr(base.unet.config, "patch_size", None) or 1)  # a transformer's tokens
+        if size is None or any(side % unit for side in size):
+            raise UserError(f"size must be multiples of {unit} for the model {base.name}, found {size}.")
         self.size = size
         self.motion_set, held_out = self.split(self.read(size), size)
         how: Any = {"cache_dir": self.cache_dir, "mask_black": self.mask_black}

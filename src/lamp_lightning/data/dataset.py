@@ -19,9 +19,10 @@ class MotionDataset(Dataset):
 
     Each n items (n clips) visit every clip once, in an order of their own. An item is a random crop in time
     of `num_frames` frames, `frame_stride` apart, mirrored in half of the cases where mirrored latents exist,
-    with latents drawn from the posterior: {"latents": (c, f, h, w), "text": (l, d), "index": i}, for SDXL
-    with "added_cond_kwargs": {"text_embeds": (p,), "time_ids": (6,)}. Of a clip with several captions one is
-    drawn. Where clips have masks, "mask" (f, h, w) is the weight of each latent in the loss.
+    with latents drawn from the posterior: {"latents": (c, f, h, w), "text": (l, d), "index": i}, for
+    some models with "added_cond_kwargs", such as SDXL's {"text_embeds": (p,), "time_ids": (6,)}. Of a clip
+    with several captions one is drawn. Where clips have masks, "mask" (f, h, w) is the weight of each latent
+    in the loss.
 
     Example:
         >>> import torch

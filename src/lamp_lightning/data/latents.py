@@ -26,7 +26,7 @@ class LatentClips:
 
     `moments`: per clip, mean and log variance of each frame's latent, (2c, F, h, w); `flipped`: the same for
     the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d), a row for each
-    clip; `added`, for SDXL: pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6);
+    clip; `added`, of some models: pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6);
     `rows`: where clips have several captions, the rows of `text` and `added` that are each clip's; `masks`:
     where clips have masks, the weight of each latent in the loss, (F, h, w), None for a clip without.
 
@@ -167,8 +167,9 @@ def _text(prompts: list[str], base: Any, cache: Cache) -> Conditions:
 
     def make() -> dict[str, torch.Tensor]:
         encoded = base.encode_prompts(distinct)
-        found = {"text": encoded.text} | ({} if encoded.pooled is None else {"pooled": encoded.pooled})
-        return {name: tensor.float().cpu().clone() for name, tensor in found.items()}
+        found = {"text": encoded.text, "pooled": encoded.pooled, "mask": encoded.mask}
+        there = {name: tensor for name, tensor in found.items() if tensor is not None}
+        return {name: tensor.float().cpu().clone() for name, tensor in there.items()}
 
     found = cache.tensors(entry, make)
     rows = [distinct.index(prompt) for prompt in prompts]

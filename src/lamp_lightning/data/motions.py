@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from lamp_lightning.data.video import write_mp4
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import is_full, no_space, part_of, remove_dead
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.toyworld import MOTIONS, held_out_prompts, motion_set_scenes, render_clip
 from lamp_lightning.toyworld.render import FPS
 
@@ -23,7 +24,7 @@ def sample_prompts(cfg: DictConfig, count: int) -> list[str]:
     motion = cfg.motion
     if motion.prompts:
         prompts = list(motion.prompts)
-    elif cfg.model.name == "tiny" and is_toy_motion(motion.name):
+    elif cfg.model.name in TOY_MODELS and is_toy_motion(motion.name):
         prompts = list(held_out_prompts(motion.name, count))
     else:
         prompts = list(motion.get("held_out") or []) or [motion_prompt(cfg)]
@@ -52,10 +53,10 @@ def draw_toy_clips(cfg: DictConfig) -> None:
     name, folder = str(cfg.motion.name), Path(cfg.data.folder)
     if not is_drawn(cfg):
         return
-    if cfg.model.name != "tiny":
+    if cfg.model.name not in TOY_MODELS:
         raise UserError(
             f"There are no clips at {folder}. Put 8-16 clips of this motion there, or name their folder with "
-            "data.folder=<folder>. (Drawn clips of the toy world are only for model=tiny.)"
+            "data.folder=<folder>. (Drawn clips of the toy world are only for model=tiny and model=tiny_dit.)"
         )
     clips = max(USUAL_CLIPS, cfg.data.get("max_clips") or 0)
     print(f"No clips at {folder} yet: drawing the toy world's.", flush=True)

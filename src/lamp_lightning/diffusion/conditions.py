@@ -1,20 +1,24 @@
-"""What a model is told of each clip besides its noisy latents: the text and, for SDXL, sizes."""
+"""What a model is told of each clip besides its noisy latents: the text, and what some have with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+# The conditions besides the text, by the names that diffusers has for them.
+_ADDED = {"pooled": "text_embeds", "sizes": "time_ids", "mask": "encoder_attention_mask"}
+
 
 @dataclass(frozen=True)
 class Conditions:
-    """The conditions of clips, a row for each: `text` `n l d` for the cross-attention, and what SDXL has.
+    """The conditions of clips, a row for each: `text` `n l d`, and what some models have besides.
 
-    That is `pooled` `n p`, one vector for the whole prompt, and `sizes` `n 6`, see `size_conditions`.
+    That is `pooled` `n p`, one vector for the whole prompt (SDXL, Stable Diffusion 3), `sizes` `n 6`, see
+    `size_conditions` (SDXL), and `mask` `n l`, 1 for each token of the text that counts (Sana).
 
     Example:
         >>> prompts = Conditions(torch.ones(1, 77, 32))
@@ -26,20 +30,21 @@ class Conditions:
     text: Tensor
     pooled: Tensor | None = None
     sizes: Tensor | None = None
+    mask: Tensor | None = None
 
     @classmethod
     def of(cls, text: Tensor | Conditions, added: Mapping[str, Tensor] | None = None) -> Conditions:
         """Conditions from what diffusers takes: `encoder_hidden_states` and `added_cond_kwargs`."""
         if isinstance(text, Conditions):
             return text
-        return cls(text) if added is None else cls(text, added["text_embeds"], added["time_ids"])
+        given = added or {}
+        return cls(text, **{name: given[key] for name, key in _ADDED.items() if key in given})
 
     @property
     def added(self) -> dict[str, Tensor] | None:
         """diffusers' `added_cond_kwargs`; None for models that have none."""
-        if self.pooled is None or self.sizes is None:
-            return None
-        return {"text_embeds": self.pooled, "time_ids": self.sizes}
+        found = {key: getattr(self, name) for name, key in _ADDED.items()}
+        return {key: tensor for key, tensor in found.items() if tensor is not None} or None
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -59,7 +64,7 @@ class Conditions:
     def zeros(self) -> Conditions:
         """No prompt at all, as SDXL was trained to understand it."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
-        return Conditions(torch.zeros_like(self.text), pooled, self.sizes)
+        return Conditions(torch.zeros_like(self.text), pooled, self.sizes, self.mask)
 
     def followed_by(self, others: Conditions) -> Conditions:
         """The rows of both."""
@@ -68,7 +73,8 @@ class Conditions:
             a, b = getattr(self, name), getattr(others, name)
             return None if a is None or b is None else torch.cat([a, b])
 
-        return Conditions(torch.cat([self.text, others.text]), joined("pooled"), joined("sizes"))
+        text = torch.cat([self.text, others.text])
+        return Conditions(text, **{name: joined(name) for name in _ADDED})
 
     def repeated(self, times: int) -> Conditions:
         """Each row so many times, one after the other."""
@@ -78,11 +84,12 @@ class Conditions:
         """With size conditions `(6,)` for all rows, or `n 6`, where the model takes any."""
         if self.pooled is None:
             return self
-        return Conditions(self.text, self.pooled, sizes.to(self.pooled).expand(len(self), 6))
+        return replace(self, sizes=sizes.to(self.pooled).expand(len(self), 6))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
-        others = (None if each is None else change(each) for each in (self.pooled, self.sizes))
-        return Conditions(change(self.text), *others)
+        others = {name: getattr(self, name) for name in _ADDED}
+        changed = {name: None if each is None else change(each) for name, each in others.items()}
+        return Conditions(change(self.text), **changed)
 
 
 def size_conditions(source: tuple[int, int] | None, size: tuple[int, int]) -> Tensor:

@@ -16,6 +16,7 @@ from lamp_lightning.diffusion.latent_adain import adain_towards_first
 from lamp_lightning.diffusion.noise_sharing import NoiseSharing
 from lamp_lightning.diffusion.noise_sharing import shared_noise as share_noise
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.diffusion.schedule import first_scale, model_input, noised
 
 StepCallback = Callable[[int, int, Tensor], Tensor | None]
 ADAIN_AFTER = 30 / 50  # the share of the steps after which the authors tie frame 1 to frame 0
@@ -120,11 +121,11 @@ def denoise_clips(
     The other arguments and the result are those of `denoise`.
     """
     noise = share_noise(noise, sampler.shared_noise, sampler.noise_sharing)
-    sampler.set_timesteps(scheduler, noise.device)
+    sampler.set_timesteps(scheduler, noise.device, (noise.shape[-2], noise.shape[-1]))
     return solve(
         predict,
         scheduler,
-        noise * scheduler.init_noise_sigma,
+        noise * first_scale(scheduler),
         scheduler.timesteps,
         known,
         noise=noise,
@@ -168,11 +169,11 @@ def solve(
     for index, timestep in enumerate(timesteps):
         if noise is not None:
             entering = {
-                places.index(number): scheduler.add_noise(clean, noise[:, :, number], timestep.reshape(1))
+                places.index(number): noised(scheduler, clean, noise[:, :, number], timestep)
                 for number, clean in known.noised.items()
             }
             moving = _with_frames(moving, entering)
-        sample = known.whole(scheduler.scale_model_input(moving, timestep))
+        sample = known.whole(model_input(scheduler, moving, timestep))
         prediction = predict(sample, timestep, known)
         if prediction is None:
             continue

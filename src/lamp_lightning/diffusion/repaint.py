@@ -11,7 +11,7 @@ from torch import Tensor
 from lamp_lightning.diffusion.denoise import Generators, StepCallback, solve
 from lamp_lightning.diffusion.guidance import Predict
 from lamp_lightning.diffusion.known import KnownFrames
-from lamp_lightning.diffusion.schedule import add_noise
+from lamp_lightning.diffusion.schedule import add_noise, set_steps
 
 
 @torch.no_grad()
@@ -30,7 +30,8 @@ def repaint(
 
     Args:
         predict: the image model of a MotionUNet under its conditions and guidance, see `with_guidance`.
-        scheduler: a `DDIMScheduler` of the model's noise schedule; its steps are set here.
+        scheduler: a `DDIMScheduler` of the model's noise schedule, or Euler's method for flow matching; its
+            steps are set here.
         latents: clean latents of the pictures, `b c 1 h w`.
         strength: how far towards noise to go, 0..1: the last `strength * num_inference_steps` steps are
             taken. 0 leaves the pictures as they are, 1 leaves little of them.
@@ -45,7 +46,7 @@ def repaint(
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie between 0 and 1, not {strength}.")
-    scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    set_steps(scheduler, num_inference_steps, latents.device, (latents.shape[-2], latents.shape[-1]))
     steps = round(strength * num_inference_steps)
     if steps == 0:
         return latents

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lamp_lightning.diffusion.flow import FlowLevels, flow_scheduler, is_flow, set_flow_steps
+from lamp_lightning.diffusion.schedule import first_scale, model_input, set_steps
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import Schema
 from lamp_lightning.runtime.schema import setting, usable
@@ -63,13 +65,20 @@ class Sampler(SamplerSettings):
             given["timesteps"] = None
         return usable(type(self), "sampler", {**dict(self), **given})
 
-    def set_timesteps(self, scheduler: Any, device: Any) -> None:
+    def set_timesteps(self, scheduler: Any, device: Any, size: tuple[int, int]) -> None:
         """Give a scheduler its steps: so many, or these timesteps.
+
+        Args:
+            scheduler, device: that and where its timesteps are to be.
+            size: rows and columns of the latents, on which some noise levels of flow matching depend.
 
         Raises:
             UserError: timesteps that it does not take.
         """
-        if self.timesteps is None:
+        own = None if self.timesteps is None else list(self.timesteps)
+        if is_flow(scheduler.config):
+            return set_flow_steps(scheduler, self.num_inference_steps, device, size, own)
+        if own is None:
             return scheduler.set_timesteps(self.num_inference_steps, device=device)
         if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
             raise UserError(
@@ -77,12 +86,14 @@ class Sampler(SamplerSettings):
                 "scheduler that does, such as EulerDiscreteScheduler or DPMSolverMultistepScheduler."
             )
         try:
-            scheduler.set_timesteps(timesteps=list(self.timesteps), device=device)
+            scheduler.set_timesteps(timesteps=own, device=device)
         except ValueError as error:
-            raise UserError(f"timesteps={list(self.timesteps)} cannot be used: {error}") from error
+            raise UserError(f"timesteps={own} cannot be used: {error}") from error
 
     def make_scheduler(self, config: Any) -> Any:
         """The diffusers scheduler of that name with the noise levels of `config`.
+
+        For a model of flow matching it is the one that goes the same way, see `flow.flow_scheduler`.
 
         Raises:
             UserError: no such scheduler, or options that it does not know or cannot use.
@@ -96,16 +107,27 @@ class Sampler(SamplerSettings):
                 "DDIMScheduler, DPMSolverMultistepScheduler and EulerDiscreteScheduler."
             )
         kind, options = getattr(diffusers, self.scheduler), dict(self.scheduler_options)
+        flow = is_flow(config)
+        if not flow and is_flow({"_class_name": self.scheduler, **options}):
+            raise UserError(
+                f"{self.scheduler} with sampler.scheduler_options={options} samples from models of flow "
+                "matching, and this model is none: take DDIMScheduler or another of diffusion models."
+            )
         takes = sorted(set(inspect.signature(kind.__init__).parameters) - {"self"})
         unknown = sorted(set(options) - set(takes))
-        if unknown:
+        if unknown and not flow:
             raise UserError(
                 f"sampler.scheduler_options has {', '.join(unknown)}, which {self.scheduler} does not know; "
                 f"it knows {', '.join(takes)}."
             )
         try:
-            scheduler = kind.from_config(config, **options)
+            if flow:
+                scheduler = flow_scheduler(self.scheduler, FlowLevels.of(config), options)
+            else:
+                scheduler = kind.from_config(config, **options)
             _try(copy.deepcopy(scheduler), self.num_inference_steps)
+        except UserError:
+            raise
         except Exception as error:  # schedulers look at most options late, and say so in many ways
             what = f"sampler.scheduler_options={options}" if options else "this model"
             raise UserError(
@@ -119,10 +141,10 @@ def _try(scheduler: Any, steps: int) -> None:
     """One step of nothing, as `denoise` takes it; raises what a scheduler of another kind raises there."""
     import torch
 
-    scheduler.set_timesteps(steps)
-    latents, timestep = torch.zeros(1, 4, 1, 2, 2) * scheduler.init_noise_sigma, scheduler.timesteps[0]
+    set_steps(scheduler, steps, "cpu", (2, 2))
+    latents, timestep = torch.zeros(1, 4, 1, 2, 2) * first_scale(scheduler), scheduler.timesteps[0]
     with torch.random.fork_rng([]):  # some draw noise in each step
-        scheduler.step(scheduler.scale_model_input(latents, timestep), timestep, latents, return_dict=False)
+        scheduler.step(model_input(scheduler, latents, timestep), timestep, latents, return_dict=False)
 
 
 def _plain(value: Any) -> Any:

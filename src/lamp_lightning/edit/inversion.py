@@ -16,6 +16,7 @@ from lamp_lightning.diffusion import invert, with_guidance
 from lamp_lightning.diffusion.follow import Way, following
 from lamp_lightning.diffusion.repaint import repaint
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.diffusion.schedule import prediction_type
 from lamp_lightning.sample.generate import generate_batch
 from lamp_lightning.sample.pipeline import LAMPPipeline
 
@@ -44,7 +45,7 @@ def to_noise(
         scaled,
         pipeline.conditions([prompt], None, 1, _pixels(pipeline, latents)),
         num_inference_steps=sampler.num_inference_steps,
-        prediction_type=scheduler.config.prediction_type,
+        prediction_type=prediction_type(scheduler),
         keep_first=pipeline.unet.variant.first_frame,
         callback=keep,
     )
@@ -149,7 +150,7 @@ def paint_over(
                 latents,
                 conditions,
                 num_inference_steps=steps,
-                prediction_type=scheduler.config.prediction_type,
+                prediction_type=prediction_type(scheduler),
                 strength=strength,
                 callback=keep,
             )

@@ -38,6 +38,7 @@ from lamp_lightning.runtime.console import call, short
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import inside
 from lamp_lightning.runtime.locks import only_writer
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import StopRequest
 
@@ -281,7 +282,7 @@ def _say_doubts(clip_name: str, read: Sequence[tuple[Footage, np.ndarray]]) -> s
     return say_doubts(
         clip_name,
         list(dict.fromkeys(video.prompt for video, _ in read if video.prompt is not None)),
-        [frames for video, frames in read if video.model != "tiny"],
+        [frames for video, frames in read if video.model not in TOY_MODELS],
         advice=f"Its CLIP says nothing of them: measure with clip={ANY_CLIP}.",
         what="video",
     )

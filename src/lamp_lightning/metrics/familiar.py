@@ -15,7 +15,8 @@ from einops import rearrange
 from lamp_lightning.data.fit import fit_frame
 from lamp_lightning.metrics.clip import load_clip
 from lamp_lightning.runtime.console import counted
-from lamp_lightning.toyworld import tiny_clip_path, tiny_model_path
+from lamp_lightning.runtime.names import TOY_MODELS
+from lamp_lightning.toyworld import tiny_clip_path, tiny_dit_path, tiny_model_path
 from lamp_lightning.toyworld.known import KnownPictures, lost_detail, strange_words
 
 SIDE = 64  # pixels of the toy world's pictures
@@ -33,7 +34,7 @@ def doubts(
     Other models are not asked: it is not known what they were trained on.
 
     Args:
-        model: path of the model, or of the CLIP model; "tiny" are the packaged ones.
+        model: path of the model, or of the CLIP model; `TOY_MODELS` are the packaged ones.
         prompts: what is to be shown.
         clips: each uint8 `f h w 3`; a picture is a clip of one frame.
         advice: a sentence that says which model to take instead.
@@ -119,5 +120,5 @@ def _tiny() -> tuple[Any, Any, KnownPictures]:
 
 
 def is_tiny(model: str) -> bool:
-    own = (tiny_model_path(), tiny_clip_path())
-    return model == "tiny" or Path(model).expanduser().absolute() in own
+    own = (tiny_model_path(), tiny_dit_path(), tiny_clip_path())
+    return model in TOY_MODELS or Path(model).expanduser().absolute() in own

@@ -25,10 +25,13 @@ from lamp_lightning.models.adapter import (
 )
 from lamp_lightning.models.lora import own_name, without_lora
 from lamp_lightning.models.stored import added, differences, in_precision, query_names, tuned_below
+from lamp_lightning.models.unet.layers import MotionLayer
 from lamp_lightning.models.variant import USUAL, Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hub import motion_file
 from lamp_lightning.runtime.settings import Norm
+
+LIVE = 28  # numbers that a UNet keeps alive per latent pixel and channel of its first level (SD 1.4: 26)
 
 
 class VideoBackbone(ABC, nn.Module):
@@ -107,9 +110,17 @@ class VideoBackbone(ABC, nn.Module):
 
     def add_layers(self, variant: Variant) -> None:
         """Have, at zero, the layers that a variant has and this model has not; `set_variant` does it."""
+        if variant.conv_first:
+            for module in self.modules():
+                if isinstance(module, MotionLayer):
+                    module.show_first(True)
 
     def drop_layers(self) -> None:
         """Have no other layers than the own variant's."""
+        if not self.variant.conv_first:
+            for module in self.modules():
+                if isinstance(module, MotionLayer):
+                    module.show_first(False)
 
     @abstractmethod
     def image_model(self) -> AbstractContextManager[Any]:
@@ -168,6 +179,20 @@ class VideoBackbone(ABC, nn.Module):
     def is_mixed(self) -> bool:
         """Whether several motions are mixed now."""
         return False
+
+    @property
+    def latent_multiple(self) -> int:
+        """What rows and columns of latents have to be multiples of."""
+        return 1
+
+    @property
+    def even_multiple(self) -> int:
+        """What they are best multiples of: every level of a UNet then halves evenly."""
+        return 2 ** (len(self.config.down_block_types) - 1)
+
+    def live_numbers(self, rows: int, columns: int) -> int:
+        """How many numbers one frame of so many latents keeps in memory while it is denoised, about."""
+        return rows * columns * self.config.block_out_channels[0] * LIVE
 
     # -- what is tuned ---------------------------------------------------------------------------------------
 

@@ -85,6 +85,62 @@ class TextConfig(PartConfig):
     projection_dim: Count | None = 512
 
 
+class GemmaConfig(PartConfig):
+    """Of a Gemma2Model."""
+
+    hidden_size: Count = 2304
+    num_hidden_layers: Annotated[int, Field(ge=1, le=256)] = 26
+    vocab_size: Annotated[int, Field(ge=1, le=10_000_000)] = 256_000
+
+
+class T5Config(PartConfig):
+    """Of a T5EncoderModel."""
+
+    d_model: Count = 4096
+    num_layers: Annotated[int, Field(ge=1, le=256)] = 24
+    vocab_size: Annotated[int, Field(ge=1, le=10_000_000)] = 32_128
+
+
+class DeepAutoencoderConfig(PartConfig):
+    """Of an AutoencoderDC."""
+
+    encoder_block_out_channels: Widths = [128]
+    latent_channels: Annotated[int, Field(ge=1, le=256)] = 32
+    scaling_factor: Positive = 1.0
+
+
+class SanaConfig(PartConfig):
+    """Of a SanaTransformer2DModel."""
+
+    sample_size: Side = 32
+    patch_size: Annotated[int, Field(ge=1, le=16)] = 1
+    in_channels: Count = 32
+    out_channels: Count | None = 32
+    num_layers: Annotated[int, Field(ge=1, le=256)] = 20
+    num_attention_heads: Count = 70
+    attention_head_dim: Count = 32
+    caption_channels: Count = 2304
+    mlp_ratio: Positive = 2.5
+    timestep_scale: Positive = 1.0
+    guidance_embeds: bool = False
+
+
+class SD3Config(PartConfig):
+    """Of an SD3Transformer2DModel."""
+
+    sample_size: Side = 128
+    patch_size: Annotated[int, Field(ge=1, le=16)] = 2
+    in_channels: Count = 16
+    out_channels: Count | None = 16
+    num_layers: Annotated[int, Field(ge=1, le=256)] = 18
+    num_attention_heads: Count = 18
+    attention_head_dim: Count = 64
+    joint_attention_dim: Count = 4096
+    pooled_projection_dim: Count = 2048
+    pos_embed_max_size: Side = 96
+    dual_attention_layers: Annotated[list[int], Field(max_length=256)] = []
+
+
 class _VisionConfig(PartConfig):
     hidden_size: Count = 768
     num_hidden_layers: Annotated[int, Field(ge=1, le=256)] = 12
@@ -125,15 +181,27 @@ class SchedulerConfig(PartConfig):
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
     beta_schedule: NoiseSchedule = "linear"
     trained_betas: Annotated[list[Share], Field(max_length=100_000)] | None = None
-    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_prediction"] = "epsilon"
     steps_offset: Annotated[int, Field(ge=0, le=1000)] = 0
+    shift: Positive | None = None  # these are of flow matching
+    flow_shift: Positive | None = None
+    base_shift: Real | None = None
+    max_shift: Real | None = None
+    base_image_seq_len: Count | None = None
+    max_image_seq_len: Count | None = None
+    time_shift_type: Literal["exponential", "linear"] | None = None
 
 
-CONFIGS: dict[str, type[PartConfig]] = {
-    "vae": AutoencoderConfig,
-    "unet": UNetConfig,
-    "text_encoder": TextConfig,
-    "text_encoder_2": TextConfig,
+CONFIGS: dict[str, type[PartConfig]] = {  # by the class of the part
+    "AutoencoderKL": AutoencoderConfig,
+    "AutoencoderDC": DeepAutoencoderConfig,
+    "UNet2DConditionModel": UNetConfig,
+    "SanaTransformer2DModel": SanaConfig,
+    "SD3Transformer2DModel": SD3Config,
+    "CLIPTextModel": TextConfig,
+    "CLIPTextModelWithProjection": TextConfig,
+    "Gemma2Model": GemmaConfig,
+    "T5EncoderModel": T5Config,
 }
 
 

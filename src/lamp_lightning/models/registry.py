@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.unet.motion_unet import MotionUNet
 from lamp_lightning.models.variant import Kind, Variant
@@ -19,18 +21,21 @@ BACKBONES: dict[Kind, tuple[str, str]] = {
     "lamp": ("lamp_lightning.models.unet.motion_unet", "MotionUNet"),
     "animatediff": ("lamp_lightning.models.unet.animatediff", "AnimateDiffUNet"),
 }
+_OF_TRANSFORMERS = ("lamp_lightning.models.transformer.motion_transformer", "MotionTransformer")
 
 
-def inflated(unet: Any, norm: Norm = "joint", variant: Variant | None = None) -> VideoBackbone:
-    """A `UNet2DConditionModel` with the motion layers of a variant's kind.
+def inflated(unet: Any, norm: Norm | None = "joint", variant: Variant | None = None) -> VideoBackbone:
+    """An image model's denoiser with the motion layers of a variant's kind.
 
     Args:
-        unet: of an image model; it is used up: for the kind "lamp" it becomes the result, in place.
-        norm: "joint" or "per_frame".
+        unet: a `UNet2DConditionModel`, or the transformer of Sana or Stable Diffusion 3. It is used up: for
+            the kind "lamp" it becomes the result, in place.
+        norm: "joint" or "per_frame"; None: what is usual for its kind.
         variant: what of the method it has; None: LAMP.
 
     Returns:
-        A `MotionUNet`, or for the kind "animatediff" an `AnimateDiffUNet`: they are used alike.
+        A `MotionUNet`, for the kind "animatediff" an `AnimateDiffUNet`, or of a transformer a
+        `MotionTransformer`: they are used alike.
 
     Example:
         >>> from lamp_lightning.models import load_base_model
@@ -38,5 +43,7 @@ def inflated(unet: Any, norm: Norm = "joint", variant: Variant | None = None) ->
         >>> unet.variant.kind, unet.norm, unet.trainable_names()[0]
         ('lamp', 'joint', 'conv_in.conv1d.bias')
     """
-    module, name = BACKBONES["lamp" if variant is None else variant.kind]
-    return getattr(importlib.import_module(module), name).from_unet(unet, norm, variant)
+    is_unet = isinstance(unet, UNet2DConditionModel)
+    module, name = BACKBONES["lamp" if variant is None else variant.kind] if is_unet else _OF_TRANSFORMERS
+    usual: Norm = "joint" if is_unet else "per_frame"
+    return getattr(importlib.import_module(module), name).from_unet(unet, norm or usual, variant)

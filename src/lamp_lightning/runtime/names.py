@@ -7,6 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+TOY_MODELS = ("tiny", "tiny_dit")  # of the package: a UNet and a transformer of the toy world
+
 
 def is_unicode(text: str) -> bool:
     """Whether a text can be written: it has no halves of characters, Python's way to hold bytes of names."""

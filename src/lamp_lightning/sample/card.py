@@ -11,11 +11,13 @@ from lamp_lightning.metrics.metrics_json import RunMetrics
 from lamp_lightning.metrics.registry import measures
 from lamp_lightning.models.header_schema import Header
 from lamp_lightning.runtime.hub import ADAPTER, megabytes
+from lamp_lightning.runtime.names import TOY_MODELS
 
 NON_COMMERCIAL = "cc-by-nc-4.0"  # of the authors' checkpoints, which a converted one stays under
 _RAIL, _RAIL_PP = "creativeml-openrail-m", "openrail++"
 LICENCES = {  # of base models, in the hub's words; the same weights have several homes
-    "tiny": "apache-2.0",
+    **dict.fromkeys(TOY_MODELS, "apache-2.0"),
+    "Efficient-Large-Model/Sana_1600M_512px_diffusers": "apache-2.0",
     "CompVis/stable-diffusion-v1-4": _RAIL,
     "stable-diffusion-v1-5/stable-diffusion-v1-5": _RAIL,
     "runwayml/stable-diffusion-v1-5": _RAIL,
@@ -137,7 +139,7 @@ def model_card(facts: CardFacts) -> str:
     name = _line(header.motion or facts.repo.partition("/")[2]).replace("_", " ")
     licence = licence_of(facts)
     more: dict[str, Any] = {**licence.more, "instance_prompt": prompt, **_widget(facts)}
-    if base not in (None, "tiny"):
+    if base not in (None, *TOY_MODELS):
         more |= {"base_model": base, "base_model_relation": "adapter"}
     data = ModelCardData(
         license=licence.label,
@@ -146,7 +148,7 @@ def model_card(facts: CardFacts) -> str:
         tags=["lamp", "motion", "text-to-video", "image-to-video", "video-generation"],
         **more,
     )
-    known = "the tiny model of lamp-lightning" if base == "tiny" else base
+    known = "the tiny model of lamp-lightning" if base in TOY_MODELS else base
     values = facts.metrics.measured if facts.metrics is not None else {}
     card = ModelCard.from_template(
         data,
@@ -189,7 +191,7 @@ def _about(facts: CardFacts, prompt: str) -> str:
 def _needs(facts: CardFacts) -> str:
     base = facts.header.base_model
     file = f"`{ADAPTER}` has {megabytes(facts.bytes)}: tuned weights and settings, and no code."
-    if base == "tiny":
+    if base in TOY_MODELS:
         known = "It knows its drawn world only, at 64x64 pixels."
         return f"{file} The base model ships with lamp-lightning. {known}"
     if base is None:
@@ -256,7 +258,7 @@ def licence_of(facts: CardFacts) -> Licence:
             f"{_cell(facts.license)}, as its author says. The base model's licence is {beside}.{clips}",
         )
     if of_base is not None:
-        named = "the tiny model of lamp-lightning" if base == "tiny" else f"the base model {base}"
+        named = "the tiny model of lamp-lightning" if base in TOY_MODELS else f"the base model {base}"
         return Licence(
             of_base,
             f"{of_base}, which is the licence of {named}. The motion is made of weights of that model, so "

@@ -9,10 +9,12 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers import (
     AsymmetricAutoencoderKL,
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderTiny,
     ConsistencyDecoderVAE,
     DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
     UNet2DConditionModel,
 )
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, StableDiffusionMixin
@@ -22,17 +24,23 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
+    Gemma2Model,
+    GemmaTokenizer,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.folder import index_class, not_from_hub, pipeline_class
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.registry import MotionUNet
+from lamp_lightning.models.registry import MotionUNet, inflated
+from lamp_lightning.models.transformer.motion_transformer import MotionSana, MotionSD3
 from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
 from lamp_lightning.models.unet.inflate import Norm
 from lamp_lightning.models.unet.shared import image_unet
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.sample.frames import either
 from lamp_lightning.sample.loaders import Loaders
 
@@ -60,7 +68,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         unet: a video backbone. An image model's UNet is inflated in a copy that shares its weights: the
             pipeline that it comes from generates as before, and its shared weights are frozen.
         scheduler: any of diffusers that suits the model.
-        text_encoder_2, tokenizer_2: SDXL's second pair.
+        text_encoder_2, tokenizer_2: the second pair of SDXL and Stable Diffusion 3.
+        text_encoder_3, tokenizer_3: T5 of Stable Diffusion 3, or None.
         feature_extractor, image_encoder: of an IP-Adapter.
         safety_checker: kept for pipelines that are made of this one; it does not look at videos.
         force_zeros_for_empty_prompt: whether "no prompt" is zeros (SDXL) or an empty text.
@@ -71,12 +80,14 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
     _optional_components: ClassVar[list[str]] = [
         "text_encoder_2",
         "tokenizer_2",
+        "text_encoder_3",
+        "tokenizer_3",
         "feature_extractor",
         "image_encoder",
         "safety_checker",
     ]
     _exclude_from_cpu_offload: ClassVar[list[str]] = ["safety_checker"]
-    model_cpu_offload_seq = "text_encoder->text_encoder_2->image_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->text_encoder_3->image_encoder->unet->vae"
 
     vae: Any
     text_encoder: Any
@@ -85,14 +96,20 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
     scheduler: Any
     text_encoder_2: Any
     tokenizer_2: Any
+    text_encoder_3: Any
+    tokenizer_3: Any
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny | AsymmetricAutoencoderKL | ConsistencyDecoderVAE,
-        text_encoder: CLIPTextModel | CLIPTextModelWithProjection,
-        tokenizer: CLIPTokenizer,
-        unet: MotionUNet | AnimateDiffUNet | UNet2DConditionModel,
-        scheduler: DDIMScheduler,
+        vae: AutoencoderKL
+        | AutoencoderTiny
+        | AsymmetricAutoencoderKL
+        | ConsistencyDecoderVAE
+        | AutoencoderDC,
+        text_encoder: CLIPTextModel | CLIPTextModelWithProjection | Gemma2Model,
+        tokenizer: CLIPTokenizer | GemmaTokenizer,
+        unet: MotionUNet | AnimateDiffUNet | MotionSana | MotionSD3 | UNet2DConditionModel,
+        scheduler: DDIMScheduler | FlowMatchEulerDiscreteScheduler,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,
         feature_extractor: CLIPImageProcessor | None = None,
@@ -101,6 +118,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         force_zeros_for_empty_prompt: bool = False,
         sampler: dict[str, Any] | None = None,
         requires_safety_checker: bool = False,
+        text_encoder_3: T5EncoderModel | None = None,
+        tokenizer_3: T5Tokenizer | None = None,
     ) -> None:
         super().__init__()
         if unet is not None and not isinstance(unet, VideoBackbone):
@@ -116,6 +135,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             feature_extractor=feature_extractor,
             image_encoder=image_encoder,
             safety_checker=safety_checker,
+            text_encoder_3=text_encoder_3,
+            tokenizer_3=tokenizer_3,
         )
         if unet is not None:
             self.register_to_config(unet=("lamp_lightning", type(unet).__name__))  # a name that stays
@@ -140,8 +161,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         """Load a saved LAMPPipeline, or a base model whose UNet is then inflated.
 
         Args:
-            path_or_id: a folder that `save_pretrained` wrote; or a base model: "tiny", a diffusers folder, a
-                hub id, a single-file checkpoint (see `models.load_base_model`).
+            path_or_id: a folder that `save_pretrained` wrote; or a base model: "tiny" or "tiny_dit", a
+                diffusers folder, a hub id, a single-file checkpoint (see `models.load_base_model`).
             norm: of the inflated UNet, "joint" (default) or "per_frame"; `load_motion` sets its adapter's.
             config: of a single-file checkpoint.
             variant: of the weight files, such as "fp16".
@@ -167,13 +188,13 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
                 f"{unknown} cannot be given for the base model {path_or_id}: give components "
                 f"({', '.join(known)}), {', '.join(_HUB)}, dtype, variant, norm or config."
             )
-        if hub and not Path(path_or_id).expanduser().exists() and str(path_or_id) != "tiny":
+        if hub and not Path(path_or_id).expanduser().exists() and str(path_or_id) not in TOY_MODELS:
             path_or_id = _downloaded(str(path_or_id), variant, hub, components)
         of_all = dtype.get("default", torch.float32) if isinstance(dtype, Mapping) else dtype
         base = load_base_model(
             path_or_id, config=config, variant=variant, torch_dtype=of_all or torch.float32
         )
-        pipeline = cls.from_base(base, MotionUNet.from_unet(base.unet, norm or "joint"))
+        pipeline = cls.from_base(base, inflated(base.unet, norm))
         if components:
             zeros = base.zeros_for_no_prompt
             pipeline = cls(**{**pipeline.components, **components}, force_zeros_for_empty_prompt=zeros)
@@ -194,7 +215,7 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             unet: a video backbone of that base; None: `base.unet`, inflated in place (if it is not yet).
         """
         if unet is None:
-            unet = base.unet if isinstance(base.unet, MotionUNet) else MotionUNet.from_unet(base.unet)
+            unet = base.unet if isinstance(base.unet, VideoBackbone) else inflated(base.unet, None)
         return cls(
             base.vae,
             base.text_encoder,
@@ -204,7 +225,27 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             base.text_encoder_2,
             base.tokenizer_2,
             force_zeros_for_empty_prompt=base.zeros_for_no_prompt,
+            text_encoder_3=base.text_encoder_3,
+            tokenizer_3=base.tokenizer_3,
         )
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast all components, as diffusers does.
+
+        The text encoders of transformers are cast, and stay where they are: they come to the device while
+        they encode, as they would fill it otherwise (see `BaseModel.beside_denoiser`).
+        """
+        parts = self.base.text_encoders if self.unet is not None and self.base.is_transformer else []
+        aside = {name: part for name, part in self.components.items() if any(part is each for each in parts)}
+        self.__dict__.update(dict.fromkeys(aside))
+        try:
+            super().to(*args, **kwargs)
+        finally:
+            self.__dict__.update(aside)
+        for dtype in (each for each in (*args, *kwargs.values()) if isinstance(each, torch.dtype)):
+            for part in aside.values():
+                part.to(dtype=dtype)
+        return self
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save all components as diffusers does, and the few lines by which diffusers finds this class.
@@ -243,6 +284,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             self.text_encoder_2,
             self.tokenizer_2,
             self.config.force_zeros_for_empty_prompt,
+            self.text_encoder_3,
+            self.tokenizer_3,
         )
 
     @property

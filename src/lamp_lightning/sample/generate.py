@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from lamp_lightning.sample.pipeline import LAMPPipeline, Progress
     from lamp_lightning.sample.videos import Video
 
-LIVE = 28  # numbers that a UNet keeps alive per latent pixel and channel of its first level (SD 1.4: 26)
 USABLE = 0.8  # share of free memory
 BYTES_OF_PIXEL = 24  # of a decoded video, which is there twice, in float32
 
@@ -285,10 +284,9 @@ def bytes_of_video(pipeline: LAMPPipeline, video: Video, precision: str) -> int:
     assert sampler.size is not None
     rows = 1 if sampler.guidance_scale in (0, 1) else 2
     frames = min(sampler.num_frames, sampler.window)
-    latent = (sampler.size[0] // factor) * (sampler.size[1] // factor)
-    channels = pipeline.unet.config.block_out_channels[0]
+    numbers = pipeline.unet.live_numbers(sampler.size[0] // factor, sampler.size[1] // factor)
     each = 4 if precision == "32-true" and pipeline.unet.dtype == torch.float32 else 2
-    return max(1, rows * frames * latent * channels * LIVE * each)
+    return max(1, rows * frames * numbers * each)
 
 
 def check_memory(videos: Sequence[Video], pipeline: LAMPPipeline | None = None, precision: str = "") -> None:

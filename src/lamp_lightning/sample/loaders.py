@@ -84,7 +84,7 @@ class Loaders(
         Raises:
             UserError: an adapter without a picture, or a picture without an adapter.
         """
-        loaded = hasattr(self.unet.encoder_hid_proj, "image_projection_layers")
+        loaded = hasattr(getattr(self.unet, "encoder_hid_proj", None), "image_projection_layers")
         if loaded != (picture is not None or embeds is not None):
             raise UserError(
                 "An IP-Adapter is loaded and looks at nothing: give ip_adapter_image or "

@@ -87,5 +87,5 @@ def load_painter(model: Adapter | DictConfig, device: str | torch.device, dtype:
 
 
 def size_unit(pipeline: LAMPPipeline) -> int:
-    """Pixels that heights and widths are best multiples of: every level of the UNet then halves evenly."""
-    return pipeline.base.vae_scale_factor * 2 ** (len(pipeline.unet.config.down_block_types) - 1)
+    """Pixels that heights and widths are best multiples of."""
+    return pipeline.base.vae_scale_factor * pipeline.unet.even_multiple

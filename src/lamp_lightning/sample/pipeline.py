@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
@@ -16,6 +16,7 @@ from torch import Tensor
 from lamp_lightning.diffusion import KnownFrames, invert
 from lamp_lightning.diffusion.denoise import Generators, denoise_clips
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.diffusion.schedule import prediction_type
 from lamp_lightning.diffusion.windows import check_sampler, count_steps, sample_clips
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.sample.frames import (
@@ -164,12 +165,14 @@ class LAMPPipeline(SteppingPipeline):
         sampler = changed(sampler or self.sampler, settings)
         if negative_prompt is None and negative_prompt_embeds is None:
             negative_prompt = sampler.negative_prompt
-        xl = self.unet.config.addition_embed_type == "text_time"
+        pools = self.text_encoder_2 is not None or self.unet.config.get("addition_embed_type") == "text_time"
         prompts = Prompts(
             as_list(prompt),
             negative_prompt,
-            embeddings(prompt_embeds, pooled_prompt_embeds, xl, "prompt_embeds"),
-            embeddings(negative_prompt_embeds, negative_pooled_prompt_embeds, xl, "negative_prompt_embeds"),
+            embeddings(prompt_embeds, pooled_prompt_embeds, pools, "prompt_embeds"),
+            embeddings(
+                negative_prompt_embeds, negative_pooled_prompt_embeds, pools, "negative_prompt_embeds"
+            ),
             clip_skip,
             num_videos_per_prompt,
         )
@@ -337,7 +340,7 @@ class LAMPPipeline(SteppingPipeline):
             UserError: the sampler's scheduler is no DDIMScheduler.
         """
         scheduler = sampler.make_scheduler(self.own_scheduler.config)
-        if not isinstance(scheduler, DDIMScheduler):
+        if not isinstance(scheduler, DDIMScheduler | FlowMatchEulerDiscreteScheduler):
             raise UserError(f"start=inversion needs scheduler DDIMScheduler, not {sampler.scheduler}.")
         factor = self.base.vae_scale_factor
         size = latents.shape[2] * factor, latents.shape[3] * factor
@@ -348,7 +351,7 @@ class LAMPPipeline(SteppingPipeline):
             clip.unsqueeze(0),
             self.conditions([""], None, 1, size),
             num_inference_steps=sampler.num_inference_steps,
-            prediction_type=scheduler.config.prediction_type,
+            prediction_type=prediction_type(scheduler),
             keep_first=self.unet.variant.first_frame,
         )
 
@@ -363,8 +366,9 @@ class LAMPPipeline(SteppingPipeline):
         factor = self.base.vae_scale_factor
         default = sampler.size or self.default_size
         size = height or default[0], width or default[1]
-        if any(side < factor or side % factor for side in size):
-            raise UserError(f"height and width must be multiples of {factor}, not {size[0]} and {size[1]}.")
+        unit = factor * self.unet.latent_multiple
+        if any(side < unit or side % unit for side in size):
+            raise UserError(f"height and width must be multiples of {unit}, not {size[0]} and {size[1]}.")
         return size
 
     def _noise(self, clips: int, frames: int, size: tuple[int, int], generators: Generators) -> Tensor:

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 from torch import Tensor
 
 from lamp_lightning.diffusion.conditions import Conditions, size_conditions
 from lamp_lightning.models.base.model import BaseModel
+from lamp_lightning.models.devices import on_device
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.sample.parts import MotionPipeline
+
+MOST_READ = 64  # texts of so many calls are remembered where encoding them takes long
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,19 @@ class Prompts:
 
     def _encoded(self, base: BaseModel, *, guidance: bool) -> Conditions:
         zeros = self.negative is None and base.zeros_for_no_prompt
-        if self.embeds is None and self.negative_embeds is None and guidance and not zeros:
+        at_once = self.embeds is None and self.negative_embeds is None and guidance and not zeros
+        if at_once and not base.is_transformer:  # those are told apart, as their own pipelines do
             return base.encode_prompts([*self._negatives(), *(self.texts or ())], self.clip_skip)  # at once
         words = self.embeds or base.encode_prompts(self.texts or (), self.clip_skip)
         if not guidance:
             return words
         negative = self.negative_embeds
         if negative is None:
-            negative = words.zeros() if zeros else base.encode_prompts(self._negatives(), self.clip_skip)
+            negative = words.zeros() if zeros else self._encoded_negatives(base)
         return negative.to(words.text.device, words.text.dtype).followed_by(words)
+
+    def _encoded_negatives(self, base: BaseModel) -> Conditions:
+        return base.encode_prompts(self._negatives(), self.clip_skip, negative=True)
 
     def _negatives(self) -> list[str]:
         if self.negative is None or isinstance(self.negative, str):
@@ -96,7 +104,7 @@ def embeddings(text: Tensor | None, pooled: Tensor | None, pools: bool, names: s
         return None
     pooled_name = names.replace("prompt_embeds", "pooled_prompt_embeds")
     if text is None or (pooled is None and pools):
-        raise UserError(f"SDXL needs {names} and {pooled_name}: give both.")
+        raise UserError(f"This model needs {names} and {pooled_name}: give both.")
     if text.ndim != 3:
         raise UserError(f"{names} must be (prompts, tokens, channels), not {tuple(text.shape)}.")
     return Conditions(text, pooled if pools else None)
@@ -125,6 +133,7 @@ class PromptedPipeline(MotionPipeline):
     """A pipeline that encodes prompts, as diffusers' pipelines do."""
 
     _cross_attention_kwargs: Mapping[str, Any] | None = None  # of the call that runs
+    _read: dict[str, Conditions] | None = None  # embeddings of texts that were read, where that takes long
 
     def encode_prompt(
         self,
@@ -160,8 +169,12 @@ class PromptedPipeline(MotionPipeline):
             clip_skip,
             num_images_per_prompt,
         )
+        if isinstance(self.unet, SanaTransformer2DModel):
+            raise UserError(
+                "Embeddings of Sana's prompts go with a mask, which a call does not take: give texts."
+            )
         with lora_scaled(self, lora_scale):
-            told = prompts.encoded(self.base, guidance=do_classifier_free_guidance)
+            told = self._encoded(prompts, guidance=do_classifier_free_guidance)
         told = told.to(torch.device(device or self._execution_device))
         half = len(told) // 2 if do_classifier_free_guidance else 0
         prompt_embeds, pooled_prompt_embeds = told[half:].text, told[half:].pooled
@@ -171,6 +184,30 @@ class PromptedPipeline(MotionPipeline):
         if told.pooled is None:
             return prompt_embeds, negative_prompt_embeds
         return prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
+
+    def _encoded(self, prompts: Prompts, *, guidance: bool) -> Conditions:
+        """`Prompts.encoded`, for which large text encoders come to the device.
+
+        They need not where these texts were read before.
+        """
+        base = self.base
+        if not base.is_transformer:
+            return prompts.encoded(base, guidance=guidance)
+        if self._read is None:
+            self._read = {}
+        texts = (prompts.texts, prompts.negative, prompts.clip_skip, prompts.videos, guidance)
+        asked = repr((texts, [id(encoder) for encoder in base.text_encoders]))
+        given = prompts.embeds is not None or prompts.negative_embeds is not None
+        if not given and asked in self._read:
+            return self._read[asked]
+        offloaded = any(hasattr(encoder, "_hf_hook") for encoder in base.text_encoders)
+        with on_device([] if offloaded else base.text_encoders, self._execution_device):
+            told = prompts.encoded(base, guidance=guidance).to("cpu")
+        if not given:
+            if len(self._read) >= MOST_READ:
+                del self._read[next(iter(self._read))]
+            self._read[asked] = told
+        return told
 
     def conditions(
         self,
@@ -185,5 +222,5 @@ class PromptedPipeline(MotionPipeline):
 
     def _conditions(self, prompts: Prompts, guidance_scale: float, size: tuple[int, int]) -> Conditions:
         with lora_scaled(self, (self._cross_attention_kwargs or {}).get("scale")):
-            told = prompts.encoded(self.base, guidance=guidance_scale not in (0, 1))
+            told = self._encoded(prompts, guidance=guidance_scale not in (0, 1))
         return told.to(self._execution_device, self.unet.dtype).of_size(size_conditions(None, size))

@@ -15,6 +15,7 @@ from lamp_lightning.models.header_schema import Header
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import scratch
 from lamp_lightning.runtime.hub import ADAPTER, check_token, is_id, publish
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.sample.card import CardFacts, licence_of, model_card
 
@@ -133,7 +134,7 @@ def without_paths(header: Header, base: str | None) -> dict[str, Any]:
     """
     changes: dict[str, Any] = {}
     if base is not None:
-        if base != "tiny" and not is_id(base):
+        if base not in TOY_MODELS and not is_id(base):
             raise UserError(f"base={base} is no name of a model on the hub: give owner/name.")
         changes |= {"base_model": base, "base_config": None}
     elif header.base_model is not None and _is_path(header.base_model):
@@ -157,7 +158,7 @@ def without_paths(header: Header, base: str | None) -> dict[str, Any]:
 
 def _is_path(name: str) -> bool:
     """Whether a model's name is a folder or file, there or not, and none that the hub could know."""
-    return name != "tiny" and (not is_id(name) or Path(name).exists())
+    return name not in TOY_MODELS and (not is_id(name) or Path(name).exists())
 
 
 def _is_in_hub(lora: str) -> bool:

@@ -26,6 +26,7 @@ __all__ = [
     "render_clip",
     "render_still",
     "tiny_clip_path",
+    "tiny_dit_path",
     "tiny_model_path",
 ]
 
@@ -41,6 +42,11 @@ def tiny_model_path() -> Path:
         True
     """
     return _WEIGHTS / "tiny"
+
+
+def tiny_dit_path() -> Path:
+    """Folder of the tiny transformer, a `SanaPipeline` of diffusers, where it has been pretrained."""
+    return _WEIGHTS / "tiny_dit"
 
 
 def tiny_clip_path() -> Path:

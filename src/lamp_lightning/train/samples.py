@@ -51,7 +51,7 @@ class Studio:
         """In this context all of the model is on one device, in evaluation mode, in the run's precision."""
         device = self.pipeline.unet.device
         with (
-            on_device(self.pipeline.base.encoders, device),
+            on_device(self.pipeline.base.beside_denoiser, device),
             evaluation(self.pipeline.unet),
             mixed_precision(device, self.cfg.trainer.precision),
         ):

@@ -20,6 +20,7 @@ from lamp_lightning.diffusion.guidance import with_guidance
 from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.loss import all_frames_loss, first_frame_loss
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.diffusion.schedule import random_timestep, timestep_at
 from lamp_lightning.models.registry import Variant, inflated
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.precision import check_precision, fast_float32
@@ -232,21 +233,20 @@ class MotionTuner(LightningModule):
     @torch.compiler.disable
     def draw_held_out(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """As `draw`, but the same at any seed, with timesteps that spread evenly over all levels."""
-        noise, timesteps = [], []
+        noise, timesteps, size = [], [], (latents.shape[-2], latents.shape[-1])
         for item in index.tolist():
             generator = item_generator(0, item, HELD_OUT_STREAM)
             noise.append(torch.randn(latents.shape[1:], generator=generator))
-            timesteps.append(int((item + 0.5) * GOLDEN % 1 * self.scheduler.config.num_train_timesteps))
+            timesteps.append(timestep_at(self.scheduler, (item + 0.5) * GOLDEN % 1, size))
         return torch.stack(noise).to(latents), torch.tensor(timesteps, device=latents.device)
 
     @torch.compiler.disable  # generators are not compiled
     def draw(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Noise like `latents` (b, c, f, h, w) and timesteps (b,) of the items `index` (b,)."""
-        noise, timesteps = [], []
+        noise, timesteps, size = [], [], (latents.shape[-2], latents.shape[-1])
         for item in index.tolist():
             generator = item_generator(self.seed, item)
-            levels = self.scheduler.config.num_train_timesteps
-            timesteps.append(torch.randint(levels, (1,), generator=generator))
+            timesteps.append(random_timestep(self.scheduler, generator, size))
             noise.append(torch.randn(latents.shape[1:], generator=generator))
         return torch.stack(noise).to(latents), torch.cat(timesteps).to(latents.device)
 

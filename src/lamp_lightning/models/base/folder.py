@@ -13,6 +13,8 @@ import torch
 from diffusers import DDIMScheduler, ModelMixin
 from torch import nn
 
+from lamp_lightning.diffusion.flow import FlowLevels, flow_scheduler, is_flow
+from lamp_lightning.models.base.kinds import SD, SDXL, kind_of, named
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.checks import (
     CONFIGS,
@@ -26,20 +28,11 @@ from lamp_lightning.models.checks import (
     weights_variant,
 )
 from lamp_lightning.runtime.errors import UserError, first_line
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.reading import checked, read_json
 
 SINGLE_FILES = (".safetensors", ".ckpt")
-NEEDED = ("tokenizer", "text_encoder", "vae", "unet")
-OF_SDXL = ("tokenizer_2", "text_encoder_2")
 _LIBRARIES = ("diffusers", "transformers")
-_CLASSES = {
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-}
 _NOT_WEIGHTS = "position_ids"  # once saved in checkpoints, now computed: it may be there or not
 FAULTS = {  # in the words of the libraries, which only warn of them, and in ours
     "missing_keys": "lacks tensors",
@@ -52,21 +45,27 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
     """The parts of the pipeline folder, hub id or packaged model `name` (see `models.base.load`)."""
     source = find_model(name)
     index = read_index(source)
-    named = {part: _named(index.get(part)) for part in (*NEEDED, *OF_SDXL)}
-    xl = any(named[part][0] for part in OF_SDXL)
-    parts = [*NEEDED, *(OF_SDXL if xl else ())]
-    for part in parts:
-        if not named[part][0]:
-            raise UserError(
-                f"{source}: its model_index.json names no {part}. A Stable Diffusion text-to-image pipeline "
-                f"is needed ({', '.join(NEEDED)}, scheduler; for SDXL also {' and '.join(OF_SDXL)})."
-            )
+    kind = kind_of(index)
+    parts = {part: named(index.get(part)) for part in kind.parts}
+    if not all(parts[part][0] for part in kind.droppable):  # T5, without which Stable Diffusion 3 works, too
+        parts = {part: found for part, found in parts.items() if part not in kind.droppable}
+    for part, (library, _) in parts.items():
+        if library:
+            continue
+        raise UserError(
+            f"{source}: its model_index.json names no {part}. A text-to-image pipeline is needed: of Stable "
+            f"Diffusion ({', '.join(SD.parts)}, scheduler), Stable Diffusion XL or 3, or Sana."
+        )
     with quiet_loading() if os.path.isdir(source) else nullcontext():  # a download does show its progress
-        loaded = {part: _load_part(source, part, named[part], variant, torch_dtype) for part in parts}
+        loaded = {
+            kind.attribute(part): _load_part(source, part, kind.parts[part], found, variant, torch_dtype)
+            for part, found in parts.items()
+        }
+    patch = loaded["unet"].config.get("patch_size") if kind.denoiser == "transformer" else None
     base = BaseModel(
         name=name,
-        scheduler=make_scheduler(_load(DDIMScheduler.load_config, source, "scheduler"), source),
-        zeros_for_no_prompt=xl and bool(index.get("force_zeros_for_empty_prompt")),
+        scheduler=make_scheduler(_load(DDIMScheduler.load_config, source, "scheduler"), source, patch),
+        zeros_for_no_prompt=kind is SDXL and bool(index.get("force_zeros_for_empty_prompt")),
         **loaded,
     )
     check_tokenizers(base, f"{source}/")
@@ -75,11 +74,13 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
 
 def check_tokenizers(base: BaseModel, where: str) -> None:
     """Refuse tokenizers of other text encoders; `where` stands before their names in the message."""
-    for number in ("", "_2"):
+    for number in ("", "_2", "_3"):
         if (tokenizer := getattr(base, f"tokenizer{number}")) is not None:
             text = getattr(base, f"text_encoder{number}").config
             name = f"{where}tokenizer{number}"
-            check_tokenizer(tokenizer, text.vocab_size, text.max_position_embeddings, name)
+            # CLIP's tokenizers know how long a text may be; others are told in `models.base.prompts`.
+            of_clip = text.max_position_embeddings if text.model_type == "clip_text_model" else None
+            check_tokenizer(tokenizer, text.vocab_size, of_clip, name)
 
 
 def pipeline_class(path_or_id: str | Path, **hub: Any) -> str | None:
@@ -100,29 +101,51 @@ def index_class(index: Mapping[str, Any]) -> str | None:
     return name[-1] if isinstance(name, list) and name else name
 
 
-def make_scheduler(config: Any, source: str) -> DDIMScheduler:
-    """A `DDIMScheduler` with the noise schedule of a model's `scheduler_config.json`, whatever that names."""
+def make_scheduler(config: Any, source: str, patch_size: int | None = None) -> Any:
+    """The scheduler with the noise levels of a model's `scheduler_config.json`, whatever class that names.
+
+    Args:
+        config: of the scheduler.
+        source: the model, for messages.
+        patch_size: of a transformer, which is a model of flow matching; None: of a UNet.
+
+    Returns:
+        A `DDIMScheduler`, or for flow matching a `FlowMatchEulerDiscreteScheduler`.
+    """
     config = dict(config)
     checked(SchedulerConfig, config, file=Path(source), what="a model with its scheduler", advice=FETCH)
     name = config.get("_class_name", "")
-    if "beta_schedule" not in config or "FlowMatch" in name or "EDM" in name:
+    if patch_size is not None:
+        if not is_flow(config):
+            raise UserError(
+                f"{source}: its scheduler is a {name}, without the levels of flow matching that its "
+                f"transformer needs. {FETCH}"
+            )
+        return flow_scheduler("FlowMatchEulerDiscreteScheduler", FlowLevels.of(config, patch_size))
+    if "beta_schedule" not in config or is_flow(config) or "EDM" in name:
         raise UserError(
             f"{source}: its scheduler is a {name}, without the noise levels of a diffusion model that "
-            "predicts noise, velocity or samples. Flow matching and EDM models cannot be tuned."
+            "predicts noise, velocity or samples. UNets of flow matching and EDM cannot be tuned."
         )
     # Samplers that never clip do not say so, and DDIM's default would clip latents as if they were pixels.
     return DDIMScheduler.from_config({"clip_sample": False, **config})
 
 
 def find_model(name: str, what: str = "") -> str:
-    """The folder, file or hub id of a path, a hub id (not looked up yet) or "tiny", the packaged model.
+    """The folder, file or hub id of a path, a hub id (not looked up yet) or a packaged model's name.
 
     `what` stands before the path where it is neither there nor a hub id: "The painter ".
     """
-    if name == "tiny":
-        from lamp_lightning.toyworld import tiny_model_path
+    if name in TOY_MODELS:
+        from lamp_lightning.toyworld import tiny_dit_path, tiny_model_path
 
-        return str(tiny_model_path())
+        folder = tiny_model_path() if name == "tiny" else tiny_dit_path()
+        if not folder.is_dir():
+            raise UserError(
+                f"{what}{name} has no weights in this installation ({folder} is missing): pretrain them with "
+                "python -m lamp_lightning.pretrain --stages transformer, which goes on where it was stopped."
+            )
+        return str(folder)
     path = Path(name).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix in SINGLE_FILES):
         return str(path)
@@ -154,17 +177,15 @@ def read_index(source: str, **hub: Any) -> dict[str, Any]:
     return index
 
 
-def _named(entry: Any) -> tuple[str, str]:
-    """Library and class of a part as `model_index.json` names them; empty where it names none."""
-    if isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry):
-        return entry[0], entry[1]
-    return "", ""
-
-
 def _load_part(
-    source: str, part: str, named: tuple[str, str], variant: str | None, torch_dtype: torch.dtype
+    source: str,
+    part: str,
+    classes: Sequence[str],
+    found: tuple[str, str],
+    variant: str | None,
+    torch_dtype: torch.dtype,
 ) -> Any:
-    library, class_name = named
+    library, class_name = found
     if library not in _LIBRARIES:
         raise UserError(f"{source}: its {part} is a {library}.{class_name}; only {_LIBRARIES} are known.")
     cls = getattr(importlib.import_module(library), class_name, None)
@@ -172,14 +193,13 @@ def _load_part(
         raise UserError(
             f"{source}: its {part} is a {class_name}, which the installed {library} does not have."
         )
-    if class_name not in _CLASSES[part]:
+    if class_name not in classes:
         raise UserError(
-            f"{source}: its {part} is a {class_name}; LAMP works with {' or '.join(_CLASSES[part])}, as "
-            "Stable Diffusion has them."
+            f"{source}: its {part} is a {class_name}; LAMP works with {' or '.join(classes)} there."
         )
     folder = Path(source) / part
     if folder.is_dir():
-        check_folder(folder, CONFIGS.get(part))
+        check_folder(folder, CONFIGS.get(class_name))
     if part.startswith("tokenizer"):
         return _load(cls.from_pretrained, source, part)
     return load_weights(cls, source, part, variant, torch_dtype)
@@ -236,13 +256,14 @@ def config_source(config: str | Path) -> str:
 def check_local_config(folder: Path) -> None:
     """Refuse a pipeline folder whose configurations, for a single file's weights, cannot be used."""
     index = read_index(str(folder))
+    parts = kind_of(index).parts
     for part, entry in index.items():
-        library, class_name = _named(entry)
-        if part in _CLASSES and (library not in _LIBRARIES or class_name not in _CLASSES[part]):
-            known = " or ".join(_CLASSES[part])
+        library, class_name = named(entry)
+        if part in parts and (library not in _LIBRARIES or class_name not in parts[part]):
+            known = " or ".join(parts[part])
             raise UserError(f"{folder}: its {part} is a {library}.{class_name}; LAMP works with {known}.")
         if (folder / part).is_dir():
-            check_folder(folder / part, CONFIGS.get(part))
+            check_folder(folder / part, CONFIGS.get(class_name))
 
 
 def _load(method: Any, source: str, part: str, **options: Any) -> Any:

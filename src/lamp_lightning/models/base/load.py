@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 
 from lamp_lightning.models.base.folder import SINGLE_FILES, load_folder
 from lamp_lightning.models.base.model import BaseModel
@@ -22,7 +23,7 @@ def load_base_model(
     torch_dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> BaseModel:
-    """Load a Stable Diffusion pipeline's parts: 1.x, 2.x, XL, or anything else of their shape.
+    """Load a text-to-image pipeline's parts: of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, or Sana.
 
     Args:
         path_or_id: a diffusers pipeline folder, a hub id, a single-file checkpoint (`.safetensors` or
@@ -70,14 +71,54 @@ def load_base_model(
 
 
 def check_parts(base: BaseModel) -> None:
-    """Refuse parts that do not go together, or a UNet that wants what we have not."""
+    """Refuse parts that do not go together, or a denoiser that wants what we have not."""
     unet, vae = base.unet.config, base.vae.config
+    what = "transformer" if base.is_transformer else "UNet"
     channels = vae.latent_channels
     if (unet.in_channels, unet.out_channels) != (channels, channels):
         raise UserError(
-            f"{base.name}: its UNet takes {unet.in_channels} channels and gives {unet.out_channels}, its "
+            f"{base.name}: its {what} takes {unet.in_channels} channels and gives {unet.out_channels}, its "
             f"autoencoder has {channels}. Give a text-to-image model, not one for inpainting or upscaling."
         )
+    if base.is_transformer:
+        _check_texts_of_transformer(base)
+    else:
+        _check_texts_of_unet(base)
+    for name in ("vae", "unet", "text_encoder", "text_encoder_2", "text_encoder_3"):
+        if (part := getattr(base, name)) is not None:
+            called = what if name == "unet" and base.is_transformer else name
+            check_finite(dict(part.named_parameters()), f"{base.name}: {called}", "Fetch the model again.")
+
+
+def _check_texts_of_transformer(base: BaseModel) -> None:
+    """Refuse text encoders of another model than the transformer."""
+    config = base.unet.config
+    if config.get("guidance_embeds"):
+        raise UserError(
+            f"{base.name}: its transformer was distilled to take the guidance as an input, which is not "
+            "tuned here. Give the model that it was distilled from."
+        )
+    width = base.text_encoder.config.hidden_size
+    if isinstance(base.unet, SanaTransformer2DModel):
+        wanted = {"text embeddings": (config.caption_channels, width)}
+    else:
+        clips = (base.text_encoder.config, base.text_encoder_2.config)
+        wanted = {"pooled texts": (config.pooled_projection_dim, sum(each.projection_dim for each in clips))}
+        if base.text_encoder_3 is not None:
+            wanted["text embeddings"] = (config.joint_attention_dim, base.text_encoder_3.config.d_model)
+        elif sum(each.hidden_size for each in clips) > config.joint_attention_dim:
+            wanted["text embeddings"] = (config.joint_attention_dim, sum(each.hidden_size for each in clips))
+    for what, (reads, given) in wanted.items():
+        if reads != given:
+            raise UserError(
+                f"{base.name}: its transformer reads {what} of {reads} numbers, its text encoders give "
+                f"{given}."
+            )
+
+
+def _check_texts_of_unet(base: BaseModel) -> None:
+    """Refuse text encoders of another model than the UNet, and conditions that we have not."""
+    unet = base.unet.config
     wanted = unet.addition_embed_type
     if wanted not in (None, "text_time") or unet.class_embed_type or unet.num_class_embeds:
         raise UserError(f"{base.name}: its UNet needs conditions of the kind {wanted or 'class'}.")
@@ -99,6 +140,3 @@ def check_parts(base: BaseModel) -> None:
             f"{base.name}: its UNet reads text embeddings of {unet.cross_attention_dim} numbers, its text "
             f"encoders give {width}."
         )
-    for name in ("vae", "unet", "text_encoder", "text_encoder_2"):
-        if (part := getattr(base, name)) is not None:
-            check_finite(dict(part.named_parameters()), f"{base.name}: {name}", "Fetch the model again.")

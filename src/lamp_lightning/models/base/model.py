@@ -13,10 +13,17 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from torch import Tensor, nn
 
 from lamp_lightning.diffusion.conditions import Conditions
-from lamp_lightning.models.base.prompts import encode_with_one, encode_with_two
+from lamp_lightning.models.base.prompts import (
+    encode_for_sana,
+    encode_with_one,
+    encode_with_three,
+    encode_with_two,
+)
 from lamp_lightning.runtime.errors import UserError
 
 
@@ -27,11 +34,14 @@ class BaseModel:
     Attributes:
         name: what it was loaded from.
         vae: autoencoder; pixels are in [-1, 1].
-        unet: a `UNet2DConditionModel`; `MotionUNet.from_unet(base.unet)` makes it a MotionUNet in place.
+        unet: what denoises, a `UNet2DConditionModel` or the transformer of Sana or Stable Diffusion 3;
+            `models.registry.inflated(base.unet)` makes it a model of clips in place.
         text_encoder, tokenizer: of the prompt.
-        scheduler: a `DDIMScheduler` with the model's own noise schedule and prediction type.
-        text_encoder_2, tokenizer_2: the second pair of SDXL, or None.
+        scheduler: a `DDIMScheduler` with the model's own noise schedule and prediction type, or a
+            `FlowMatchEulerDiscreteScheduler` with its levels of flow matching.
+        text_encoder_2, tokenizer_2: the second pair of SDXL and Stable Diffusion 3, or None.
         zeros_for_no_prompt: whether the model knows "no prompt" as zeros (SDXL) or as an empty text.
+        text_encoder_3, tokenizer_3: T5 of Stable Diffusion 3, which does without, too; or None.
 
     Example:
         >>> from lamp_lightning.models import load_base_model
@@ -49,11 +59,27 @@ class BaseModel:
     text_encoder_2: Any = None
     tokenizer_2: Any = None
     zeros_for_no_prompt: bool = False
+    text_encoder_3: Any = None
+    tokenizer_3: Any = None
 
     @property
     def encoders(self) -> list[nn.Module]:
         """What training needs once, before the first step: autoencoder and text encoders."""
-        return [part for part in (self.vae, self.text_encoder, self.text_encoder_2) if part is not None]
+        return [part for part in (self.vae, *self.text_encoders) if part is not None]
+
+    @property
+    def text_encoders(self) -> list[nn.Module]:
+        """Those of the prompt, as many as there are."""
+        encoders = (self.text_encoder, self.text_encoder_2, self.text_encoder_3)
+        return [encoder for encoder in encoders if encoder is not None]
+
+    @property
+    def beside_denoiser(self) -> list[nn.Module]:
+        """What is on the device while the denoiser works: not the text encoders of transformers.
+
+        Those are larger than the transformer itself (Gemma, T5), and come there while they encode.
+        """
+        return [self.vae] if self.is_transformer else self.encoders
 
     @property
     def device(self) -> torch.device:
@@ -64,14 +90,25 @@ class BaseModel:
     @property
     def vae_scale_factor(self) -> int:
         """Pixels per latent in each direction."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        config = self.vae.config  # an AutoencoderDC has channels for each side
+        levels = config.get("encoder_block_out_channels") or config.get("block_out_channels")
+        return 2 ** (len(levels) - 1)
+
+    @property
+    def is_transformer(self) -> bool:
+        """Whether a transformer of flow matching denoises, as in Sana and Stable Diffusion 3."""
+        return isinstance(self.unet, SanaTransformer2DModel | SD3Transformer2DModel)
 
     @cached_property
     def identity(self) -> dict[str, str]:
         """SHA-256 of weights and configuration of `vae` and of the text encoders with their tokenizers."""
         text = _hash_model(self.text_encoder, _tokenizer_identity(self.tokenizer))
-        if self.text_encoder_2 is not None:
-            text += _hash_model(self.text_encoder_2, _tokenizer_identity(self.tokenizer_2))
+        for encoder, tokenizer in (
+            (self.text_encoder_2, self.tokenizer_2),
+            (self.text_encoder_3, self.tokenizer_3),
+        ):
+            if encoder is not None:
+                text += _hash_model(encoder, _tokenizer_identity(tokenizer))
         config = {key: value for key, value in sorted(self.vae.config.items()) if not key.startswith("_")}
         return {"vae": _hash_model(self.vae, json.dumps(config)), "text_encoder": text}
 
@@ -81,14 +118,17 @@ class BaseModel:
             part.to(*args, **kwargs)
         return self
 
-    def encode_prompts(self, prompts: Sequence[str], clip_skip: int | None = None) -> Conditions:
-        """Text embeddings `n l d`, for SDXL with the pooled ones `n p`.
+    def encode_prompts(
+        self, prompts: Sequence[str], clip_skip: int | None = None, *, negative: bool = False
+    ) -> Conditions:
+        """Text embeddings `n l d`, for SDXL and Stable Diffusion 3 with the pooled ones `n p`.
 
         Longer prompts are cut at the text encoder's length, as in diffusers.
 
         Args:
             prompts: the texts.
-            clip_skip: how many of the text encoder's last layers are left out.
+            clip_skip: how many of CLIP's last layers are left out.
+            negative: guidance leads away from them; Sana reads those without its instruction.
 
         Raises:
             UserError: there is no text encoder, or it has not so many layers.
@@ -97,12 +137,22 @@ class BaseModel:
             raise UserError(
                 "There is no text encoder for prompts: give prompt_embeds and negative_prompt_embeds."
             )
+        if isinstance(self.unet, SanaTransformer2DModel):
+            if clip_skip is not None:
+                raise UserError(
+                    "clip_skip is about CLIP's layers, and Sana reads prompts otherwise: leave it."
+                )
+            return encode_for_sana(self.text_encoder, self.tokenizer, prompts, instruct=not negative)
         layers = self.text_encoder.config.num_hidden_layers
         if clip_skip is not None and not 0 <= clip_skip < layers:
             raise UserError(f"clip_skip must be a whole number from 0 to {layers - 1}, not {clip_skip}.")
         if self.text_encoder_2 is None:
             return encode_with_one(self.text_encoder, self.tokenizer, prompts, clip_skip)
         pairs = [(self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2)]
+        if isinstance(self.unet, SD3Transformer2DModel):
+            third = (self.text_encoder_3, self.tokenizer_3)
+            width = self.unet.config.joint_attention_dim
+            return encode_with_three(pairs, third, prompts, width, clip_skip)
         return encode_with_two(pairs, prompts, clip_skip)
 
     @torch.no_grad()
@@ -112,7 +162,10 @@ class BaseModel:
             encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
         if hasattr(encoded, "latent_dist"):
             return encoded.latent_dist.parameters
-        return torch.cat([encoded.latents, torch.full_like(encoded.latents, -30)], dim=1)  # AutoencoderTiny
+        # Neither AutoencoderTiny nor AutoencoderDC draw: a variance of next to nothing.
+        latents = getattr(encoded, "latents", None)
+        latents = encoded.latent if latents is None else latents
+        return torch.cat([latents, torch.full_like(latents, -30)], dim=1)
 
     def sample_latents(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw from the posterior and scale for the UNet: `n 2c h w -> n c h w`."""
@@ -140,7 +193,8 @@ class BaseModel:
     @property
     def overflows_in_float16(self) -> bool:
         """Whether the autoencoder needs more than float16, as SDXL's does (its activations pass 65504)."""
-        return self.text_encoder_2 is not None and bool(self.vae.config.force_upcast)
+        sdxl = self.text_encoder_2 is not None and not self.is_transformer
+        return sdxl and bool(self.vae.config.force_upcast)
 
     def _autoencoding(self) -> Any:
         """Without float16 autocast where the autoencoder does not bear it."""

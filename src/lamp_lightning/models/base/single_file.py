@@ -11,8 +11,6 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from lamp_lightning.models.base.folder import (
-    NEEDED,
-    OF_SDXL,
     SINGLE_FILES,
     check_data,
     check_local_config,
@@ -20,6 +18,7 @@ from lamp_lightning.models.base.folder import (
     config_source,
     make_scheduler,
 )
+from lamp_lightning.models.base.kinds import SD, SDXL
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.checks import library_reason, quiet_loading
 from lamp_lightning.models.tensors import tensor_names
@@ -66,7 +65,7 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
             )
         except Exception as error:  # whatever the libraries meet
             raise _not_loaded(file, source, local, error) from error
-    parts = {part: getattr(pipeline, part) for part in (*NEEDED, *(OF_SDXL if xl else ()))}
+    parts = {part: getattr(pipeline, part) for part in (SDXL if xl else SD).parts}
     for part, model in parts.items():
         if isinstance(model, torch.nn.Module):
             check_data(model, f"{file}: its {part}", _OTHER)

@@ -84,26 +84,48 @@ class FrameAttention:
         return attn.to_out[1](attn.to_out[0](mixed))
 
 
-class MotionTransformerBlock(BasicTransformerBlock):
+class TemporalBlock(nn.Module):
+    """What turns a transformer block into one with temporal self-attention at its end."""
+
+    clip: ClipShape
+    attn_temp: Attention
+    norm_temp: nn.LayerNorm
+    mixture: list[Any]  # weight and layer of each motion, as in `MotionLayer`
+    MIXED: ClassVar[tuple[str, ...]] = ("attn_temp",)
+
+    def add_temporal(self, temporal: Attention, clip: ClipShape, like: Tensor) -> None:
+        """Add `attn_temp`, a new attention, and its `norm_temp`, on the device and in the dtype of `like`.
+
+        The output projection starts at zero, so that an untuned block is the image model's.
+        """
+        where: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
+        for parameter in temporal.to_out[0].parameters():
+            nn.init.zeros_(parameter)
+        FixedAttention.fix(temporal, FrameAttention(clip))
+        self.attn_temp = temporal.to(**where)
+        self.norm_temp = nn.LayerNorm(temporal.query_dim, **where)
+        self.clip = clip
+        self.mixture = []
+
+    def over_time(self, hidden_states: Tensor) -> Tensor:
+        """Features `(b f) n c` with what each position finds in the other frames of its clip."""
+        if not self.clip.motion or not self.clip.variant.temporal_attention:
+            return hidden_states
+        normed = self.norm_temp(hidden_states)
+        if not self.mixture:
+            return hidden_states + self.attn_temp(normed)
+        return hidden_states + sum(weight * attention(normed) for weight, attention in self.mixture)
+
+
+class MotionTransformerBlock(TemporalBlock, BasicTransformerBlock):
     """A diffusers transformer block with temporal self-attention after its feed-forward.
 
     Not constructed: `MotionTransformerBlock.inflate(block, clip)` turns an image model's block into one.
     """
 
-    clip: ClipShape
-    attn_temp: Attention
-    norm_temp: nn.LayerNorm
-    mixture: list[Any]  # weight and layer of each motion, as in `MotionConv`
-    MIXED: ClassVar[tuple[str, ...]] = ("attn_temp",)
-
     @staticmethod
     def inflate(block: BasicTransformerBlock, clip: ClipShape) -> None:
-        """Swap the block's attention processors and add `norm_temp` and `attn_temp`.
-
-        The temporal output projection starts at zero, so that an untuned block is the image model's.
-        """
-        weight = block.attn1.to_q.weight
-        like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
+        """Swap the block's attention processors and add `norm_temp` and `attn_temp`."""
         temporal = Attention(
             query_dim=block.dim,
             heads=block.num_attention_heads,
@@ -111,28 +133,15 @@ class MotionTransformerBlock(BasicTransformerBlock):
             dropout=block.dropout,
             bias=block.attention_bias,
             upcast_attention=block.attn1.upcast_attention,
-        ).to(**like)
-        for parameter in temporal.to_out[0].parameters():
-            nn.init.zeros_(parameter)
-        FixedAttention.fix(temporal, FrameAttention(clip))
+        )
         for attention in (block.attn1, block.attn2):
             if attention is not None:
                 FixedAttention.fix(attention, ClipAttention(clip))
         block.__class__ = MotionTransformerBlock
-        inflated = cast(MotionTransformerBlock, block)
-        inflated.attn_temp = temporal
-        inflated.norm_temp = nn.LayerNorm(block.dim, **like)
-        inflated.clip = clip
-        inflated.mixture = []
+        cast(MotionTransformerBlock, block).add_temporal(temporal, clip, block.attn1.to_q.weight)
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        hidden_states = super().forward(hidden_states, *args, **kwargs)
-        if not self.clip.motion or not self.clip.variant.temporal_attention:
-            return hidden_states
-        normed = self.norm_temp(hidden_states)
-        if not self.mixture:
-            return hidden_states + self.attn_temp(normed)
-        return hidden_states + sum(weight * attention(normed) for weight, attention in self.mixture)
+        return self.over_time(super().forward(hidden_states, *args, **kwargs))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False) -> Tensor:

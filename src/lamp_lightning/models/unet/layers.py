@@ -19,6 +19,7 @@ class ClipShape:
     """How the batch axis is to be read; one object, shared by all layers of a UNet and set by its forward.
 
     frames: frames per clip, so that a batch of `n` images is `n / frames` clips.
+    grid: rows and columns of the tokens of a frame, in transformers.
     motion: False turns every layer back into what it was in the image model.
     variant: which parts of the motion layers there are.
     joint: whether GroupNorms pool their statistics over all frames of a clip.
@@ -27,6 +28,7 @@ class ClipShape:
     """
 
     frames: int = 1
+    grid: tuple[int, int] = (1, 1)
     motion: bool = True
     variant: Variant = field(default_factory=Variant)
     joint: bool = True
@@ -54,32 +56,27 @@ class PastConv1d(nn.Conv1d):
         return F.conv2d(F.pad(x, (0, 0, *ends)), self.weight.unsqueeze(-1), self.bias)
 
 
-class MotionConv(nn.Module):
-    """The paper's temporal-spatial motion layer (section 3.3) around one 2D convolution.
+class MotionLayer(nn.Module):
+    """The motion part of the paper's temporal-spatial motion layer (section 3.3).
 
-    `y = conv2d(x)`, then `y + sigmoid(conv_gate(y)) * conv1d(y)`, where `conv1d` runs over the frames and
+    Of features y it makes `y + sigmoid(conv_gate(y)) * conv1d(y)`, where `conv1d` runs over the frames and
     looks at the past only (the paper's video-prediction convolution). Gate and temporal convolution start at
-    zero: an untuned layer is the 2D convolution. Their parameters exist in variants without them, too, as a
-    motion that has them may be loaded.
+    zero: an untuned layer changes nothing. Their parameters exist in variants without them, too, as a motion
+    that has them may be loaded.
 
-    Where the variant has `conv_first`, a 1x1 convolution of frame 0's `conv2d(x)` is added to every frame.
-    The paper has no such part. It starts at zero, and exists only where the variant has it.
+    Where the variant has `conv_first`, a 1x1 convolution of frame 0's features is added to every frame. The
+    paper has no such part. It starts at zero, and exists only where the variant has it.
 
-    In a mixture of motions each adds its own gated convolution, and of frame 0, times its weight.
-
-    Shapes: `(b f) c h w -> (b f) c' h' w'`.
+    In a mixture of motions each adds its own convolutions, times its weight.
     """
 
     MIXED: ClassVar[tuple[str, ...]] = ("conv_gate", "conv1d", "conv_first")  # of each motion in `mixture`
     conv_first: nn.Conv2d | None
     mixture: list[Any]  # weight and layers of each motion; not submodules, so that no state dict has them
 
-    def __init__(self, conv2d: nn.Conv2d, clip: ClipShape) -> None:
+    def __init__(self, channels: int, clip: ClipShape, **like: Any) -> None:
         super().__init__()
-        like: dict[str, Any] = {"device": conv2d.weight.device, "dtype": conv2d.weight.dtype}
-        channels = conv2d.out_channels
         self.clip = clip
-        self.conv2d = conv2d
         self.conv_gate = nn.Conv2d(channels, 1, kernel_size=3, padding=1, **like)
         self.conv1d = PastConv1d(channels, **like)
         self.conv_first = None
@@ -92,13 +89,13 @@ class MotionConv(nn.Module):
         if not shown:
             self.conv_first = None
         elif self.conv_first is None:
-            channels, weight = self.conv2d.out_channels, self.conv1d.weight
+            channels, weight = self.conv_gate.in_channels, self.conv_gate.weight
             like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
             self.conv_first = nn.Conv2d(channels, channels, kernel_size=1, bias=False, **like)
             nn.init.zeros_(self.conv_first.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2d(x)
+    def moved(self, y: Tensor) -> Tensor:
+        """Features with their motion, `(b f) c h w -> (b f) c h w`."""
         if not self.clip.motion:
             return y
         motions = self.mixture or [(1, self.conv_gate, self.conv1d, self.conv_first)]
@@ -126,6 +123,20 @@ class MotionConv(nn.Module):
         folded, channels, height, width = y.shape
         z = y.reshape(-1, self.clip.frames, channels, height * width).transpose(1, 2)
         return conv1d(z, self.clip.variant.causal).transpose(1, 2).reshape(folded, channels, height, width)
+
+
+class MotionConv(MotionLayer):
+    """The paper's motion layer around one 2D convolution: `moved(conv2d(x))`, see `MotionLayer`.
+
+    Shapes: `(b f) c h w -> (b f) c' h' w'`.
+    """
+
+    def __init__(self, conv2d: nn.Conv2d, clip: ClipShape) -> None:
+        super().__init__(conv2d.out_channels, clip, device=conv2d.weight.device, dtype=conv2d.weight.dtype)
+        self.conv2d = conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.moved(self.conv2d(x))
 
 
 class ClipGroupNorm(nn.GroupNorm):

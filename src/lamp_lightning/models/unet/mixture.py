@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lamp_lightning.models.unet.attention import MotionTransformerBlock
-from lamp_lightning.models.unet.layers import MotionConv
+from lamp_lightning.models.unet.attention import TemporalBlock
+from lamp_lightning.models.unet.layers import MotionLayer
 
-MIXABLE = (MotionConv, MotionTransformerBlock)
+MIXABLE = (MotionLayer, TemporalBlock)
 
 
 def mix(

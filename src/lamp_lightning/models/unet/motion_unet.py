@@ -31,7 +31,7 @@ from lamp_lightning.models.unet import factors, mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
-from lamp_lightning.models.unet.layers import ClipShape, MotionConv, SliceSize
+from lamp_lightning.models.unet.layers import ClipShape, SliceSize
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.settings import Norm
@@ -285,19 +285,6 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         self.drop_layers()
         self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
         self.require_gradients()
-
-    def add_layers(self, variant: Variant) -> None:
-        if variant.conv_first:
-            for layer in self._motion_convs():
-                layer.show_first(True)
-
-    def drop_layers(self) -> None:
-        if not self.variant.conv_first:
-            for layer in self._motion_convs():
-                layer.show_first(False)
-
-    def _motion_convs(self) -> list[MotionConv]:
-        return [module for module in self.modules() if isinstance(module, MotionConv)]
 
     def set_rank(self, rank: int | None) -> None:
         if self.rank is not None:

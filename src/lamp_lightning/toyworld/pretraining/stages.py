@@ -1,4 +1,4 @@
-"""Pretraining of the tiny models, stage by stage: autoencoder, CLIP, painter; and the measure of each."""
+"""Pretraining of the tiny models, stage by stage, and the measure of each."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, SanaTransformer2DModel, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from lamp_lightning.toyworld.pretraining.autoencoder import (
     build_autoencoder,
@@ -33,9 +33,15 @@ from lamp_lightning.toyworld.pretraining.painter import (
 from lamp_lightning.toyworld.pretraining.stills import Stills, kept, stills
 from lamp_lightning.toyworld.pretraining.tokenizer import build_tokenizer
 from lamp_lightning.toyworld.pretraining.training import fast_autocast
+from lamp_lightning.toyworld.pretraining.transformer import (
+    flow_pipeline,
+    paint_with_flow,
+    train_transformer,
+)
 from lamp_lightning.toyworld.scenes import MOTIONS, Scene, held_out_scenes
 
-STAGES = ("autoencoder", "clip", "painter")
+STAGES = ("autoencoder", "clip", "painter", "transformer")
+_OF_UNET = STAGES[:3]
 
 
 @dataclass
@@ -54,11 +60,14 @@ class Recipe:
     clip_batch: int = 128
     painter_steps: int = 4600
     painter_batch: int = 24
+    transformer_steps: int = 12000
+    transformer_batch: int = 32
 
 
 def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = STAGES) -> dict[str, float]:
-    """Run `stages` and write what exists so far to `out/tiny` and `out/clip` in half precision.
+    """Run `stages` and write what exists so far to `tiny`, `clip` and `tiny_dit` in `out`, in half precision.
 
+    The transformer stands on the autoencoder, the text encoder and CLIP that are in `out` then.
     Every stage keeps its state in `work` and goes on from there; a finished stage is only read. Returns the
     figures on held-out stills, which are also in `out/report.json`.
     """
@@ -68,6 +77,26 @@ def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = S
             f"There is no stage {', '.join(sorted(unknown))}; the stages are {', '.join(STAGES)}."
         )
     data = stills(("tuning", "pretraining"), recipe.stills, 0, work)
+    report = read_report(out)
+    if set(stages) & set(_OF_UNET):
+        report |= _pretrain_unet(data, work, out, recipe, stages)
+    if "transformer" in stages:
+        report |= _pretrain_transformer(data, work, out, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def read_report(out: Path) -> dict[str, float]:
+    """The figures of an earlier call; empty where there was none."""
+    file = out / "report.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _pretrain_unet(
+    data: Stills, work: Path, out: Path, recipe: Recipe, stages: Sequence[str]
+) -> dict[str, float]:
+    """Autoencoder, CLIP and the UNet with its text encoder, and the figures of each."""
     held_out = stills(("held_out",), 1152, 1, work)
     tokenizer = build_tokenizer()
     report: dict[str, float] = {}
@@ -108,8 +137,31 @@ def pretrain(work: Path, out: Path, *, recipe: Recipe, stages: Sequence[str] = S
     out.mkdir(parents=True, exist_ok=True)
     if (work / "clip").exists():
         known_pictures(clip, vae, data.pixels(range(min(2048, len(data.scenes)))), check).save(out)
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def _pretrain_transformer(data: Stills, work: Path, out: Path, recipe: Recipe) -> dict[str, float]:
+    """The transformer, and how CLIP judges its stills."""
+    vae = AutoencoderKL.from_pretrained(out / "tiny" / "vae").float().eval()
+    text_encoder = CLIPTextModel.from_pretrained(out / "tiny" / "text_encoder").float().eval()
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tiny" / "tokenizer")
+    clip = CLIPModel.from_pretrained(out / "clip").float().eval()
+    latents = _latents(vae, data, work)
+    transformer = train_transformer(
+        tokenizer,
+        text_encoder,
+        data,
+        latents,
+        work,
+        steps=recipe.transformer_steps,
+        batch=recipe.transformer_batch,
+    )
+    scenes = held_out_pictures(200)
+    painted = paint_with_flow(transformer, text_encoder, tokenizer, [scene.caption for scene in scenes])
+    pixels = decode(vae, painted)
+    _write_grid(out / "stills_dit.png", _as_bytes(pixels[:64]))
+    write_transformer(transformer, text_encoder, tokenizer, vae, out)
+    return {f"dit_{k}": v for k, v in judged_right(clip, tokenizer, pixels, scenes).items()}
 
 
 def held_out_pictures(count: int) -> list[Scene]:
@@ -127,9 +179,13 @@ def measure_painter(
     latents = paint_latents(painter, tokenizer, [scene.caption for scene in scenes])
     pixels = decode(vae, latents)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = ((pixels[:64].permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-    _write_grid(out / "stills.png", pictures)
+    _write_grid(out / "stills.png", _as_bytes(pixels[:64]))
     return {f"painter_{k}": v for k, v in judged_right(clip, tokenizer, pixels, scenes).items()}
+
+
+def _as_bytes(pixels: Tensor) -> np.ndarray:
+    """`(n, 3, h, w)` in [-1, 1] to uint8 `(n, h, w, 3)`."""
+    return ((pixels.permute(0, 2, 3, 1) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
 
 
 def _write_grid(path: Path, pictures: np.ndarray, columns: int = 8, scale: int = 2) -> None:
@@ -218,8 +274,33 @@ def write_models(
         tokenizer.backend_tokenizer.model.save(str(folder))
     for model in models:
         model.float()
-    # transformers loads in the precision that the config names; the weights are half only to be small.
-    for config in (out / "tiny" / "text_encoder" / "config.json", out / "clip" / "config.json"):
+    _load_in_float32(out / "tiny" / "text_encoder" / "config.json", out / "clip" / "config.json")
+
+
+def write_transformer(
+    transformer: SanaTransformer2DModel,
+    text_encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    vae: AutoencoderKL,
+    out: Path,
+) -> None:
+    """`out/tiny_dit`: a `SanaPipeline` folder, fp16."""
+    pipeline = flow_pipeline(transformer, text_encoder, tokenizer, vae)
+    models = (transformer, text_encoder, vae)
+    for model in models:
+        model.half()
+    folder = out / "tiny_dit"
+    shutil.rmtree(folder, ignore_errors=True)
+    pipeline.save_pretrained(folder)
+    tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    for model in models:
+        model.float()
+    _load_in_float32(folder / "text_encoder" / "config.json")
+
+
+def _load_in_float32(*configs: Path) -> None:
+    """transformers loads in the precision that a config names; the weights are half only to be small."""
+    for config in configs:
         values = json.loads(config.read_text(encoding="utf-8"))
         for part in (values, *(v for k, v in values.items() if k in ("text_config", "vision_config"))):
             part.pop("torch_dtype", None)

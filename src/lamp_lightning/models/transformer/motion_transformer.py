@@ -1,0 +1,350 @@
+"""MotionTransformer: a text-to-image transformer of flow matching that denoises clips."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel, SanaTransformerBlock
+from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lamp_lightning.models.backbone import VideoBackbone, as_output
+from lamp_lightning.models.lora import as_saved_by_diffusers, without_lora
+from lamp_lightning.models.transformer.blocks import MotionJointBlock, MotionSanaBlock
+from lamp_lightning.models.unet import mixture
+from lamp_lightning.models.unet.attention import TemporalBlock
+from lamp_lightning.models.unet.layers import ClipShape
+from lamp_lightning.models.unet.motion_unet import MotionUNet
+from lamp_lightning.models.variant import Variant
+from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.settings import Norm
+
+__all__ = [
+    "ModelMixin",
+    "MotionSD3",
+    "MotionSana",
+    "MotionTransformer",
+]  # diffusers looks for ModelMixin here
+
+_QUERIES = "image_queries.safetensors"
+LIVE = 20  # numbers that a transformer keeps alive per token and channel, about, while it samples
+
+
+class MotionTransformer:
+    """A text-to-image transformer of diffusers, inflated to clips in place: `MotionSana` or `MotionSD3`.
+
+    It runs diffusers' own forward pass on folded frames, each with a timestep of its own: frame 0 is clean
+    and has timestep 0, so that it computes what the image model computes of a clean picture. Every block has
+    a motion layer, attention to frame 0 and attention over time, see `transformer.blocks`.
+
+    A clip of one frame is a picture, and has the timestep that it is given.
+    """
+
+    config: Any  # these are diffusers' or `VideoBackbone`'s
+    modules: Any
+    named_parameters: Any
+    own_parameters: Any
+    register_to_config: Any
+    require_gradients: Any
+    queries: ClassVar[tuple[str, ...]]  # the query projections of attention among the tokens of a picture
+    text_queries: ClassVar[tuple[str, ...]] = ()  # and of attention to the text alone
+    image_class: ClassVar[Any]  # the model of diffusers below
+    _clip: ClipShape
+    _image_queries: dict[str, Tensor] | None
+
+    # How an image model is put back, and how motions are mixed, does not depend on the kind of model.
+    knows_image_model = MotionUNet.knows_image_model
+    image_queries = MotionUNet.image_queries
+    image_model = MotionUNet.image_model
+    check_mixing = MotionUNet.check_mixing
+    mix = MotionUNet.mix
+    is_mixed = MotionUNet.is_mixed
+
+    @staticmethod
+    def from_unet(model: Any, norm: Norm = "per_frame", variant: Variant | None = None) -> MotionTransformer:
+        """Inflate an image transformer **in place**: the same object, with its weights.
+
+        Until it is tuned, it generates images as before. All but the tuned parameters are frozen.
+
+        Args:
+            model: a `SanaTransformer2DModel` or `SD3Transformer2DModel`.
+            norm: "per_frame": transformers have no statistics that a clip could share.
+            variant: what of LAMP it is to have and to tune; None: all.
+
+        Raises:
+            UserError: a model of another kind, one that is inflated already, another norm.
+        """
+        if isinstance(model, MotionTransformer):
+            raise UserError("This transformer is inflated already: inflate an image model's, once.")
+        cls = next((each for each in (MotionSana, MotionSD3) if isinstance(model, each.image_class)), None)
+        if cls is None:
+            raise UserError(
+                f"A {type(model).__name__} cannot be inflated: give a SanaTransformer2DModel or an "
+                "SD3Transformer2DModel."
+            )
+        _check(norm, variant)
+        if getattr(model, "peft_config", None):
+            raise UserError(
+                "The transformer has LoRA layers and cannot be inflated with them: unload them first."
+            )
+        pattern = _pattern(cls.queries)
+        queries = {k: v.detach().clone() for k, v in model.named_parameters() if pattern.search(k)}
+        inflated = cast(MotionTransformer, model)
+        inflated.__class__ = cls
+        inflated._inflate(Variant())
+        inflated.register_to_config(motion_variant=None)
+        inflated._image_queries = queries
+        if variant is not None:
+            inflated.set_variant(variant)
+        return inflated
+
+    def _inflate(self, variant: Variant) -> None:
+        _check("per_frame", variant)
+        self._clip = ClipShape(variant=variant, joint=False)
+        self._image_queries = None
+        self._inflate_blocks()
+        self.add_layers(variant)
+        self.require_gradients()
+
+    @abstractmethod
+    def _inflate_blocks(self) -> None:
+        """Turn the image model's blocks into blocks of clips."""
+
+    @abstractmethod
+    def _of_frames(self, frames: Tensor, times: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+        """The image model's forward pass: frames `n c h w`, timesteps `n`, text `n l d` -> `n c h w`."""
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        added_cond_kwargs: dict[str, Any] | None = None,
+        *,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """Predict the velocity of clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`).
+
+        Args:
+            sample, encoder_hidden_states, return_dict: see there.
+            timestep: one for all clips, one per clip `(b,)`, or one per frame `(b, f)`. Of one per clip,
+                frame 0 has 0 instead, where the variant has a clean first frame.
+            added_cond_kwargs: `text_embeds` `b p`, the pooled text of Stable Diffusion 3;
+                `encoder_attention_mask` `b l`, 1 for each token of Sana's text that counts. Others are not
+                looked at.
+        """
+        if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
+            raise ValueError(
+                "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
+                f"{tuple(sample.shape)} with {tuple(encoder_hidden_states.shape)}."
+            )
+        clips, _channels, frames, rows, columns = sample.shape
+        patch = self.config.patch_size
+        if rows % patch or columns % patch:
+            raise ValueError(
+                f"Latents must have multiples of {patch} rows and columns, not {rows}x{columns}."
+            )
+        self._clip.frames, self._clip.grid = frames, (rows // patch, columns // patch)
+        added = {k: v.repeat_interleave(frames, dim=0) for k, v in (added_cond_kwargs or {}).items()}
+        folded = self._of_frames(
+            sample.transpose(1, 2).flatten(0, 1),
+            self.times_of_frames(timestep, clips, frames, sample.device),
+            encoder_hidden_states.repeat_interleave(frames, dim=0),
+            added,
+        )
+        return as_output(folded.unflatten(0, (clips, frames)).transpose(1, 2), return_dict)
+
+    def times_of_frames(self, timestep: Tensor | float, clips: int, frames: int, device: Any) -> Tensor:
+        """The timestep of each frame, `(b f)`."""
+        times = torch.as_tensor(timestep, device=device)
+        if times.ndim == 2:
+            return times.expand(clips, frames).flatten()
+        times = times.reshape(-1, 1).expand(clips, frames)
+        if self._clip.motion and self.variant.first_frame and frames > 1:
+            times = torch.cat([torch.zeros_like(times[:, :1]), times[:, 1:]], dim=1)
+        return times.flatten()
+
+    @property
+    def norm(self) -> Norm:
+        return "per_frame"
+
+    @property
+    def latent_multiple(self) -> int:
+        return self.config.patch_size
+
+    @property
+    def even_multiple(self) -> int:
+        return self.config.patch_size
+
+    def live_numbers(self, rows: int, columns: int) -> int:
+        tokens = (rows // self.config.patch_size) * (columns // self.config.patch_size)
+        return tokens * self.config.num_attention_heads * self.config.attention_head_dim * LIVE
+
+    def set_norm(self, norm: Norm) -> None:
+        _check(norm, None)
+
+    @property
+    def variant(self) -> Variant:
+        return self._clip.variant
+
+    @without_lora
+    def set_variant(self, variant: Variant) -> None:
+        if variant == self.variant:
+            return
+        _check("per_frame", variant)
+        if "attn2.to_q" in variant.sets and not self.text_queries:
+            raise UserError(
+                f"tuner.tuned has 'attn2.to_q', the queries of attention to the text alone, which a "
+                f"{self.image_class.__name__} does not have."
+            )
+        self.add_layers(variant)
+        if self._image_queries is not None:
+            of_attention = _pattern((*self.queries, *self.text_queries))
+            wanted = [name for name in self.names_of(variant.sets) if of_attention.search(name)]
+            for name in set(wanted) - self._image_queries.keys():  # tuned from now on: keep the image model's
+                self._image_queries[name] = self.own_parameters()[name].detach().clone()
+        self._clip.variant = variant
+        self.drop_layers()
+        self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
+        self.require_gradients()
+
+    def names_of(self, sets: Iterable[str]) -> list[str]:
+        """Names of the parameters in these sets, sorted; sets are called as those of UNets are."""
+        own = {"attn1.to_q": self.queries, "attn2.to_q": self.text_queries}
+        names = [name for each in sets for name in own.get(each, (each,))]
+        return VideoBackbone.names_of(cast(VideoBackbone, self), names)
+
+    def queries_and_keys(self) -> Iterator[nn.Module]:
+        for block in self.modules():
+            if isinstance(block, TemporalBlock):
+                for name in (*self.queries, "attn_temp.to_q"):
+                    attention = getattr(block, name.split(".")[0])
+                    if attention is not None:
+                        yield from (attention.to_q, attention.to_k)
+
+    def load_lora_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: its layers would be looked for under the names of the image model."""
+        raise UserError(
+            "A LoRA cannot be loaded into an inflated transformer: load it into the image model, fuse it "
+            "there (fuse_lora, unload_lora_weights), save that, and give its folder as model.path."
+        )
+
+    @as_saved_by_diffusers
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save as diffusers does, with the image model's queries.
+
+        Raises:
+            UserError: several motions are mixed.
+        """
+        if self.is_mixed:
+            raise UserError("Several motions are mixed: load one, or unload them, and save then.")
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if self._image_queries is not None:
+            queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}
+            save_file(queries, Path(save_directory) / _QUERIES)
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path, **kwargs: Any) -> Self:
+        """Load a transformer that `save_pretrained` wrote; `kwargs` as of diffusers' `from_pretrained`."""
+        model = super().from_pretrained(path_or_id, **kwargs)  # type: ignore[misc]
+        queries = Path(path_or_id, kwargs.get("subfolder") or "", _QUERIES)
+        if model._image_queries is None and queries.is_file():
+            model._image_queries = load_file(queries)
+        return model
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        for layer in mixture.parts(
+            cast(nn.Module, self)
+        ):  # they are in no state dict, but go where the transformer goes
+            layer._apply(fn)
+        return self
+
+
+class MotionSana(MotionTransformer, SanaTransformer2DModel, VideoBackbone):
+    """Sana (Xie et al. 2024, arXiv 2410.10629), inflated; see `MotionTransformer`.
+
+    Args:
+        motion_variant: `Variant.settings()` of a model that is not LAMP as it is.
+        kwargs: the arguments of `SanaTransformer2DModel`.
+    """
+
+    queries = ("attn1.to_q",)
+    text_queries = ("attn2.to_q",)
+    image_class = SanaTransformer2DModel
+    _repeated_blocks: ClassVar[list[str]] = ["MotionSanaBlock"]  # for `compile_repeated_blocks`
+
+    @register_to_config
+    def __init__(self, motion_variant: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._inflate(Variant.from_settings(motion_variant))
+
+    def _inflate_blocks(self) -> None:
+        for block in cast(nn.ModuleList, self.transformer_blocks):
+            MotionSanaBlock.inflate(cast(SanaTransformerBlock, block), self._clip)
+
+    def _of_frames(self, frames: Tensor, times: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+        return SanaTransformer2DModel.forward(
+            self,
+            frames,
+            text,
+            times * self.config.timestep_scale,
+            encoder_attention_mask=added.get("encoder_attention_mask"),
+            return_dict=False,
+        )[0]
+
+
+class MotionSD3(MotionTransformer, SD3Transformer2DModel, VideoBackbone):
+    """Stable Diffusion 3 or 3.5 (Esser et al. 2024, arXiv 2403.03206), inflated; see `MotionTransformer`.
+
+    Args:
+        motion_variant: `Variant.settings()` of a model that is not LAMP as it is.
+        kwargs: the arguments of `SD3Transformer2DModel`.
+    """
+
+    queries = ("attn.to_q", "attn2.to_q")  # the latter of 3.5 is among the tokens of a picture, too
+    image_class = SD3Transformer2DModel
+    _repeated_blocks: ClassVar[list[str]] = ["MotionJointBlock"]
+
+    @register_to_config
+    def __init__(self, motion_variant: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._inflate(Variant.from_settings(motion_variant))
+
+    def _inflate_blocks(self) -> None:
+        for block in cast(nn.ModuleList, self.transformer_blocks):
+            MotionJointBlock.inflate(cast(JointTransformerBlock, block), self._clip)
+
+    def _of_frames(self, frames: Tensor, times: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
+        return SD3Transformer2DModel.forward(
+            self, frames, text, added.get("text_embeds"), times, return_dict=False
+        )[0]
+
+
+def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(^|\.)({'|'.join(map(re.escape, names))})\.")
+
+
+def _check(norm: str, variant: Variant | None) -> None:
+    if norm != "per_frame":
+        raise UserError("Transformers normalise token by token: give model.norm=per_frame.")
+    if variant is not None and variant.kind != "lamp":
+        raise UserError(
+            f"A transformer cannot take motion modules of the kind {variant.kind!r}, which are made for "
+            "UNets: give model.layers.kind=lamp."
+        )
+
+
+for _cls in (MotionSana, MotionSD3):  # diffusers reads configuration keys from the constructor's signature
+    _own, _image = (inspect.signature(c.__init__).parameters for c in (_cls, _cls.image_class))
+    _cls.__init__.__signature__ = inspect.Signature([*_image.values(), _own["motion_variant"]])  # type: ignore

@@ -1,0 +1,168 @@
+"""Transformers of flow matching with random weights, in the folders of Sana and Stable Diffusion 3.5.
+
+All make 32x32 pixels from 8x8 latents.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+)
+from transformers import (
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from random_models import TOKENS, WIDTH, WIDTH_2, _text_config, save_tokenizer
+
+KINDS = ("sana", "sd3")
+CHANNELS, TEXT, T5 = 4, 12, 48  # of latents, of Gemma's embeddings, of T5's
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:;->'\n"
+_TRANSFORMERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sana": (
+        SanaTransformer2DModel,
+        {
+            "sample_size": 8,
+            "in_channels": CHANNELS,
+            "out_channels": CHANNELS,
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_cross_attention_heads": 2,
+            "cross_attention_head_dim": 8,
+            "cross_attention_dim": 16,
+            "caption_channels": TEXT,
+        },
+    ),
+    "sd3": (
+        SD3Transformer2DModel,
+        {
+            "sample_size": 8,
+            "in_channels": CHANNELS,
+            "out_channels": CHANNELS,
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "joint_attention_dim": T5,
+            "caption_projection_dim": 16,
+            "pooled_projection_dim": WIDTH + WIDTH_2,
+            "pos_embed_max_size": 8,
+            "dual_attention_layers": (0,),  # these two are 3.5's
+            "qk_norm": "rms_norm",
+        },
+    ),
+}
+
+
+def random_transformer(kind: str, seed: int = 0, **changes: Any) -> Any:
+    """An image transformer of two blocks; `changes` go over its configuration."""
+    cls, config = _TRANSFORMERS[kind]
+    torch.manual_seed(seed)
+    return cls(**(config | changes)).eval()
+
+
+def save_random_transformer(folder: Path, kind: str, *, t5: bool = True, **changes: Any) -> Path:
+    """A whole pipeline as diffusers saves it, with the hub's settings of its kind; returns `folder`.
+
+    Args:
+        folder: made if need be.
+        kind: "sana" or "sd3", which is a Stable Diffusion 3.5.
+        t5: whether Stable Diffusion 3 has its third text encoder.
+        changes: over the transformer's configuration.
+    """
+    transformer = random_transformer(kind, **changes)
+    pipeline = _sana(transformer) if kind == "sana" else _sd3(transformer, folder, t5)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _sana(transformer: SanaTransformer2DModel) -> Any:
+    vae = AutoencoderDC(
+        latent_channels=CHANNELS,
+        encoder_block_out_channels=(8, 8, 16),
+        decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), ()),
+        decoder_qkv_multiscales=((), (), ()),
+        attention_head_dim=8,
+        scaling_factor=0.41407,
+    )
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS]
+    tokenizer = GemmaTokenizer(vocab={token: number for number, token in enumerate(tokens)})
+    text = Gemma2Config(
+        vocab_size=len(tokens),
+        hidden_size=TEXT,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=TOKENS,
+    )
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+    )
+    return diffusers.SanaPipeline(tokenizer, Gemma2Model(text), vae, transformer, scheduler)
+
+
+def _sd3(transformer: SD3Transformer2DModel, folder: Path, t5: bool) -> Any:
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=CHANNELS,
+        sample_size=32,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+    tokenizers = [save_tokenizer(folder / "tokenizer"), save_tokenizer(folder / "tokenizer_2", pad="!")]
+    words = len(tokenizers[0])
+    configs = [
+        _text_config(words, projection_dim=WIDTH),
+        _text_config(words, WIDTH_2, hidden_act="gelu", projection_dim=WIDTH_2),
+    ]
+    encoders = [CLIPTextModelWithProjection(config) for config in configs]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((x, -3.0) for x in LETTERS)]
+    third: tuple[Any, Any] = (None, None)
+    if t5:
+        config = T5Config(
+            vocab_size=len(pieces), d_model=T5, d_kv=8, d_ff=24, num_layers=1, num_heads=2,
+            feed_forward_proj="gated-gelu",
+        )  # fmt: skip
+        third = T5EncoderModel(config), T5Tokenizer(vocab=pieces, extra_ids=0)
+    return diffusers.StableDiffusion3Pipeline(
+        transformer,
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae,
+        encoders[0],
+        tokenizers[0],
+        encoders[1],
+        tokenizers[1],
+        *third,
+    )
+
+
+def index_of(folder: Path) -> dict[str, Any]:
+    """The pipeline's `model_index.json`."""
+    return json.loads((folder / "model_index.json").read_text())
