@@ -51,6 +51,8 @@ class MotionTransformer:
     """
 
     config: Any  # these are diffusers' or `VideoBackbone`'s
+    add_layers: Any
+    drop_layers: Any
     modules: Any
     named_parameters: Any
     own_parameters: Any
