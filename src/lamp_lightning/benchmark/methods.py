@@ -7,6 +7,7 @@ makes a run of each, those without training included (`trainer.max_steps=0`).
 method              what it is                                            a given first frame
 ==================  ====================================================  ===================================
 lamp                LAMP with the recipe that suits the model             stays clean; all frames look at it
+lamp_anchored       LAMP that keeps closer to its first frame             likewise
 lamp_paper          LAMP by the authors' recipe                           likewise
 untuned             the inflated image model (no training)                likewise
 frozen              no motion (no training)                               is every frame
@@ -15,7 +16,7 @@ tune_a_video        Wu et al. 2023, tuned on one clip                     replac
 animatediff         Guo et al. 2024, motion modules tuned on the clips    replaces frame 0 at each step
 ==================  ====================================================  ===================================
 
-Without first frames the first four generate one with the untuned image model, the last three all frames
+Without first frames the first five generate one with the untuned image model, the last three all frames
 from the prompt, as published. "Replaces": frame 0 is the given one with noise of the step's level, as a model
 that was trained without conditions is given some (Ho et al. 2022, "Video Diffusion Models", section 3.1).
 """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lamp_lightning.diffusion.conditions import Conditions
+from lamp_lightning.diffusion.first_frame import over_first_frame, steadied
 from lamp_lightning.diffusion.guidance import Predict, with_guidance
 from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.latent_adain import adain_towards_first
@@ -116,16 +117,21 @@ def denoise_clips(
     generator: Generators = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
-    """Denoise clips from noise `b c f h w`, with a sampler's steps, shared noise and AdaIN.
+    """Denoise clips from noise `b c f h w`, with a sampler's steps, start, shared noise and AdaIN.
 
     The other arguments and the result are those of `denoise`.
     """
     noise = share_noise(noise, sampler.shared_noise, sampler.noise_sharing)
     sampler.set_timesteps(scheduler, noise.device, (noise.shape[-2], noise.shape[-1]))
+    begun = noise * first_scale(scheduler)
+    if sampler.start == "first_frame" and 0 in known.clean:
+        begun = over_first_frame(scheduler, noise, known.like(noise).clean[0])
+    if sampler.steady:
+        predict = steadied(predict, scheduler, sampler.steady)
     return solve(
         predict,
         scheduler,
-        noise * first_scale(scheduler),
+        begun,
         scheduler.timesteps,
         known,
         noise=noise,

@@ -26,9 +26,10 @@ class Memory(Schema):
 class Sampler(SamplerSettings):
     """One config of the group `sampler`, and the size of the video.
 
-    `start` is what frames begin as: "noise"; "inversion": the noise that the tuned clip was inverted to, as
-    in Tune-A-Video (Wu et al. 2023, section 3.3); "warp": frame 0 denoised part of the way and moved a little
-    in each frame (`diffusion.warp`); "still": the first frame, which they remain.
+    `start` is what frames begin as: "noise"; "first_frame": noise over the blurred first frame
+    (`diffusion.first_frame`); "inversion": the noise that the tuned clip was inverted to, as in Tune-A-Video
+    (Wu et al. 2023, section 3.3); "warp": frame 0 denoised part of the way and moved a little in each frame
+    (`diffusion.warp`); "still": the first frame, which they remain.
 
     Example:
         >>> Sampler().num_inference_steps

@@ -65,7 +65,7 @@ Format = Literal["mp4", "gif", "webp", "png"]
 Kind = Literal["lamp", "animatediff"]
 SelfAttention = Literal["first_frame", "own", "first_and_former"]
 NoiseSharing = Literal["authors", "variance_preserving"]
-Start = Literal["noise", "inversion", "warp", "still"]
+Start = Literal["noise", "first_frame", "inversion", "warp", "still"]
 _NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
 Target = Annotated[str, Field(pattern=_NAME), Means("the full name of a class or function")]
 _Limits = Field(ge=-(10**6), le=10**6)  # some options are lengths of lists that are made at once
@@ -276,7 +276,12 @@ class SamplerSettings(Settings):
     )
     start: Start = setting(
         "noise",
-        "What frames begin as: noise, the inverted clip, a warped first frame, or the still first frame",
+        "What frames begin as: noise, noise over the blurred first frame (first_frame), the inverted clip, a "
+        "warped first frame, or the still first frame",
+    )
+    steady: Annotated[float, Field(ge=0, le=10)] = setting(
+        0.0,
+        "Not in the paper: changes of latents from the first frame that are smaller than this fade; 0: none",
     )
     warp_strength: Annotated[float, Field(ge=0, le=10_000)] = setting(
         12.0, "Of start=warp: pixels of a picture of 512 that each frame moves"
