@@ -25,6 +25,7 @@ from lamp_lightning.runtime.config import (
     offer_motions,
     options,
 )
+from lamp_lightning.runtime.console import call
 from lamp_lightning.runtime.errors import UserError, is_out_of_memory, with_causes
 from lamp_lightning.runtime.files import is_full, no_space, remove_empty
 from lamp_lightning.runtime.help_layout import help_of
@@ -245,6 +246,11 @@ def _config_message(error: BaseException, command: str | None = None) -> str:
     if isinstance(error, MissingConfigException) and "/" in (name := str(error.missing_cfg_file)):
         group, _, choice = name.rpartition("/")
         return unknown_choice(group, choice, error.options or ())
+    if several := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
+        return (
+            f"{several[1]} gives several values, of which one run takes one. A sweep has a run for each: "
+            f"{call(command or 'train')} -m {several[1]}"
+        )
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
         text += " " + " ".join(str(error.__cause__).split())
