@@ -34,7 +34,14 @@ from lamp_lightning.runtime.mistakes import check_additions, corrected, unknown_
 from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.reading import literal
 from lamp_lightning.runtime.schema import fields_of, is_list_of_texts, is_text, no_value
-from lamp_lightning.runtime.stopping import Stopped, StopRequest, is_interrupt, say_stopped
+from lamp_lightning.runtime.stopping import (
+    Stopped,
+    StopRequest,
+    Terminated,
+    is_interrupt,
+    say_stopped,
+    terminated_as_interrupted,
+)
 
 _FIELDS = [pair for schema in COMMANDS.values() for pair in fields_of(schema)]
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
@@ -137,13 +144,14 @@ def run_plainly(task: Callable[[], Any]) -> int:
     """
     StopRequest.interrupted = False
     try:
-        task()
+        with terminated_as_interrupted():
+            task()
     except Stopped as stop:
         return stop.status
     except (KeyboardInterrupt, Exception) as error:
         if is_interrupt(error):
             say_stopped()
-            return 130
+            return 143 if any(isinstance(each, Terminated) for each in with_causes(error)) else 130
         message = readable(error)
         if message is None or _full_errors():
             raise
