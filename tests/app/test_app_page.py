@@ -21,7 +21,7 @@ from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e '.[app]'")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-FRAMES, PATIENCE = 4, 110_000  # of a clip; milliseconds
+FRAMES, PATIENCE = 4, 240_000  # of a clip; milliseconds
 
 
 class Server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from PIL import Image
 
 from lamp_lightning.data.video import write_mp4
+from lamp_lightning.inspect import ClipFacts, Inspection
 from lamp_lightning.inspect.__main__ import main
+from lamp_lightning.inspect.inspection import _advice
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
 FRAMES = 12
@@ -78,6 +81,47 @@ def test_clips_of_one_motion_need_no_advice(here, motion, capsys):
     facts = json.loads((here / "inspections" / motion / "inspection.json").read_text())
     assert facts["advice"] == []
     assert all(clip["likeness"] > 0.5 and clip["motion"] > 0 for clip in facts["clips"])
+
+
+def facts_of(name: str, frames: int, fps: float) -> ClipFacts:
+    return ClipFacts(name, fps, frames, frames / fps, (64, 64), motion=1.0)
+
+
+def advice_of(*clips: ClipFacts, num_frames: int = 16, fps: float | None = None) -> str:
+    short = [replace(c, findings=("too_short",)) if c.frames < num_frames else c for c in clips]
+    look = Inspection(Path("clips"), (64, 64), num_frames, 1, fps, short, {}, [], [])
+    return " ".join(_advice(look, num_frames))
+
+
+def test_one_odd_clip_does_not_decide_for_all():
+    usual = [facts_of(f"{k}.mp4", 32, 25) for k in range(7)]
+    said = advice_of(*usual, facts_of("short.mp4", 10, 25))
+    assert "short.mp4 (10) has fewer frames than the 16 of a sample: take a longer one" in said
+    assert "data.num_frames" not in said
+    said = advice_of(*[facts_of(f"{k}.mp4", 12, 25) for k in range(7)], facts_of("short.mp4", 5, 25))
+    assert "data.num_frames=12 fits all but short.mp4" in said
+    said = advice_of(*usual, facts_of("slow.mp4", 32, 12))
+    assert "data.fps=25 reads all at one rate; slow.mp4 (12) is too slow for that: leave it out." in said
+    said = advice_of(*usual, facts_of("slow.mp4", 32, 12), fps=25)
+    assert "slow.mp4 (12) has fewer frames per second than data.fps=25" in said
+    assert "Leave them out." in said
+    assert "data.fps=12 suits most clips" in advice_of(
+        *[facts_of(f"{k}.mp4", 32, 12) for k in range(8)], fps=25
+    )
+
+
+def test_it_says_how_far_it_is_and_what_the_tiny_model_does_not_know(here, monkeypatch, capsys):
+    monkeypatch.setattr("lamp_lightning.inspect.__main__.EVERY", 0.0)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 4, 64, 64, 3), dtype=np.uint8)
+    folder = write(here / "a lake", list(noise))
+    assert main([f"data.folder={folder}", "data.num_frames=4"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        printed.index("Looking at the clips") < printed.index("1 of 2 clips") < printed.index("contact sheet")
+    )
+    assert "has seen nothing like 2 of 2 clips" in printed
+    assert main([f"data.folder={folder}", "data.num_frames=4", "model=sd15"]) == 0
+    assert "has seen nothing" not in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from importlib import import_module
 
 import pytest
 
+from lamp_lightning.runtime.command import run_plainly
 from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.help_layout import help_of
 from lamp_lightning.runtime.mistakes import corrected
@@ -32,6 +35,11 @@ def said_by(command: str, *words: str, capsys: pytest.CaptureFixture[str]) -> st
         ("train", "model=sd16", "sd15"),
         ("train", "logger=wanb", "Did you mean logger=wandb?"),
         ("train", "experiment=papers", "ablation/<name>"),
+        ("train", "experiment=no_gate", "Did you mean experiment=ablation/no_gate?"),
+        ("train", "motion=rain,waterfall", "lamp_lightning.train -m motion=rain,waterfall"),
+        ("train", "trainer.precision=16", "Did you mean trainer.precision=16-mixed?"),
+        ("sample", "motion=nowhere", "motion=nowhere does not exist"),
+        ("sample", "run=nowhere", "run=nowhere does not exist"),
         ("train", "hydra/sweeper=optun", "pip install -e '.[sweep]'"),
         ("train", "trainer.foo=1", "added with a plus: +trainer.foo=<value>"),
         ("train", "ckpt_path=x", "resume=<run folder>"),
@@ -95,3 +103,33 @@ def test_a_run_begins_with_a_tree_of_what_it_chooses(tmp_path, monkeypatch, caps
     assert "weight_decay" not in shown  # as declared
     assert main(words) == 1
     assert "num_frames = 5" not in capsys.readouterr().out
+
+
+def test_what_cannot_be_read_is_named_before_a_model_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "1.mp4").write_bytes(b"not looked at yet")
+    (tmp_path / "a.png").write_text("no picture")
+    words = ["data.folder=clips", "model.path=no_such_model"]  # which would be said otherwise
+    assert "a.png cannot be" in said_by("train", *words, "samples.first_frame=a.png", capsys=capsys)
+    (clips / "1_mask.png").write_text("no picture")
+    assert "1_mask.png" in said_by("train", *words, capsys=capsys)
+    (clips / "captions.txt").write_text("1.mp4: a\n2.mp4: b\n")
+    assert "captions.txt" in said_by("train", *words, capsys=capsys)
+
+
+def test_a_sigterm_while_modules_are_imported_clears_up(tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    cleared = []
+
+    def begun() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleared.append(True)
+
+    assert run_plainly(begun) == 143
+    assert cleared
+    assert "Stopped." in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -175,7 +175,7 @@ def test_a_base_model_becomes_a_pipeline_in_one_line(pipeline, folder, photo):
 def test_a_motion_brings_its_settings_along(pipeline, folder, photo, tmp_path):
     settings = {"num_frames": 4, "num_inference_steps": 3, "guidance_scale": 1.0, "size": [16, 24]}
     settings |= {"scheduler": "EulerDiscreteScheduler", "histogram_matching": False}
-    pipeline.unet.save_motion(tmp_path / "motion.safetensors", sampler=settings)
+    pipeline.unet.save_motion(tmp_path / "motion.safetensors", sampler=settings, prompt="a bird")
     loaded = LAMPPipeline.from_pretrained(folder)
     loaded.set_progress_bar_config(disable=True)
     loaded.load_motion(tmp_path / "motion.safetensors")
@@ -185,6 +185,7 @@ def test_a_motion_brings_its_settings_along(pipeline, folder, photo, tmp_path):
     assert video.shape == (1, 4, 16, 24, 3)
     assert [now for now in seen if now[0] == "denoising"] == [("denoising", k, 3) for k in (1, 2, 3)]
     assert seen[-1] == ("decoding", 4, 4)
+    assert np.array_equal(loaded(image=photo, seed=0).frames, video)  # the prompt is the motion's own
     assert loaded("a bird", photo, seed=0, num_frames=2, height=32).frames.shape == (1, 2, 32, 24, 3)
     loaded.save_pretrained(tmp_path / "saved")
     again = LAMPPipeline.from_pretrained(tmp_path / "saved")
@@ -290,6 +291,7 @@ def test_the_readmes_lines_paint_a_video(tmp_path):
         ({"first_frame": "missing.png"}, "missing.png does not exist"),
         ({"negative_prompt": ["a", "b"]}, "2 negative prompts"),
         ({"prompt": []}, "empty list"),
+        ({"prompt": np.zeros((8, 8, 3))}, r"pipe\(prompt, image=picture\)"),
         ({"seed": 0, "generator": torch.Generator()}, "not both"),
         ({"generator": [torch.Generator()] * 2}, "2 generators"),
     ],

@@ -19,7 +19,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lamp_lightning.app.requests import Request
+from lamp_lightning.app.requests import Paint, Request
 from lamp_lightning.app.words import for_page
 from lamp_lightning.app.workspace import Workspace
 from lamp_lightning.runtime import attached
@@ -32,6 +32,7 @@ WHAT = "a job of the page"
 LARGEST_LOG = 64 * 1024  # bytes of the end of a log that are looked at
 PATIENCE = 60.0  # seconds for the process of a server that was killed: it saves and ends
 STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
+IMPORTED = ("lamp_lightning.train.run", "lamp_lightning.sample.run")  # by a process that is ready
 State = Literal["waiting", "running", "stopped", "failed", "finished"]
 
 
@@ -53,16 +54,23 @@ class Jobs:
     """All jobs of a workspace, and the thread that does them one at a time.
 
     Jobs that a killed server left count as stopped: nothing begins by itself.
+
+    Args:
+        workspace: their folder.
+        warm: keep a process ready that has imported what commands need, so that they begin at once.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, *, warm: bool = False) -> None:
         self.workspace = workspace
+        self._keeps_warm = warm
+        self._ready: subprocess.Popen[bytes] | None = None
         self._jobs: dict[str, Job] = {}
         self._changed = threading.Condition()
         self._process: subprocess.Popen[bytes] | None = None
         self._stop_asked: set[str] = set()
         self._closing = False
         self._read()
+        self._warm_up()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
@@ -160,6 +168,9 @@ class Jobs:
                 _ask_to_stop(self._process)
             self._changed.notify_all()
         self._thread.join(PATIENCE)
+        if self._ready is not None:
+            self._ready.kill()
+            self._ready.wait()
 
     # -- the thread -----------------------------------------------------------------------------------------
 
@@ -201,24 +212,42 @@ class Jobs:
         root = self.workspace.root
         self._wait_for_former(root / job.request.folder(job.id))
         module, words = job.request.call(job.id, root)
-        environment = {key: value for key, value in os.environ.items() if key != "LAMP_FULL_ERROR"}
-        with (self._folder / f"{job.id}.log").open("wb") as log:
+        with self._changed:
+            if self._closing or job.id in self._stop_asked:
+                return "stopped", ""
+            self._process = self._start(module, words, self._folder / f"{job.id}.log")
+            if not isinstance(job.request, Paint):  # which is short: the next one may wait until it ends
+                self._warm_up()
+        try:
+            status = self._process.wait()
+        finally:
             with self._changed:
-                if self._closing or job.id in self._stop_asked:
-                    return "stopped", ""
-                self._process = attached.start(
-                    module, words, cwd=root, stdout=log, stderr=subprocess.STDOUT, env=environment
-                )
-            try:
-                status = self._process.wait()
-            finally:
-                with self._changed:
-                    self._process = None
+                self._process = None
+                self._warm_up()
         if status == 0:
             return "finished", ""
         if status in STOPPED or job.id in self._stop_asked or self._closing:
             return "stopped", ""
         return "failed", self._fault(job.id)
+
+    def _start(self, module: str, words: list[str], log: Path) -> subprocess.Popen[bytes]:
+        """The process of a command: the one that is ready, else a new one."""
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            log.unlink(missing_ok=True)
+            if attached.begin(ready, module, words, log):
+                return ready
+            ready.kill()
+            ready.wait()
+        root, environment = self.workspace.root, _environment()
+        with log.open("wb") as file:
+            return attached.start(
+                module, words, cwd=root, stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def _warm_up(self) -> None:
+        if self._keeps_warm and self._ready is None and not self._closing:
+            self._ready = attached.warm(IMPORTED, cwd=self.workspace.root, env=_environment())
 
     def _wait_for_former(self, folder: Path) -> None:
         """A process of a killed server may still be saving what it has."""
@@ -239,6 +268,10 @@ class Jobs:
         text = text.replace(f"{self.workspace.root}{os.sep}", "")
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "It said nothing.")
         return f"The command ended with a fault: {last[:1000]} All that it said stands in jobs/{number}.log."
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key != "LAMP_FULL_ERROR"}
 
 
 def _ask_to_stop(process: subprocess.Popen[bytes]) -> None:

@@ -42,7 +42,7 @@ def serve(cfg: DictConfig) -> None:
         (workspace.root / "uploads").mkdir()
         silence_gradio(workspace)
         with StopRequest() as stop:
-            jobs = Jobs(workspace)
+            jobs = Jobs(workspace, warm=True)
             try:
                 page, address = open_page(cfg, workspace, jobs, credentials)
                 threading.Thread(target=warm_up, daemon=True).start()

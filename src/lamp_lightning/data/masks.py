@@ -38,6 +38,14 @@ def find_mask(clip: Path, videos: tuple[str, ...]) -> Path | None:
     return found[0] if found else None
 
 
+def check_mask(clip: Path, videos: tuple[str, ...]) -> None:
+    """UserError where the mask of a clip is there twice, or is a picture that cannot be read."""
+    file = find_mask(clip, videos)
+    if file is not None and file.suffix.lower() in PICTURES:
+        with opened_picture(file, what="a mask", advice="Give a PNG, or take it away.") as image:
+            image.load()
+
+
 def read_mask(
     file: Path,
     shape: tuple[int, int, int],

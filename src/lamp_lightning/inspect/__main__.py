@@ -88,16 +88,18 @@ def inspect(cfg: DictConfig) -> None:
 @contextmanager
 def looking() -> Iterator[Callable[[int, int], None]]:
     """Says how many clips are done: as a bar at a terminal, else as a line every few seconds."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task, said = bar.add_task("looking at clips", total=None), time.monotonic()
 
         def progress(done: int, clips: int) -> None:
             nonlocal said
             bar.update(task, completed=done, total=clips)
-            if not bar.console.is_terminal and done < clips and time.monotonic() - said >= EVERY:
+            if not console.is_terminal and done < clips and time.monotonic() - said >= EVERY:
                 said = time.monotonic()
                 print(f"  {done} of {clips} clips", flush=True)
 

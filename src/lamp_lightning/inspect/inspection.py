@@ -336,7 +336,8 @@ def _shorter(look: Inspection) -> str:
     counts = [clip.frames for clip in look.clips]
     fitting = min(look.num_frames, 1 + (int(suits_most(counts)) - 1) // look.frame_stride)
     if fitting < 2 or fitting == look.num_frames:
-        return "take longer ones, or leave them out"
+        few = sum("too_short" in clip.findings for clip in look.clips)
+        return "take a longer one, or leave it out" if few == 1 else "take longer ones, or leave them out"
     odd = [clip.name for clip in look.clips if 1 + (clip.frames - 1) // look.frame_stride < fitting]
     return f"data.num_frames={fitting} fits {f'all but {_some(odd, len(counts))}' if odd else 'all'}"
 

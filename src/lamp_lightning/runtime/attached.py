@@ -7,6 +7,8 @@ by SIGTERM: it saves and goes.
 from __future__ import annotations
 
 import contextlib
+import importlib
+import json
 import os
 import runpy
 import signal
@@ -15,8 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+WAIT = "--wait"
 PATIENCE = 60.0  # seconds to save in, for a child that is asked to stop
 
 
@@ -31,6 +35,30 @@ def start(module: str, overrides: Sequence[str], **options: Any) -> subprocess.P
         start_new_session=True,
         **options,
     )
+
+
+def warm(modules: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """A child as of `start` that imports modules, which takes seconds, and then waits for `begin`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lamp_lightning.runtime.attached", WAIT, *modules],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        **options,
+    )
+
+
+def begin(process: subprocess.Popen[bytes], module: str, overrides: Sequence[str], log: Path) -> bool:
+    """Let a child of `warm` run a module that writes to `log`, a new file. False where the child is gone."""
+    asked = json.dumps({"log": str(log.absolute()), "argv": [module, *overrides]})
+    assert process.stdin is not None
+    try:
+        process.stdin.write(asked.encode() + b"\n")
+        process.stdin.flush()
+    except OSError:
+        return False
+    return process.poll() is None
 
 
 @contextlib.contextmanager
@@ -54,9 +82,32 @@ def attached(module: str, overrides: Sequence[str]) -> Iterator[subprocess.Popen
 
 def main() -> None:
     """Run a module as a command until it ends or its parent does."""
+    argv = sys.argv[1:]
+    if argv[0] == WAIT and not (argv := _asked(argv[1:])):
+        return
     threading.Thread(target=_watch, daemon=True).start()
-    module, sys.argv = sys.argv[1], sys.argv[1:]
+    module, sys.argv = argv[0], argv
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _asked(modules: Sequence[str]) -> list[str]:
+    """Import modules; then wait for what `begin` asks for. Empty where the parent has gone."""
+    from lamp_lightning.runtime.console import quiet
+
+    quiet()  # as commands do: before the libraries are imported
+    for module in modules:
+        with contextlib.suppress(ImportError):  # which the command will say
+            importlib.import_module(module)
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (block := os.read(0, 65536)):
+            return []
+        line += block
+    asked = json.loads(line)
+    log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    return [str(word) for word in asked["argv"]]
 
 
 def _watch() -> None:

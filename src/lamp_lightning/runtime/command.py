@@ -25,6 +25,7 @@ from lamp_lightning.runtime.config import (
     offer_motions,
     options,
 )
+from lamp_lightning.runtime.console import call
 from lamp_lightning.runtime.errors import UserError, is_out_of_memory, with_causes
 from lamp_lightning.runtime.files import is_full, no_space, remove_empty
 from lamp_lightning.runtime.help_layout import help_of
@@ -33,7 +34,14 @@ from lamp_lightning.runtime.mistakes import check_additions, corrected, unknown_
 from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.reading import literal
 from lamp_lightning.runtime.schema import fields_of, is_list_of_texts, is_text, no_value
-from lamp_lightning.runtime.stopping import Stopped, StopRequest, is_interrupt, say_stopped
+from lamp_lightning.runtime.stopping import (
+    Stopped,
+    StopRequest,
+    Terminated,
+    is_interrupt,
+    say_stopped,
+    terminated_as_interrupted,
+)
 
 _FIELDS = [pair for schema in COMMANDS.values() for pair in fields_of(schema)]
 # Values that are one piece of text, whatever Hydra's grammar would see in their commas, braces and quotes.
@@ -136,13 +144,14 @@ def run_plainly(task: Callable[[], Any]) -> int:
     """
     StopRequest.interrupted = False
     try:
-        task()
+        with terminated_as_interrupted():
+            task()
     except Stopped as stop:
         return stop.status
     except (KeyboardInterrupt, Exception) as error:
         if is_interrupt(error):
             say_stopped()
-            return 130
+            return 143 if any(isinstance(each, Terminated) for each in with_causes(error)) else 130
         message = readable(error)
         if message is None or _full_errors():
             raise
@@ -245,6 +254,11 @@ def _config_message(error: BaseException, command: str | None = None) -> str:
     if isinstance(error, MissingConfigException) and "/" in (name := str(error.missing_cfg_file)):
         group, _, choice = name.rpartition("/")
         return unknown_choice(group, choice, error.options or ())
+    if several := re.search(r"Ambiguous value for argument '([^']+)'", str(error)):
+        return (
+            f"{several[1]} gives several values, of which one run takes one. A sweep has a run for each: "
+            f"{call(command or 'train')} -m {several[1]}"
+        )
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
     if error.__cause__ is not None and str(error.__cause__) not in str(error):
         text += " " + " ".join(str(error.__cause__).split())

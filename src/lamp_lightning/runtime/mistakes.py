@@ -119,10 +119,14 @@ def unknown_choice(group: str, name: str, there: Iterable[str]) -> str:
     Example:
         >>> unknown_choice("logger", "wanb", ["csv", "wandb"])
         "Could not find 'logger/wanb'. Did you mean logger=wandb? There are csv, wandb."
+        >>> unknown_choice("experiment", "no_gate", [])[:75]
+        "Could not find 'experiment/no_gate'. Did you mean experiment=ablation/no_gate"
     """
     folders = {f"{each.parent.name}/<name>" for each in conf_dir().glob(f"{group}/*/*.yaml")}
     there = sorted({*there, *folders} - {"shared/<name>"})
+    inner = [f"{each.parent.name}/{each.stem}" for each in conf_dir().glob(f"{group}/*/*.yaml")]
     near = difflib.get_close_matches(name, there)
+    near = near or [each for each in inner if each.rpartition("/")[2] == name]
     hint = f" Did you mean {group}={' or '.join(near)}?" if near else ""
     hint += f" There are {', '.join(there)}." if there else ""
     hint += f" {_PLUGINS[group]}" if group in _PLUGINS else ""

@@ -191,6 +191,12 @@ def default_of(field: FieldInfo) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def choices_of(field: FieldInfo | None) -> tuple[Any, ...]:
+    """What a setting may be, where that is one of a few values; else none."""
+    kind = None if field is None else field.annotation
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
 def meaning(field: FieldInfo) -> str:
     """What a setting may be, in words: "a whole number from 1 to 1,000"."""
     return _words(field.annotation, field.metadata)
@@ -271,7 +277,9 @@ def check_settings(schema: type[Settings], cfg: DictConfig, may_be_null: tuple[s
             continue
         words = "a group of settings" if field is None else meaning(field)
         shown = "null" if found is None else repr(found)
-        raise UserError(f"{name} must be {words}, but is {shown}. Give it as {name}=<value>.")
+        near = [each for each in choices_of(field) if str(each).startswith(f"{found}-")]
+        hint = f"Did you mean {name}={' or '.join(near)}?" if near else f"Give it as {name}=<value>."
+        raise UserError(f"{name} must be {words}, but is {shown}. {hint}")
 
 
 def usable(schema: type[S], group: str, values: Mapping[str, Any]) -> S:

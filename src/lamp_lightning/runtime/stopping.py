@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, ClassVar
 
@@ -69,6 +70,29 @@ class StopRequest:
         for signum, before in self._before.items():
             signal.signal(signum, before)
         self._before.clear()
+
+
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM outside of any `StopRequest`: while modules are imported, say."""
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """In this context a SIGTERM that nobody handles raises `Terminated`: what was begun is cleared up."""
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    if elsewhere or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is handle:
+            signal.signal(signal.SIGTERM, before)
 
 
 def check_stop() -> None:

@@ -29,8 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     quiet()
     # As in training; motion= is a group of configs for Hydra, so it has to become run= before that looks.
-    overrides = [re.sub("^motion=", "run=", each) for each in (sys.argv[1:] if argv is None else argv)]
-    return run_command(sample, "sample", overrides)
+    words = sys.argv[1:] if argv is None else argv
+    overrides = [re.sub("^motion=", "run=", each) for each in words]
+
+    def task(cfg: DictConfig) -> None:
+        try:
+            sample(cfg)
+        except UserError as error:
+            if overrides == list(words):
+                raise
+            raise UserError(re.sub(r"\brun=", "motion=", str(error))) from error  # as it was typed
+
+    return run_command(task, "sample", overrides)
 
 
 def sample(cfg: DictConfig) -> None:

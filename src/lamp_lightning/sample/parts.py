@@ -27,6 +27,7 @@ class MotionPipeline(PipelineComponents):
 
     _own_scheduler: Any = None  # the base model's, where a motion has brought another
     inverted_clip: Tensor | None = None  # noise `1 c f h w` of the tuned clip, for start="inversion"
+    motion_prompt: str | None = None  # that the loaded motion was tuned with
     _motion: Path | None = None  # the adapter that is loaded, where it is one alone
 
     @classmethod
@@ -84,7 +85,8 @@ class MotionPipeline(PipelineComponents):
     def load_motion(self, file: str | Path, **kwargs: Any) -> dict[str, str]:
         """Load a motion adapter and return its metadata (see `VideoBackbone.load_motion`).
 
-        Its sampler settings (scheduler, steps, guidance, frames, ...) become the defaults of calls.
+        Its sampler settings (scheduler, steps, guidance, frames, ...) become the defaults of calls, and the
+        prompt that it was tuned with is taken where a call has none.
 
         Args:
             file: a file, or the name of a motion on the hub: `owner/name`, `owner/name@revision`. A path
@@ -120,13 +122,14 @@ class MotionPipeline(PipelineComponents):
     def unload_motion(self) -> None:
         """Back to the base model, to the bit."""
         self.unet.unload_motion()
-        self.inverted_clip = self._motion = None
+        self.inverted_clip = self._motion = self.motion_prompt = None
         self.register_to_config(sampler={})
         self.scheduler = self.own_scheduler
 
     def _sample_as(self, metadata: dict[str, str], file: str | Path | None) -> None:
         self.inverted_clip = None if file is None else inverted_clip(file)
         self._motion = None if file is None else Path(file)
+        self.motion_prompt = metadata.get("prompt")
         settings = json.loads(metadata.get("sampler", "{}"))
         self.register_to_config(sampler=settings)
         self._own_scheduler = self.own_scheduler

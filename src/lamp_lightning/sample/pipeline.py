@@ -105,7 +105,8 @@ class LAMPPipeline(SteppingPipeline):
         """Generate videos from prompts.
 
         Args:
-            prompt: what is to be seen, one text or a list; the motion is in the tuned weights.
+            prompt: what is to be seen, one text or a list; the motion is in the tuned weights. None: what the
+                loaded motion was tuned with.
             first_frame: a path, PIL image, array `h w 3` (uint8, or float in 0..1) or tensor `3 h w`, or a
                 list or batch of them, one per prompt or per video. Cropped to the aspect of height and width,
                 and scaled. Latents `c h w`, `b c h w` or `b c f h w` (of those the first frame), such as
@@ -151,6 +152,8 @@ class LAMPPipeline(SteppingPipeline):
             TypeError: a setting that `Sampler` does not have.
             UserError: arguments that contradict each other, or a first frame that cannot be read.
         """
+        if prompt is None and prompt_embeds is None:
+            prompt = self.motion_prompt
         first_frame = either("first_frame", first_frame, "image", image)
         noise = either("noise", noise, "latents", latents)
         settings |= {

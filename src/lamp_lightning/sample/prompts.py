@@ -111,7 +111,12 @@ def embeddings(text: Tensor | None, pooled: Tensor | None, pools: bool, names: s
 
 
 def as_list(prompt: str | Sequence[str] | None) -> list[str] | None:
-    """Prompts as a list."""
+    """Prompts as a list. UserError for what is no text, such as a picture in the prompt's place."""
+    if not isinstance(prompt, str | Sequence | None):
+        raise UserError(
+            f"prompt must be a text or a list of texts, not {type(prompt).__name__}. Give a picture by name: "
+            "pipe(prompt, image=picture)."
+        )
     return None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
 
 

@@ -84,14 +84,23 @@ def begin(cfg: DictConfig) -> float | None:
 
 
 def find_clips(cfg: DictConfig) -> None:
-    """UserError where a folder of clips is missing, a file or empty: before torch's seconds, not after."""
-    from lamp_lightning.data.clips import list_clips
+    """UserError where clips are missing, or captions or masks of theirs cannot be read.
+
+    Before the seconds in which the model is loaded, not after.
+    """
+    from lamp_lightning.data.captions import read_captions_of_each
+    from lamp_lightning.data.clips import CLIP_SUFFIXES, list_clips
+    from lamp_lightning.data.masks import check_mask
     from lamp_lightning.data.motions import is_drawn
 
     if cfg.data.get("_target_") == MOTION_SET and not is_drawn(cfg):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when the clips are read
-            list_clips(cfg.data.folder)
+            clips = list_clips(cfg.data.folder)
+            captions = cfg.data.get("captions") if cfg.data.get("use_captions", True) else False
+            read_captions_of_each(clips, str(cfg.motion.name), captions)
+        for clip in clips if cfg.data.get("use_masks", True) else ():
+            check_mask(clip, CLIP_SUFFIXES)
 
 
 def find_first_frame(cfg: DictConfig) -> None:
@@ -102,6 +111,11 @@ def find_first_frame(cfg: DictConfig) -> None:
             f"samples.first_frame={own} does not exist. Give a picture (png, jpg, webp, ...) or a folder of "
             "pictures."
         )
+    if own is not None and Path(own).is_file():
+        from lamp_lightning.data.pictures import opened_picture
+
+        with opened_picture(Path(own), what="an image", advice="Give a PNG or JPEG.") as picture:
+            picture.load()
 
 
 def optimized(cfg: DictConfig, numbers: Mapping[str, float]) -> float | None:
