@@ -378,7 +378,7 @@ class VideoBackbone(ABC, nn.Module):
             return adapter
         tensors: dict[str, Tensor] = adapter.tensors
         if header.queries == "whole":
-            tensors = differences(tensors, tuned_below(header, file, queries))
+            tensors = differences(tensors, tuned_below(type(self), header, file, queries))
         return replace(adapter, tensors=added(tensors, self.base_queries(queries)))
 
 
