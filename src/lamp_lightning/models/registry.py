@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.unet.motion_unet import MotionUNet
 from lamp_lightning.models.variant import Kind, Variant
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
 
 __all__ = ["BACKBONES", "MotionUNet", "Variant", "inflated"]
@@ -21,13 +23,17 @@ BACKBONES: dict[Kind, tuple[str, str]] = {
 }
 
 
-def inflated(unet: Any, norm: Norm = "joint", variant: Variant | None = None) -> VideoBackbone:
+def inflated(
+    unet: Any, norm: Norm = "joint", variant: Variant | None = None, modules: Any = None
+) -> VideoBackbone:
     """A `UNet2DConditionModel` with the motion layers of a variant's kind.
 
     Args:
         unet: of an image model; it is used up: for the kind "lamp" it becomes the result, in place.
         norm: "joint" or "per_frame".
         variant: what of the method it has; None: LAMP.
+        modules: of the kind "animatediff", the structure of its motion modules (`MotionModules`), or a folder
+            or hub id of published ones; None: new ones as of version 1.
 
     Returns:
         A `MotionUNet`, or for the kind "animatediff" an `AnimateDiffUNet`: they are used alike.
@@ -39,4 +45,11 @@ def inflated(unet: Any, norm: Norm = "joint", variant: Variant | None = None) ->
         ('lamp', 'joint', 'conv_in.conv1d.bias')
     """
     module, name = BACKBONES["lamp" if variant is None else variant.kind]
-    return getattr(importlib.import_module(module), name).from_unet(unet, norm, variant)
+    found = importlib.import_module(module)
+    if modules is None:
+        return getattr(found, name).from_unet(unet, norm, variant)
+    if variant is None or variant.kind != "animatediff":
+        raise UserError("Motion modules (model.motion_adapter) are AnimateDiff's: take method=animatediff.")
+    if isinstance(modules, str | Path):
+        modules = found.load_modules(modules, unet)
+    return getattr(found, name).from_unet(unet, norm, variant, modules)

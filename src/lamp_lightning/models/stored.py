@@ -19,7 +19,8 @@ from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.header_schema import Header
 from lamp_lightning.runtime.errors import UserError
 
-QUERY = re.compile(r"(^|\.)attn[12]\.to_q\.(weight|bias)$")  # a motion's parameters that the image model has
+# A motion's parameters that the image model has; AnimateDiff's motion modules have attention of their own.
+QUERY = re.compile(r"^(?!.*motion_modules).*(^|\.)attn[12]\.to_q\.(weight|bias)$")
 
 
 def query_names(names: Iterable[str]) -> list[str]:
@@ -29,7 +30,7 @@ def query_names(names: Iterable[str]) -> list[str]:
         >>> query_names(["conv_in.conv1d.weight", "blocks.0.attn1.to_q.weight"])
         ['blocks.0.attn1.to_q.weight']
     """
-    return sorted(name for name in names if QUERY.search(name))
+    return sorted(name for name in names if QUERY.match(name))
 
 
 def differences(tensors: Mapping[str, Tensor], queries: Mapping[str, Tensor]) -> dict[str, Tensor]:
