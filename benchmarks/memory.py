@@ -27,6 +27,7 @@ from pages import fill, parser
 from peak import CARDS, FRAMES, GIB, Memory, fits, painting, training
 from stable_diffusion import MODELS, autoencoder, text_encoders, unet
 
+from lamp_lightning.models.lowrank import stored_shapes
 from lamp_lightning.models.registry import MotionUNet
 from lamp_lightning.runtime.config import composed
 
@@ -79,6 +80,7 @@ TITLES = {
     "sd21": "Stable Diffusion 2.1",
     "sdxl": "Stable Diffusion XL",
 }
+RANKS = (64, 16, 4)  # whose files the table has
 SMALLER = {"sd14": (256, 384), "sd21": (320, 512), "sdxl": (320, 512)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -130,6 +132,13 @@ def on_meta(build: Callable[[str], Any], name: str) -> Any:
         return build(name)
 
 
+def stored(unet_: MotionUNet, rank: int | None) -> int:
+    """How many numbers an adapter has of a whole MotionUNet, at a rank."""
+    tuned = zip(unet_.trainable_names(), unet_.tuned_parameters(), strict=True)
+    shapes = stored_shapes({name: tuple(parameter.shape) for name, parameter in tuned}, rank)
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
 class Model:
     """One model's figures, each calculated once."""
 
@@ -140,6 +149,7 @@ class Model:
         unet_ = MotionUNet.from_unet(on_meta(unet, name))
         self.parameters = sum(p.numel() for p in unet_.parameters())
         self.tuned = sum(p.numel() for p in unet_.tuned_parameters())
+        self.files = [2 * stored(unet_, rank) for rank in (None, *RANKS)]  # bytes in half precision
         self.training = {setting: self._training(setting) for setting in self.settings}
         self.painting = {
             (size, dtype, slicing): self._painting(size, dtype, slicing)
@@ -167,8 +177,8 @@ class Model:
         return painted.total + self.training[setting].optimizer
 
     def row(self) -> str:
-        size = f"{4 * self.tuned / 1e9:.2f} GB"
-        return f"| {TITLES[self.name]} | {self.parameters:,} | {self.tuned:,} | {size} |"
+        sizes = " | ".join(f"{size / 1e6:,.0f} MB" for size in self.files)
+        return f"| {TITLES[self.name]} | {self.parameters:,} | {self.tuned:,} | {sizes} |"
 
     def training_rows(self) -> Iterator[str]:
         for setting, memory in self.training.items():
@@ -225,7 +235,11 @@ def code(words: list[str]) -> str:
 def tables(models: list[Model]) -> str:
     """All tables, in Markdown."""
     titles = [TITLES[model.name] for model in models]
-    lines = [*header("model", "parameters", "tuned", "adapter file"), *(model.row() for model in models)]
+    ranks = [f"rank {rank}" for rank in RANKS]
+    lines = [
+        *header("model", "parameters", "tuned", "adapter file", *ranks),
+        *(model.row() for model in models),
+    ]
     lines += ["", "### Tuning", "", *header("card", *titles, align="---")]
     lines += [f"| {gib} GB | " + " | ".join(m.training_command(gib) for m in models) + " |" for gib in CARDS]
     lines += ["", "### Painting", "", *header("card", *titles, align="---")]

@@ -1,5 +1,8 @@
 """`python -m lamp_lightning.convert from=... out=...`: the authors' checkpoints to adapters and back.
 
+An adapter to an adapter, `out=<name>.safetensors`, makes a smaller one: of low rank (`rank=16`), in half
+precision, or both.
+
 A folder that the authors' code saved (a UNet's, or a pipeline's with `unet/` in it) becomes a motion
 adapter. A run folder or an adapter becomes `<out>/unet`, from which the authors' code reads the UNet; it
 takes all else from the base model.
@@ -22,6 +25,7 @@ from lamp_lightning.runtime.command import run_command
 from lamp_lightning.runtime.command_settings import Convert
 from lamp_lightning.runtime.console import call, quiet, quiet_libraries, short
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.hub import megabytes
 from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.schema import check_settings
@@ -61,7 +65,13 @@ def convert(cfg: DictConfig) -> None:
         check_adapter_out(source, out, cfg.overwrite)
         quiet_libraries()
         to_adapter(source, out, cfg)
+    elif out.suffix == ".safetensors":
+        check_smaller_out(adapter, out, cfg.overwrite)
+        quiet_libraries()
+        to_smaller(adapter, out, cfg)
     else:
+        if cfg.rank is not None:
+            raise UserError(f"rank={cfg.rank} makes a smaller adapter: out={out} must be <name>.safetensors.")
         check_folder_out(source, out, cfg.overwrite)
         quiet_libraries()
         to_official(adapter, out, cfg)
@@ -114,7 +124,9 @@ def to_adapter(source: Path, out: Path, cfg: DictConfig) -> None:
             file=sys.stderr,
         )
     else:
-        check_frozen(unet, base_unet(base, config), source, base)
+        untuned = base_unet(base, config)
+        check_frozen(unet, untuned, source, base)
+        unet.know_image_queries(untuned.image_queries())
     warn_of_half(unet, source)
     motion = str(cfg.motion.name or motion_of(source))
     sampler = Sampler().changed({"num_frames": cfg.num_frames, "size": cfg.size})  # the rest as the authors'
@@ -181,8 +193,9 @@ def to_official(file: Path, out: Path, cfg: DictConfig) -> None:
         config, variant = cfg.base_config or facts.get("base_config"), facts.get("base_variant")
     else:
         raise UserError(f"{file} does not say which base model it belongs to. Name it with base=<model>.")
-    unet = base_unet(base, config, variant, precision(file))
+    unet = base_unet(base, config, variant)
     unet.load_motion(file)
+    unet.to(precision(file))
     save_official(unet, out / "unet", facts.get("official_config"))
     print(f"  UNet     {short(out / 'unet')}")
     print(
@@ -208,6 +221,44 @@ def check_folder_out(source: Path, out: Path, overwrite: bool) -> None:
         check_replaceable(folder, overwrite, official_config, "UNets of LAMP")
 
 
+# -- adapter to adapter --------------------------------------------------------------------------------------
+
+
+def to_smaller(file: Path, out: Path, cfg: DictConfig) -> None:
+    """Write an adapter again, of low rank or in another precision, and say what that costs."""
+    import torch
+
+    from lamp_lightning.models.compress import compress
+    from lamp_lightning.models.header_schema import Header
+    from lamp_lightning.models.registry import MotionUNet
+    from lamp_lightning.models.stored import tuned_below
+
+    def queries_of_base(header: Header, names: list[str]) -> dict[str, torch.Tensor]:
+        named = {"base_model": cfg.base, "base_config": cfg.base_config, "base_variant": None}
+        header = header if cfg.base is None else header.model_copy(update=named)
+        return tuned_below(MotionUNet, header, file, names)
+
+    made = compress(
+        file, out, rank=cfg.rank, dtype=getattr(torch, cfg.adapter_dtype), queries_of_base=queries_of_base
+    )
+    print("  layers        relative error      numbers before       and now")
+    for kind, loss in made.losses.items():
+        print(f"  {kind:<14}{loss.error:>14.5f}{loss.before:>20,}{loss.after:>14,}")
+    print(f"  adapter       {short(out)}")
+    print(f"  size          {megabytes(made.after)}, from {megabytes(made.before)}")
+    print(f"  generate      {call('sample')} run={short(out)} prompt=...", flush=True)
+
+
+def check_smaller_out(adapter: Path, out: Path, overwrite: bool) -> None:
+    """Whether a smaller adapter may be written to `out`."""
+    from lamp_lightning.models.adapter import read_metadata
+
+    if out.is_dir() or (out.exists() and out.samefile(adapter)):
+        raise UserError(f"out={out} is a folder, or the adapter itself: give the name of a new file.")
+    if out.exists():
+        check_replaceable(out, overwrite, read_metadata, "motion adapters")
+
+
 # -- both ----------------------------------------------------------------------------------------------------
 
 
@@ -221,16 +272,12 @@ def check_replaceable(place: Path, overwrite: bool, read: Callable[[Path], objec
         raise UserError(f"overwrite=true replaces only {kind}. {error} Give another out.") from error
 
 
-def base_unet(
-    base: str, config: str | None, variant: str | None = None, dtype: torch.dtype | None = None
-) -> MotionUNet:
-    """The base model's UNet, inflated and not tuned; in float32 where no `dtype` is given."""
-    import torch
-
+def base_unet(base: str, config: str | None, variant: str | None = None) -> MotionUNet:
+    """The base model's UNet, inflated and not tuned, in float32."""
     from lamp_lightning.models.base.load import load_base_model
     from lamp_lightning.models.registry import MotionUNet
 
-    model = load_base_model(base, config=config, variant=variant, torch_dtype=dtype or torch.float32)
+    model = load_base_model(base, config=config, variant=variant)
     return MotionUNet.from_unet(model.unet)
 
 

@@ -148,7 +148,7 @@ def test_animatediff_is_tuned_sampled_and_handed_to_diffusers(plain, tmp_path, r
     modules = dict(MotionAdapter.from_pretrained("run/motion_adapter").named_parameters())
     saved = tensors("run")
     assert modules.keys() == saved.keys()
-    assert all(torch.equal(modules[name], saved[name]) for name in saved)
+    assert all(torch.equal(modules[name].half(), saved[name]) for name in saved)  # half precision in the file
     Image.fromarray(np.full((32, 32, 3), 200, np.uint8)).save("grey.png")
     given, made = painted("run", "first_frame=grey.png"), painted("run")
     assert len(given) == len(made) == 4

@@ -24,6 +24,7 @@ from lamp_lightning.models.adapter import (
     write_adapter,
 )
 from lamp_lightning.models.lora import own_name, without_lora
+from lamp_lightning.models.modules import MotionModules
 from lamp_lightning.models.stored import added, differences, in_precision, query_names, tuned_below
 from lamp_lightning.models.unet.layers import MotionLayer
 from lamp_lightning.models.variant import USUAL, Variant
@@ -176,6 +177,11 @@ class VideoBackbone(ABC, nn.Module):
         return None
 
     @property
+    def modules_structure(self) -> MotionModules | None:
+        """The structure of motion modules, where the backbone has some that are not as of version 1."""
+        return None
+
+    @property
     def is_mixed(self) -> bool:
         """Whether several motions are mixed now."""
         return False
@@ -259,6 +265,7 @@ class VideoBackbone(ABC, nn.Module):
             raise UserError(f"{file} is not written: several motions are mixed. Load one of them.")
         own: dict[str, Any] = {
             "rank": self.rank,
+            "motion_modules": None if self.modules_structure is None else self.modules_structure.model_dump(),
             "norm": self.norm,
             "variant": self.variant.settings(),
             "base_fingerprint": self.fingerprint(),
@@ -416,7 +423,7 @@ class VideoBackbone(ABC, nn.Module):
             return adapter
         tensors: dict[str, Tensor] = adapter.tensors
         if header.queries == "whole":
-            tensors = differences(tensors, tuned_below(header, file, queries))
+            tensors = differences(tensors, tuned_below(type(self), header, file, queries))
         return replace(adapter, tensors=added(tensors, self.base_queries(queries)))
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, Json
 
 from lamp_lightning.diffusion.sampler import Memory, Sampler
+from lamp_lightning.models.modules import MotionModules
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.names import Name, Text, Weight, is_unicode
@@ -38,6 +39,7 @@ class Header(Schema):
     num_frames, sampler: how the motion is sampled.
     official_config: the text of `config.json` of a checkpoint of the authors that it was converted from.
     rank: of the factors that stand in the place of weights (`models.lowrank`); None: all weights are whole.
+    motion_modules: their structure, of the kind "animatediff", where it is not that of version 1.
     queries: whether those of the tensors that the image model has are whole, or differences to its own.
     """
 
@@ -67,6 +69,7 @@ class Header(Schema):
     num_frames: Json[Frames] | None = None
     sampler: Json[Sampler] = Sampler()
     official_config: Text | None = None
+    motion_modules: Json[MotionModules] | None = None
     rank: Json[Rank] | None = None
     queries: Literal["whole", "difference"] = "whole"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -10,6 +11,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.unet.motion_unet import MotionUNet
 from lamp_lightning.models.variant import Kind, Variant
+from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
 
 __all__ = ["BACKBONES", "MotionUNet", "Variant", "inflated"]
@@ -24,7 +26,9 @@ BACKBONES: dict[Kind, tuple[str, str]] = {
 _OF_TRANSFORMERS = ("lamp_lightning.models.transformer.motion_transformer", "MotionTransformer")
 
 
-def inflated(unet: Any, norm: Norm | None = "joint", variant: Variant | None = None) -> VideoBackbone:
+def inflated(
+    unet: Any, norm: Norm | None = "joint", variant: Variant | None = None, modules: Any = None
+) -> VideoBackbone:
     """An image model's denoiser with the motion layers of a variant's kind.
 
     Args:
@@ -32,6 +36,8 @@ def inflated(unet: Any, norm: Norm | None = "joint", variant: Variant | None = N
             the kind "lamp" it becomes the result, in place.
         norm: "joint" or "per_frame"; None: what is usual for its kind.
         variant: what of the method it has; None: LAMP.
+        modules: of the kind "animatediff", the structure of its motion modules (`MotionModules`), or a folder
+            or hub id of published ones; None: new ones as of version 1.
 
     Returns:
         A `MotionUNet`, for the kind "animatediff" an `AnimateDiffUNet`, or of a transformer a
@@ -44,6 +50,14 @@ def inflated(unet: Any, norm: Norm | None = "joint", variant: Variant | None = N
         ('lamp', 'joint', 'conv_in.conv1d.bias')
     """
     is_unet = isinstance(unet, UNet2DConditionModel)
-    module, name = BACKBONES["lamp" if variant is None else variant.kind] if is_unet else _OF_TRANSFORMERS
+    kind: Kind = "lamp" if variant is None else variant.kind
+    module, name = BACKBONES[kind] if is_unet else _OF_TRANSFORMERS
     usual: Norm = "joint" if is_unet else "per_frame"
-    return getattr(importlib.import_module(module), name).from_unet(unet, norm or usual, variant)
+    found = importlib.import_module(module)
+    if modules is None:
+        return getattr(found, name).from_unet(unet, norm or usual, variant)
+    if kind != "animatediff" or not is_unet:
+        raise UserError("Motion modules are AnimateDiff's, and go into a UNet: take method=animatediff.")
+    if isinstance(modules, str | Path):
+        modules = found.load_modules(modules, unet)
+    return getattr(found, name).from_unet(unet, norm or usual, variant, modules)

@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lamp_lightning.models.adapter import same_weights
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.header_schema import Header
 from lamp_lightning.runtime.errors import UserError
 
-QUERY = re.compile(r"(^|\.)attn[12]\.to_q\.(weight|bias)$")  # a motion's parameters that the image model has
+# A motion's parameters that the image model has; AnimateDiff's motion modules have attention of their own.
+QUERY = re.compile(r"^(?!.*motion_modules).*(^|\.)attn[12]\.to_q\.(weight|bias)$")
 
 
 def query_names(names: Iterable[str]) -> list[str]:
@@ -27,7 +30,7 @@ def query_names(names: Iterable[str]) -> list[str]:
         >>> query_names(["conv_in.conv1d.weight", "blocks.0.attn1.to_q.weight"])
         ['blocks.0.attn1.to_q.weight']
     """
-    return sorted(name for name in names if QUERY.search(name))
+    return sorted(name for name in names if QUERY.match(name))
 
 
 def differences(tensors: Mapping[str, Tensor], queries: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,11 +56,17 @@ def in_precision(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str,
     return {name: each if torch.isfinite(each).all() else tensors[name] for name, each in cast.items()}
 
 
-def tuned_below(header: Header, file: Path, names: Iterable[str]) -> dict[str, Tensor]:
+def tuned_below(backbone: Any, header: Header, file: Path, names: Iterable[str]) -> dict[str, Tensor]:
     """The queries of the base model that an adapter with whole queries was tuned on, by name.
 
+    Args:
+        backbone: the class of the adapter's kind.
+        header: of the adapter; it names the base model.
+        file: the adapter.
+        names: of the queries.
+
     Raises:
-        UserError: the adapter does not name its base model, or that cannot be loaded.
+        UserError: the adapter does not name its base model, or that cannot be loaded, or is not what it was.
     """
     why = (
         f"{file} has its queries as a whole, as earlier versions wrote them. On other weights than those "
@@ -82,4 +91,7 @@ def tuned_below(header: Header, file: Path, names: Iterable[str]) -> dict[str, T
         raise UserError(
             f"{why}, and its base model {header.base_model!r} cannot be loaded: {error} {advice}"
         ) from error
-    return {name: base.unet.get_parameter(name).detach() for name in names}
+    below = backbone.from_unet(base.unet, header.norm)
+    if not same_weights(below.fingerprint(header.variant), header.base_fingerprint):
+        raise UserError(f"{why}, and {header.base_model!r} has other weights than it had then. {advice}")
+    return below.base_queries(names)

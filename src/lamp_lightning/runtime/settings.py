@@ -168,6 +168,11 @@ class ModelSettings(Settings):
         "or owner/name/<file>.safetensors of the hub; null: none",
     )
     lora_scale: LoraScale = setting(1.0, "Its strength; 1: as it was trained")
+    motion_adapter: Text | None = setting(
+        None,
+        "Published motion modules that method=animatediff begins with: a folder or hub id of a diffusers "
+        "MotionAdapter; null: new ones",
+    )
     painter: Text | None = setting(
         None, "Another text-to-image model that makes the first frames; null: this one, untuned"
     )

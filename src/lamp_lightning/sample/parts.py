@@ -72,7 +72,7 @@ class MotionPipeline(PipelineComponents):
         model = load_base_model(
             base, config=config, variant=variant, lora=lora, lora_scale=lora_scale, torch_dtype=dtype
         )
-        unet = inflated(model.unet, header.norm, header.variant)
+        unet = inflated(model.unet, header.norm, header.variant, header.motion_modules)
         for parameter in unet.tuned_parameters():
             parameter.data = parameter.data.float()
         pipeline = cls.from_base(model, unet)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lamp_lightning.models.adapter import same_weights
 from lamp_lightning.models.base.load import load_base_model
+from lamp_lightning.models.modules import MotionModules
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing, save_tensors
 from lamp_lightning.runtime.reading import Schema, checked
@@ -186,6 +187,7 @@ class BaseFacts(Part):
     norm: Norm
     dtype: Dtype
     fingerprint: Annotated[list[float], Field(max_length=10_000)]
+    modules: MotionModules | None = None
 
 
 class Hyperparameters(TunerSettings):

@@ -138,7 +138,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
             make("trainer.max_time", {"_target_": "lightning.pytorch.callbacks.Timer", "duration": longest})
         )
     data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
-    unet = inflated(base.unet, cfg.model.norm, variant)
+    unet = inflated(base.unet, cfg.model.norm, variant, cfg.model.get("motion_adapter"))
     tuner = make(
         "tuner",
         {key: value for key, value in cfg.tuner.items() if (key, value) != ("rank", None)},  # as with data

@@ -294,6 +294,7 @@ class MotionTuner(LightningModule):
             "norm": self.unet.norm,
             "dtype": str(self.frozen_dtype).removeprefix("torch."),
             "fingerprint": self.unet.fingerprint(),
+            "modules": None if (found := self.unet.modules_structure) is None else found.model_dump(),
         }
 
     @property
@@ -360,7 +361,9 @@ class MotionTuner(LightningModule):
         saved = read_module(Path(checkpoint_path), hyperparameters)
         if not {"unet", "scheduler"} <= hyperparameters.keys():
             base = saved.base_model()
-            unet = inflated(base.unet, saved.facts.norm, Variant.from_settings(saved.variant))
+            unet = inflated(
+                base.unet, saved.facts.norm, Variant.from_settings(saved.variant), saved.facts.modules
+            )
             hyperparameters = {"unet": unet, "scheduler": base.scheduler, **hyperparameters}
         saved.check_unet(hyperparameters["unet"])
         place: Any = {"map_location": map_location or "cpu", "weights_only": True}

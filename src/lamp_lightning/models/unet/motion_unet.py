@@ -326,6 +326,10 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
     def knows_image_model(self) -> bool:
         return self._image_queries is not None
 
+    def know_image_queries(self, queries: Mapping[str, Tensor]) -> None:
+        """Learn the image model's queries, by name, where only tuned ones were loaded."""
+        self._image_queries = dict(queries)
+
     def image_queries(self) -> dict[str, Tensor]:
         """The query projections of the image model, by name; UserError where only tuned ones are known."""
         if self._image_queries is None:
