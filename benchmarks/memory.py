@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                   # the tables of docs/models.md (ten minutes on one core)
     python benchmarks/memory.py --models sd14     # one model's, printed only
+    python benchmarks/memory.py --models sana sd35     # all transformers, which have a part of the page
     python benchmarks/memory.py --check           # the calculation against the memory of real processes
 
 `peak.py` says how.
@@ -25,9 +26,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from pages import fill, parser
 from peak import CARDS, FRAMES, GIB, Memory, fits, painting, training
-from stable_diffusion import MODELS, autoencoder, text_encoders, unet
+from stable_diffusion import MODELS, TRANSFORMERS, autoencoder, text_encoders, unet
 
-from lamp_lightning.models.registry import MotionUNet
+from lamp_lightning.models.registry import inflated
 from lamp_lightning.runtime.config import composed
 
 # -- against a real process ----------------------------------------------------------------------------------
@@ -78,8 +79,11 @@ TITLES = {
     "sd14": "Stable Diffusion 1.4 and 1.5",
     "sd21": "Stable Diffusion 2.1",
     "sdxl": "Stable Diffusion XL",
+    "sana": "Sana 1.6B",
+    "sd35": "Stable Diffusion 3.5 Medium",
 }
-SMALLER = {"sd14": (256, 384), "sd21": (320, 512), "sdxl": (320, 512)}
+SMALLER = {"sd14": (256, 384), "sd21": (320, 512), "sdxl": (320, 512), "sana": (256, 384), "sd35": (256, 384)}
+PARTS = {"tables": MODELS, "transformers": tuple(TRANSFORMERS)}  # of docs/models.md
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -137,7 +141,7 @@ class Model:
         self.name = name
         self.default = default_setting(name)
         self.settings = settings(name)
-        unet_ = MotionUNet.from_unet(on_meta(unet, name))
+        unet_ = inflated(on_meta(unet, name), None)
         self.parameters = sum(p.numel() for p in unet_.parameters())
         self.tuned = sum(p.numel() for p in unet_.tuned_parameters())
         self.training = {setting: self._training(setting) for setting in self.settings}
@@ -247,7 +251,7 @@ def header(first: str, *others: str, align: str = "---:") -> list[str]:
 
 def main() -> None:
     asked = parser(__doc__)
-    asked.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help="print only these")
+    asked.add_argument("--models", nargs="+", choices=TITLES, metavar="MODEL", help="only these")
     asked.add_argument("--check", action="store_true", help="compare with real processes")
     asked.add_argument("--measure", nargs=3, type=int, help=argparse.SUPPRESS)
     options = asked.parse_args()
@@ -256,10 +260,14 @@ def main() -> None:
     elif options.check:
         check()
     else:
-        text = tables([Model(name) for name in options.models or MODELS])
-        print(text)
-        if options.models is None:
-            fill(options.docs / "models.md", "tables", text)
+        for part, names in PARTS.items():
+            asked_for = [name for name in names if name in (options.models or TITLES)]
+            if not asked_for:
+                continue
+            text = tables([Model(name) for name in asked_for])
+            print(text)
+            if asked_for == list(names):
+                fill(options.docs / "models.md", part, text)
 
 
 if __name__ == "__main__":

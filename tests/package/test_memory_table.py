@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from lamp_lightning import MotionUNet
+from lamp_lightning.models.registry import inflated
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -26,12 +26,14 @@ PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="ut
         ("sd14", 859_520_964, 1_101_091_358, 253_935_834),  # the authors' numbers
         ("sd21", 865_910_724, 1_107_481_118, 253_935_834),
         ("sdxl", 2_567_463_684, 3_095_364_623, 630_134_539),
+        ("sana", 1_604_462_752, 2_307_509_172, 803_308_820),
+        ("sd35", 2_243_171_520, 2_640_012_504, 484_118_040),
     ],
 )
 def test_parameter_counts(name: str, image: int, everything: int, tuned: int) -> None:
     unet = memory.on_meta(stable_diffusion.unet, name)
     assert sum(p.numel() for p in unet.parameters()) == image
-    motion = MotionUNet.from_unet(unet)
+    motion = inflated(unet, None)
     assert sum(p.numel() for p in motion.parameters()) == everything
     assert sum(p.numel() for p in motion.tuned_parameters()) == tuned
     assert f"| {everything:,} | {tuned:,} | {4 * tuned / 1e9:.2f} GB |" in PAGE
