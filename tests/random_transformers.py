@@ -153,6 +153,7 @@ def _sd3(transformer: SD3Transformer2DModel, folder: Path, t5: bool) -> Any:
         _text_config(words, WIDTH_2, hidden_act="gelu", projection_dim=WIDTH_2),
     ]
     encoders = [CLIPTextModelWithProjection(config) for config in configs]
+    torch.nn.init.eye_(encoders[0].text_projection.weight)  # which single files leave out
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((x, -3.0) for x in LETTERS)]
     third: tuple[Any, Any] = (None, None)
     if t5:

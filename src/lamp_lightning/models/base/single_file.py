@@ -71,6 +71,8 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
         except Exception as error:  # whatever the libraries meet
             raise _not_loaded(file, source, local, error) from error
     parts = {kind.attribute(part): getattr(pipeline, part) for part in kind.parts if part not in without}
+    if (third := parts.get("text_encoder_3")) is not None:
+        third.set_input_embeddings(third.shared)  # T5 has its embeddings under two names, files under one
     for part, model in parts.items():
         if isinstance(model, torch.nn.Module):
             check_data(model, f"{file}: its {part}", _OTHER)
