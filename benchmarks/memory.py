@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                   # the tables of docs/models.md (ten minutes on one core)
     python benchmarks/memory.py --models sd14     # one model's, printed only
+    python benchmarks/memory.py --models sana sd35     # all transformers, which have a part of the page
     python benchmarks/memory.py --check           # the calculation against the memory of real processes
 
 `peak.py` says how.
@@ -25,10 +26,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from pages import fill, parser
 from peak import CARDS, FRAMES, GIB, Memory, fits, painting, training
-from stable_diffusion import MODELS, autoencoder, text_encoders, unet
+from stable_diffusion import MODELS, TRANSFORMERS, autoencoder, text_encoders, unet
 
 from lamp_lightning.models.lowrank import stored_shapes
-from lamp_lightning.models.registry import MotionUNet
+from lamp_lightning.models.registry import inflated
 from lamp_lightning.runtime.config import composed
 
 # -- against a real process ----------------------------------------------------------------------------------
@@ -79,9 +80,12 @@ TITLES = {
     "sd14": "Stable Diffusion 1.4 and 1.5",
     "sd21": "Stable Diffusion 2.1",
     "sdxl": "Stable Diffusion XL",
+    "sana": "Sana 1.6B",
+    "sd35": "Stable Diffusion 3.5 Medium",
 }
 RANKS = (64, 16, 4)  # whose files the table has
-SMALLER = {"sd14": (256, 384), "sd21": (320, 512), "sdxl": (320, 512)}
+SMALLER = {"sd14": (256, 384), "sd21": (320, 512), "sdxl": (320, 512), "sana": (256, 384), "sd35": (256, 384)}
+PARTS = {"tables": MODELS, "transformers": tuple(TRANSFORMERS)}  # of docs/models.md
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -132,7 +136,7 @@ def on_meta(build: Callable[[str], Any], name: str) -> Any:
         return build(name)
 
 
-def stored(unet_: MotionUNet, rank: int | None) -> int:
+def stored(unet_: Any, rank: int | None) -> int:
     """How many numbers an adapter has of a whole MotionUNet, at a rank."""
     tuned = zip(unet_.trainable_names(), unet_.tuned_parameters(), strict=True)
     shapes = stored_shapes({name: tuple(parameter.shape) for name, parameter in tuned}, rank)
@@ -146,7 +150,7 @@ class Model:
         self.name = name
         self.default = default_setting(name)
         self.settings = settings(name)
-        unet_ = MotionUNet.from_unet(on_meta(unet, name))
+        unet_ = inflated(on_meta(unet, name), None)
         self.parameters = sum(p.numel() for p in unet_.parameters())
         self.tuned = sum(p.numel() for p in unet_.tuned_parameters())
         self.files = [2 * stored(unet_, rank) for rank in (None, *RANKS)]  # bytes in half precision
@@ -261,7 +265,7 @@ def header(first: str, *others: str, align: str = "---:") -> list[str]:
 
 def main() -> None:
     asked = parser(__doc__)
-    asked.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL", help="print only these")
+    asked.add_argument("--models", nargs="+", choices=TITLES, metavar="MODEL", help="only these")
     asked.add_argument("--check", action="store_true", help="compare with real processes")
     asked.add_argument("--measure", nargs=3, type=int, help=argparse.SUPPRESS)
     options = asked.parse_args()
@@ -270,10 +274,14 @@ def main() -> None:
     elif options.check:
         check()
     else:
-        text = tables([Model(name) for name in options.models or MODELS])
-        print(text)
-        if options.models is None:
-            fill(options.docs / "models.md", "tables", text)
+        for part, names in PARTS.items():
+            asked_for = [name for name in names if name in (options.models or TITLES)]
+            if not asked_for:
+                continue
+            text = tables([Model(name) for name in asked_for])
+            print(text)
+            if asked_for == list(names):
+                fill(options.docs / "models.md", part, text)
 
 
 if __name__ == "__main__":

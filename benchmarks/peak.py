@@ -17,7 +17,13 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,7 +32,8 @@ from torch.utils._pytree import tree_leaves
 from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.loss import first_frame_loss
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.registry import MotionUNet
+from lamp_lightning.models.base.prompts import SANA_TOKENS, T5_TOKENS
+from lamp_lightning.models.registry import inflated
 from lamp_lightning.sample.frames import DECODED_AT_ONCE
 from lamp_lightning.train.tuner import MotionTuner
 
@@ -88,14 +95,16 @@ class Memory:
     gradients: int = 0
     optimizer: int = 0
     encoders: int = 0
+    reading: int = 0  # text encoders that are there before the first step only
 
     @property
     def total(self) -> int:
-        return self.frozen + self.tuned + self.gradients + self.optimizer + self.encoders + self.rest
+        weights = self.frozen + self.tuned + self.encoders
+        return weights + self.gradients + self.optimizer + max(self.rest, self.reading)
 
 
 def training(
-    image_unet: UNet2DConditionModel,
+    image_unet: Any,
     size: tuple[int, int],
     *,
     frames: int = FRAMES,
@@ -126,10 +135,10 @@ def training(
         ledger = stack.enter_context(Ledger())
         allocate(model)
         weights = ledger.now
-        latents = torch.zeros(1, 4, frames, size[0] // 8, size[1] // 8)
+        latents = noisy_latents(model, 1, frames, size)
         timesteps = torch.zeros(1, dtype=torch.long)
         text, added = conditions(model, 1)
-        scheduler = DDIMScheduler()
+        scheduler = FlowMatchEulerDiscreteScheduler() if is_transformer(model) else DDIMScheduler()
         ledger.peak = ledger.now
         for _ in range(2):  # the tuner frees a step's gradients before the next one's forward pass
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -152,7 +161,7 @@ def training(
 
 
 def painting(
-    image_unet: UNet2DConditionModel,
+    image_unet: Any,
     vae: Any,
     encoders: list[nn.Module],
     size: tuple[int, int],
@@ -174,12 +183,15 @@ def painting(
         ledger = stack.enter_context(Ledger())
         allocate(model)
         weights = ledger.now
-        for part in (vae, *encoders):
+        later = is_transformer(
+            model
+        )  # its text encoders are there while they read, and gone before the steps
+        for part in (vae, *([] if later else encoders)):
             allocate(part)
         resident = ledger.peak = ledger.now
         if vae_slicing:
             vae.enable_slicing()
-        latents = torch.zeros(2, 4, frames, size[0] // 8, size[1] // 8)
+        latents = noisy_latents(model, 2, frames, size)
         text, added = conditions(model, 2)
         base = BaseModel("", vae, model, encoders[0], None, None)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -188,22 +200,42 @@ def painting(
             torch.cat([base.decode_latents(part) for part in parts])
     check_fused(ledger)
     tuned = size_of(model.tuned_parameters())
+    texts = [tensor for encoder in encoders for tensor in (*encoder.parameters(), *encoder.buffers())]
     return Memory(
-        frozen=weights - tuned, tuned=tuned, encoders=resident - weights, rest=ledger.peak - resident
+        frozen=weights - tuned,
+        tuned=tuned,
+        encoders=resident - weights,
+        rest=ledger.peak - resident,
+        reading=size_of(texts) if later else 0,
     )
 
 
-def motion_unet(
-    image_unet: UNet2DConditionModel, dtype: torch.dtype, *, checkpointing: bool = False
-) -> MotionUNet:
-    """The UNet as the tuner has it: frozen weights in `dtype`, tuned ones in float32."""
+def is_transformer(model: Any) -> bool:
+    """Whether it is a transformer, of flow matching."""
+    return not isinstance(model, UNet2DConditionModel)
+
+
+def noisy_latents(model: Any, clips: int, frames: int, size: tuple[int, int]) -> Tensor:
+    """Latents of clips of that size in pixels, `b c f h w`."""
+    factor = 32 if isinstance(model, SanaTransformer2DModel) else 8
+    return torch.zeros(clips, model.config.in_channels, frames, size[0] // factor, size[1] // factor)
+
+
+def motion_unet(image_unet: Any, dtype: torch.dtype, *, checkpointing: bool = False) -> Any:
+    """The UNet or transformer as the tuner has it: frozen weights in `dtype`, tuned ones in float32."""
     nn.Module.to(image_unet, dtype)
-    unet = MotionUNet.from_unet(image_unet)
+    unet = inflated(image_unet, None)
     return MotionTuner(unet, None, gradient_checkpointing=checkpointing).unet.train()
 
 
 def conditions(unet: Any, clips: int) -> tuple[Tensor, dict[str, Tensor] | None]:
-    """Text embeddings for the UNet, and for SDXL pooled ones and sizes."""
+    """Text embeddings for the model, and what some models take with them."""
+    if isinstance(unet, SanaTransformer2DModel):
+        text = torch.zeros(clips, SANA_TOKENS, unet.config.caption_channels)
+        return text, {"encoder_attention_mask": torch.ones(clips, SANA_TOKENS)}
+    if isinstance(unet, SD3Transformer2DModel):
+        text = torch.zeros(clips, TEXT_LENGTH + T5_TOKENS, unet.config.joint_attention_dim)
+        return text, {"text_embeds": torch.zeros(clips, unet.config.pooled_projection_dim)}
     text = torch.zeros(clips, TEXT_LENGTH, unet.config.cross_attention_dim)
     if unet.config.addition_embed_type != "text_time":
         return text, None

@@ -1,17 +1,32 @@
-"""The public Stable Diffusion models in their true sizes, from the configurations that they ship with.
+"""The public text-to-image models in their true sizes, from the configurations that they ship with.
 
-Without a download: what these build has the shapes of Stable Diffusion and random weights (or none, on the
+Without a download: what these build has the shapes of those models and random weights (or none, on the
 meta device). Sources: the `config.json` files of CompVis/stable-diffusion-v1-4,
-stabilityai/stable-diffusion-2-1 and stabilityai/stable-diffusion-xl-base-1.0. Stable Diffusion 1.5 has the
-shapes of 1.4.
+stabilityai/stable-diffusion-2-1, stabilityai/stable-diffusion-xl-base-1.0,
+stabilityai/stable-diffusion-3.5-medium and Efficient-Large-Model/Sana_1600M_512px_diffusers. Stable Diffusion
+1.5 has the shapes of 1.4.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    T5Config,
+    T5EncoderModel,
+)
 
 UNETS: dict[str, dict[str, Any]] = {
     "sd14": {
@@ -43,6 +58,21 @@ UNETS: dict[str, dict[str, Any]] = {
     },
 }
 MODELS = tuple(UNETS)
+TRANSFORMERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sana": (SanaTransformer2DModel, {"sample_size": 16}),
+    "sd35": (
+        SD3Transformer2DModel,
+        {
+            "sample_size": 128,
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "caption_projection_dim": 1536,
+            "pos_embed_max_size": 384,
+            "dual_attention_layers": tuple(range(13)),
+            "qk_norm": "rms_norm",
+        },
+    ),
+}
 
 _VAE: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -55,6 +85,22 @@ VAES: dict[str, dict[str, Any]] = {
     "sd14": {**_VAE, "sample_size": 512, "scaling_factor": 0.18215},
     "sd21": {**_VAE, "sample_size": 768, "scaling_factor": 0.18215},
     "sdxl": {**_VAE, "sample_size": 1024, "scaling_factor": 0.13025},
+    "sd35": {
+        **_VAE,
+        "latent_channels": 16,
+        "sample_size": 1024,
+        "scaling_factor": 1.5305,
+        "shift_factor": 0.0609,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+}
+_DEEP: dict[str, Any] = {
+    "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+    "downsample_block_type": "conv",
+    "upsample_block_type": "interpolate",
+    "scaling_factor": 0.41407,
 }
 
 _CLIP_L = {
@@ -82,18 +128,30 @@ _OPENCLIP_BIGG = {
 }
 
 
-def unet(name: str) -> UNet2DConditionModel:
-    """The image UNet."""
+def unet(name: str) -> Any:
+    """The image UNet, or the image transformer."""
+    if name in TRANSFORMERS:
+        cls, config = TRANSFORMERS[name]
+        return cls(**config)
     return UNet2DConditionModel(**UNETS[name])
 
 
-def autoencoder(name: str) -> AutoencoderKL:
+def autoencoder(name: str) -> Any:
     """The autoencoder."""
-    return AutoencoderKL(**VAES[name])
+    return AutoencoderDC(**_DEEP) if name == "sana" else AutoencoderKL(**VAES[name])
 
 
 def text_encoders(name: str) -> list[Any]:
-    """The text encoder, or the two of SDXL."""
+    """The text encoder, the two of SDXL, or the three of Stable Diffusion 3.5."""
+    if name == "sana":
+        return [Gemma2Model(Gemma2Config())]  # of 2B, by default
+    if name == "sd35":
+        clips = [CLIPTextModelWithProjection(CLIPTextConfig(**each)) for each in (_CLIP_L, _OPENCLIP_BIGG)]
+        xxl = T5Config(
+            vocab_size=32128, d_model=4096, d_ff=10240, num_layers=24, num_heads=64,
+            feed_forward_proj="gated-gelu",
+        )  # fmt: skip
+        return [*clips, T5EncoderModel(xxl)]
     if name == "sdxl":
         second = CLIPTextModelWithProjection(CLIPTextConfig(**_OPENCLIP_BIGG))
         return [CLIPTextModel(CLIPTextConfig(**_CLIP_L)), second]

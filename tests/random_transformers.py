@@ -6,6 +6,7 @@ All make 32x32 pixels from 8x8 latents.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from diffusers import (
     SanaTransformer2DModel,
     SD3Transformer2DModel,
 )
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPTextModelWithProjection,
     Gemma2Config,
@@ -29,7 +31,15 @@ from transformers import (
     T5Tokenizer,
 )
 
-from random_models import TOKENS, WIDTH, WIDTH_2, _text_config, save_tokenizer
+from random_models import (
+    TOKENS,
+    WIDTH,
+    WIDTH_2,
+    _renamed,
+    _text_config,
+    _vae_as_ldm,
+    save_tokenizer,
+)
 
 KINDS = ("sana", "sd3")
 CHANNELS, TEXT, T5 = 4, 12, 48  # of latents, of Gemma's embeddings, of T5's
@@ -143,6 +153,7 @@ def _sd3(transformer: SD3Transformer2DModel, folder: Path, t5: bool) -> Any:
         _text_config(words, WIDTH_2, hidden_act="gelu", projection_dim=WIDTH_2),
     ]
     encoders = [CLIPTextModelWithProjection(config) for config in configs]
+    torch.nn.init.eye_(encoders[0].text_projection.weight)  # which single files leave out
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((x, -3.0) for x in LETTERS)]
     third: tuple[Any, Any] = (None, None)
     if t5:
@@ -166,3 +177,59 @@ def _sd3(transformer: SD3Transformer2DModel, folder: Path, t5: bool) -> Any:
 def index_of(folder: Path) -> dict[str, Any]:
     """The pipeline's `model_index.json`."""
     return json.loads((folder / "model_index.json").read_text())
+
+
+# The format in which Stable Diffusion 3 is shared as one file: the names of the original code
+
+
+def save_sd3_file(folder: Path, file: Path, *, t5: bool = True) -> Path:
+    """The weights of a pipeline folder of "sd3" as one checkpoint; returns `file`."""
+    transformer = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    tensors = {f"model.diffusion_model.{name}": x for name, x in _as_mmdit(transformer).items()}
+    vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    tensors |= {f"first_stage_model.{name}": x for name, x in _vae_as_ldm(vae).items()}
+    encoders = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"} | (
+        {"text_encoder_3": "t5xxl"} if t5 else {}
+    )
+    for part, short in encoders.items():
+        text = load_file(folder / part / "model.safetensors")
+        tensors |= {f"text_encoders.{short}.transformer.{name}": x for name, x in text.items()}
+    save_file({name: x.contiguous() for name, x in tensors.items()}, file, metadata={"format": "pt"})
+    return file
+
+
+def _as_mmdit(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Queries, keys and values are one matrix there, and the last norm has scale and shift the other way."""
+    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("transformer_blocks."))
+    found = dict(tensors)
+    for name in [name for name in tensors if re.search(r"\.(to_q|add_q_proj)\.", name)]:
+        three = [name.replace("to_q", f"to_{x}").replace("add_q", f"add_{x}") for x in "qkv"]
+        joined = name.replace("to_q", "qkv").replace("add_q_proj", "qkv_context")
+        found[joined] = torch.cat([found.pop(each) for each in three])
+    for name in [name for name in found if re.search(rf"(^|blocks\.{last}\.)norm(_out|1_context)\.", name)]:
+        found[name] = torch.cat(found[name].chunk(2)[::-1])
+    rules = [
+        (r"^pos_embed\.pos_embed$", "pos_embed"),
+        (r"^pos_embed\.proj", "x_embedder.proj"),
+        (
+            r"^time_text_embed\.timestep_embedder\.linear_(\d)",
+            lambda m: f"t_embedder.mlp.{2 * int(m[1]) - 2}",
+        ),
+        (r"^time_text_embed\.text_embedder\.linear_(\d)", lambda m: f"y_embedder.mlp.{2 * int(m[1]) - 2}"),
+        (r"^norm_out\.linear", "final_layer.adaLN_modulation.1"),
+        (r"^proj_out", "final_layer.linear"),
+        (r"^transformer_blocks", "joint_blocks"),
+        (r"\.attn\.qkv_context", ".context_block.attn.qkv"),
+        (r"\.attn\.norm_added_([qk])", r".context_block.attn.ln_\1"),
+        (r"\.attn\.to_add_out", ".context_block.attn.proj"),
+        (r"(\d)\.(attn2?)\.qkv", r"\1.x_block.\2.qkv"),
+        (r"(\d)\.(attn2?)\.norm_([qk])", r"\1.x_block.\2.ln_\3"),
+        (r"(\d)\.(attn2?)\.to_out\.0", r"\1.x_block.\2.proj"),
+        (r"(\d)\.norm1\.linear", r"\1.x_block.adaLN_modulation.1"),
+        (r"\.norm1_context\.linear", ".context_block.adaLN_modulation.1"),
+        (r"(\d)\.ff\.net\.0\.proj", r"\1.x_block.mlp.fc1"),
+        (r"(\d)\.ff\.net\.2", r"\1.x_block.mlp.fc2"),
+        (r"\.ff_context\.net\.0\.proj", ".context_block.mlp.fc1"),
+        (r"\.ff_context\.net\.2", ".context_block.mlp.fc2"),
+    ]
+    return _renamed(found, rules)

@@ -21,7 +21,15 @@ from lamp_lightning.models.transformer.motion_transformer import MotionSana, Mot
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from random_models import TOKENS, WIDTH, WIDTH_2
-from random_transformers import CHANNELS, KINDS, T5, TEXT, random_transformer, save_random_transformer
+from random_transformers import (
+    CHANNELS,
+    KINDS,
+    T5,
+    TEXT,
+    random_transformer,
+    save_random_transformer,
+    save_sd3_file,
+)
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +285,19 @@ def test_stable_diffusion_3_works_without_t5(tmp_path):
     found = load_base_model(folder).encode_prompts(["a bird"])
     assert torch.equal(found.text, wanted[0])
     assert torch.equal(found.pooled, wanted[2])
+
+
+@pytest.mark.parametrize("t5", [True, False])
+def test_a_single_file_of_stable_diffusion_3_holds_what_its_folder_does(random_model, base, tmp_path, t5):
+    folder = random_model("sd3")
+    file = save_sd3_file(folder, tmp_path / "model.safetensors", t5=t5)
+    one, other = base("sd3"), load_base_model(file, config=folder)
+    assert (other.text_encoder_3 is not None) == (other.tokenizer_3 is not None) == t5
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2", *(["text_encoder_3"] if t5 else [])):
+        ours, theirs = (getattr(each, part).state_dict() for each in (one, other))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert other.scheduler.config.shift == 3.0
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ SUITS = {  # precision, and the frozen weights of a large model
     "mps": ("32-true", "float32"),
 }
 MODELS = {"tiny": None, "sd14": "sd1", "sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
+MODELS |= {"tiny_dit": None, "sana": "sana", "sd35": "sd3"}
+LARGE = ("sdxl", "sana", "sd35")
 
 
 @pytest.fixture(params=KINDS)
@@ -50,7 +52,7 @@ def test_defaults_of_a_model_go_together(kind, model):
     check_precision(cfg.trainer.precision, cfg.model.dtype, cfg.trainer.accelerator)
     precision, dtype = SUITS[kind]
     assert cfg.trainer.precision == precision
-    assert cfg.model.dtype == (dtype if model == "sdxl" else "float32")
+    assert cfg.model.dtype == (dtype if model in LARGE else "float32")
 
 
 @pytest.mark.parametrize("given", [["trainer=cpu"], ["trainer=gpu"], ["experiment=paper"], ["trainer=ddp"]])

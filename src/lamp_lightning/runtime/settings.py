@@ -157,7 +157,7 @@ class ModelSettings(Settings):
     """The text-to-image model and what it becomes."""
 
     name: Text = setting(..., "Name of this config")
-    path: Text = setting(..., "A diffusers folder, a hub id, a single-file checkpoint, or tiny")
+    path: Text = setting(..., "A diffusers folder, a hub id, a single-file checkpoint, or tiny or tiny_dit")
     config: Text | None = setting(
         None, "Folder or hub id with a single file's configuration; null: the hub's"
     )

@@ -206,7 +206,9 @@ class PromptedPipeline(MotionPipeline):
         if not given and asked in self._read:
             return self._read[asked]
         offloaded = any(hasattr(encoder, "_hf_hook") for encoder in base.text_encoders)
-        with on_device([] if offloaded else base.text_encoders, self._execution_device):
+        device = self._execution_device
+        there = on_device([] if offloaded else base.text_encoders, device)
+        with there, torch.autocast(device.type, enabled=False):  # as the clips' texts were read
             told = prompts.encoded(base, guidance=guidance).to("cpu")
         if not given:
             if len(self._read) >= MOST_READ:

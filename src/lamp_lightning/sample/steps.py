@@ -142,4 +142,5 @@ class SteppingPipeline(PromptedPipeline):
         text, negative = chosen("prompt_embeds"), chosen("negative_prompt_embeds")
         if negative is not None and negative is not given["negative_prompt_embeds"] and len(text) > clips:
             text = torch.cat([negative.to(text), text[clips:]])
-        return Conditions(text, chosen("add_text_embeds"), chosen("add_time_ids"))
+        mask = None if self._told.mask is None else self._told.mask[-len(text) :]
+        return Conditions(text, chosen("add_text_embeds"), chosen("add_time_ids"), mask)

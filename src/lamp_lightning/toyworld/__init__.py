@@ -45,7 +45,13 @@ def tiny_model_path() -> Path:
 
 
 def tiny_dit_path() -> Path:
-    """Folder of the tiny transformer, a `SanaPipeline` of diffusers, where it has been pretrained."""
+    """Folder of the tiny transformer, a `SanaPipeline` of diffusers, where it has been pretrained.
+
+    Example:
+        >>> from lamp_lightning.toyworld import tiny_dit_path
+        >>> tiny_dit_path().name
+        'tiny_dit'
+    """
     return _WEIGHTS / "tiny_dit"
 
 

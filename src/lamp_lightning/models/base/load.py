@@ -33,7 +33,8 @@ def load_base_model(
         variant: of the weight files, such as "fp16" (`diffusion_pytorch_model.fp16.safetensors`).
         lora: a style LoRA that is fused into the weights, see `base.style.lora_file`.
         lora_scale: its strength; 1 is the LoRA as it was trained.
-        torch_dtype: of all weights; SDXL's autoencoder stays in float32 where float16 is asked for.
+        torch_dtype: of all weights. Where float16 is asked for, the autoencoders of SDXL and Sana stay in
+            float32, and Gemma and T5 take bfloat16: their activations pass what float16 can hold.
         device: of all weights.
 
     Raises:
@@ -61,8 +62,11 @@ def load_base_model(
 
         fuse_lora(base, lora, lora_scale)
     for part in (*base.encoders, base.unet):
-        upcast = part is base.vae and base.overflows_in_float16 and torch_dtype == torch.float16
-        dtype = torch.float32 if upcast else torch_dtype
+        dtype = torch_dtype
+        if torch_dtype == torch.float16 and part is base.vae and base.overflows_in_float16:
+            dtype = torch.float32
+        elif torch_dtype == torch.float16 and getattr(part.config, "model_type", "") in ("gemma2", "t5"):
+            dtype = torch.bfloat16
         for tensor in (*part.parameters(), *part.buffers()):
             if tensor.is_floating_point():
                 tensor.data = tensor.data.to(dtype)

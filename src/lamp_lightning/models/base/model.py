@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
@@ -192,9 +193,10 @@ class BaseModel:
 
     @property
     def overflows_in_float16(self) -> bool:
-        """Whether the autoencoder needs more than float16, as SDXL's does (its activations pass 65504)."""
-        sdxl = self.text_encoder_2 is not None and not self.is_transformer
-        return sdxl and bool(self.vae.config.force_upcast)
+        """Whether the autoencoder needs more than float16: SDXL's and Sana's activations pass 65504."""
+        if self.is_transformer:
+            return isinstance(self.vae, AutoencoderDC)
+        return self.text_encoder_2 is not None and bool(self.vae.config.force_upcast)
 
     def _autoencoding(self) -> Any:
         """Without float16 autocast where the autoencoder does not bear it."""

@@ -1,4 +1,4 @@
-"""Base models in one file, as people share them: the original format of Stable Diffusion."""
+"""Base models in one file, as people share them: the original formats of Stable Diffusion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from lamp_lightning.models.base.folder import (
@@ -18,15 +18,21 @@ from lamp_lightning.models.base.folder import (
     config_source,
     make_scheduler,
 )
-from lamp_lightning.models.base.kinds import SD, SDXL
+from lamp_lightning.models.base.kinds import SD, SD3, SDXL, Kind
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.checks import library_reason, quiet_loading
 from lamp_lightning.models.tensors import tensor_names
 from lamp_lightning.runtime.errors import UserError
 
 _XL_KEY = "conditioner.embedders.1."  # the second text encoder
+_SD3_KEY, _T5_KEY = "model.diffusion_model.joint_blocks.", "text_encoders.t5xxl."
 _UNET_KEY, _VAE_KEY = "model.diffusion_model.", "first_stage_model."
-_TEXT_KEYS = ("cond_stage_model.", "conditioner.embedders.0.")
+_TEXT_KEYS = ("cond_stage_model.", "conditioner.embedders.0.", "text_encoders.clip_l.")
+_PIPELINES: dict[str, Any] = {
+    SD.title: StableDiffusionPipeline,
+    SDXL.title: StableDiffusionXLPipeline,
+    SD3.title: StableDiffusion3Pipeline,
+}
 _OTHER = "fetch the file again, or give the model.config of a model of the same kind."
 
 
@@ -50,35 +56,47 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
             )
     source = None if config is None else config_source(config)
     local = source is not None and Path(source).is_dir()
-    xl = any(name.startswith(_XL_KEY) for name in names)
+    kind, without = _kind(names)
     if local:
         check_local_config(Path(str(source)))
-    cls: Any = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
     with quiet_loading():
         try:
-            pipeline = cls.from_single_file(
+            pipeline = _PIPELINES[kind.title].from_single_file(
                 str(file),
                 config=source,
                 torch_dtype=torch_dtype,
                 local_files_only=local,
-                **dict.fromkeys(("safety_checker", "feature_extractor", *(["image_encoder"] if xl else []))),
+                **dict.fromkeys(without),
             )
         except Exception as error:  # whatever the libraries meet
             raise _not_loaded(file, source, local, error) from error
-    parts = {part: getattr(pipeline, part) for part in (SDXL if xl else SD).parts}
+    parts = {kind.attribute(part): getattr(pipeline, part) for part in kind.parts if part not in without}
+    if (third := parts.get("text_encoder_3")) is not None:
+        third.set_input_embeddings(third.shared)  # T5 has its embeddings under two names, files under one
     for part, model in parts.items():
         if isinstance(model, torch.nn.Module):
             check_data(model, f"{file}: its {part}", _OTHER)
-    _check_count(pipeline.unet, names, _UNET_KEY, file)
+    _check_count(parts["unet"], names, _UNET_KEY, file, joined=kind is SD3)
     _check_count(pipeline.vae, names, _VAE_KEY, file)
+    patch = parts["unet"].config.patch_size if kind is SD3 else None
     base = BaseModel(
         name=str(file),
-        scheduler=make_scheduler(pipeline.scheduler.config, str(file)),
-        zeros_for_no_prompt=xl and bool(pipeline.config.get("force_zeros_for_empty_prompt")),
+        scheduler=make_scheduler(pipeline.scheduler.config, str(file), patch),
+        zeros_for_no_prompt=kind is SDXL and bool(pipeline.config.get("force_zeros_for_empty_prompt")),
         **parts,
     )
     check_tokenizers(base, f"{source or file}: its ")
     return base
+
+
+def _kind(names: Collection[str]) -> tuple[Kind, list[str]]:
+    """The kind of model that tensors of these names are of, and the parts that it comes without."""
+    if any(name.startswith(_SD3_KEY) for name in names):
+        there = any(name.startswith(_T5_KEY) for name in names)
+        return SD3, ["image_encoder", "feature_extractor", *([] if there else SD3.droppable)]
+    if any(name.startswith(_XL_KEY) for name in names):
+        return SDXL, ["safety_checker", "feature_extractor", "image_encoder"]
+    return SD, ["safety_checker", "feature_extractor"]
 
 
 def load_single_unet(path: str | Path, **kwargs: Any) -> UNet2DConditionModel:
@@ -98,9 +116,16 @@ def load_single_unet(path: str | Path, **kwargs: Any) -> UNet2DConditionModel:
     return unet
 
 
-def _check_count(model: torch.nn.Module, names: Collection[str], key: str, file: Path) -> None:
-    """diffusers takes what it knows and says nothing of the rest."""
+def _check_count(
+    model: torch.nn.Module, names: Collection[str], key: str, file: Path, *, joined: bool = False
+) -> None:
+    """diffusers takes what it knows and says nothing of the rest.
+
+    `joined`: queries, keys and values are one tensor in the file, and three in the model.
+    """
     found, used = sum(name.startswith(key) for name in names), len(model.state_dict())
+    if joined:
+        found += 2 * sum(name.startswith(key) and ".qkv." in name for name in names)
     if found > used:
         raise UserError(
             f"{file} has {found} tensors {key}*, {found - used} more than such a model has: it is of another "

@@ -133,6 +133,7 @@ class MotionTransformer:
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Any] | None = None,
         *,
+        cross_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool | None = None,
     ) -> Any:
         """Predict the velocity of clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`).
@@ -144,7 +145,12 @@ class MotionTransformer:
             added_cond_kwargs: `text_embeds` `b p`, the pooled text of Stable Diffusion 3;
                 `encoder_attention_mask` `b l`, 1 for each token of Sana's text that counts. Others are not
                 looked at.
+            cross_attention_kwargs: refused, as there are no LoRA layers that it could scale.
         """
+        if cross_attention_kwargs:
+            raise UserError(
+                f"cross_attention_kwargs={cross_attention_kwargs} is about layers that UNets have."
+            )
         if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
             raise ValueError(
                 "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "

@@ -98,6 +98,10 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         """
         if isinstance(unet, MotionUNet):
             raise UserError("This UNet is a MotionUNet already: inflate an image model's UNet, once.")
+        if not isinstance(unet, UNet2DConditionModel):
+            raise UserError(
+                f"A {type(unet).__name__} is no UNet2DConditionModel: a MotionUNet is made of one."
+            )
         refuse_loaded(unet, "inflated")
         queries = {k: v.detach().clone() for k, v in unet.named_parameters() if _IMAGE_QUERY.search(k)}
         inflated = cast(MotionUNet, unet)
