@@ -307,6 +307,33 @@ class VideoBackbone(ABC, nn.Module):
         return adapter.metadata
 
     @without_lora
+    def begin_with(self, file: str | Path) -> None:
+        """Take a motion's parameters to tune on from, such as those of a motion prior.
+
+        Unlike after `load_motion`, nothing is remembered that `unload_motion` would put back.
+
+        Args:
+            file: an adapter of this base model, or `owner/name` of one on the hub.
+
+        Raises:
+            UserError: as `load_motion`, other layers or norm, or factors of low rank are tuned.
+        """
+        file = motion_file(file)
+        header, fault = header_of(file), None
+        if self.rank is not None:
+            fault = f"a run of tuner.rank={self.rank} tunes factors from the start. Give tuner.rank=null."
+        elif header.norm != self.norm:
+            fault = f"it was tuned with model.norm={header.norm}, not {self.norm}."
+        elif different := header.variant.differences(self.variant):
+            fault = f"it has other motion layers than this run. They differ in {different}."
+        if fault:
+            raise UserError(f"Tuning cannot begin with {file}: {fault}")
+        tensors, parameters = self._read(file, check_base=True).tensors, self.own_parameters()
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                parameters[name].copy_(tensor)
+
+    @without_lora
     def set_motions(
         self, motions: Mapping[str | Path, float], *, check_base: bool = True
     ) -> list[dict[str, str]]:

@@ -170,8 +170,8 @@ class ModelSettings(Settings):
     lora_scale: LoraScale = setting(1.0, "Its strength; 1: as it was trained")
     motion_adapter: Text | None = setting(
         None,
-        "Published motion modules that method=animatediff begins with: a folder or hub id of a diffusers "
-        "MotionAdapter; null: new ones",
+        "What tuning begins with: a motion of the same model (a run folder, adapter or owner/name), or for "
+        "method=animatediff published motion modules; null: nothing",
     )
     painter: Text | None = setting(
         None, "Another text-to-image model that makes the first frames; null: this one, untuned"

@@ -278,13 +278,16 @@ def check_clips(cfg: DictConfig, file: Path) -> None:
 
 def settle_paths(cfg: DictConfig) -> None:
     """Make the config's paths absolute, so that a run can be resumed from anywhere."""
-    models = ("model.path", "model.config", "model.painter", "model.painter_config", "model.clip")
+    models = ("path", "config", "painter", "painter_config", "clip")
+    or_ids = ("model.lora", "model.motion_adapter")  # of the hub, where there is no such path
     paths = (*PATHS, "samples.first_frame")
-    for key in (*paths, *models):
+    for key in (*paths, *or_ids, *(f"model.{name}" for name in models)):
         value = OmegaConf.select(cfg, key)
         if key == "data.validation" and is_number(value):
             continue  # a share of the clips
-        if value is not None and (key in paths or names_file(str(value))):
+        if key in or_ids and value is not None and not Path(str(value)).expanduser().exists():
+            continue
+        if value is not None and (key in (*paths, *or_ids) or names_file(str(value))):
             OmegaConf.update(cfg, key, str(Path(str(value)).expanduser().absolute()))
 
 

@@ -44,6 +44,7 @@ from lamp_lightning.runtime.precision import check_precision
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.loading import load_base_of, load_painter, spare_memory
+from lamp_lightning.sample.motions import find_adapter
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.videos import Video
 from lamp_lightning.train.callbacks import HeldOutLosses, Samples, SaveState, StepNumbers, TrainingProgress
@@ -138,7 +139,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
             make("trainer.max_time", {"_target_": "lightning.pytorch.callbacks.Timer", "duration": longest})
         )
     data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
-    unet = inflated(base.unet, cfg.model.norm, variant, cfg.model.get("motion_adapter"))
+    begun = cfg.model.get("motion_adapter")
+    unet = inflated(base.unet, cfg.model.norm, variant, begun if variant.kind == "animatediff" else None)
     tuner = make(
         "tuner",
         {key: value for key, value in cfg.tuner.items() if (key, value) != ("rank", None)},  # as with data
@@ -148,6 +150,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         gradient_checkpointing=cfg.model.gradient_checkpointing,
         **base_names(cfg),
     )
+    if begun is not None and variant.kind == "lamp" and not run.checkpoint.exists():
+        begin_with(unet, begun)
     tuner._log_hyperparams = False  # the logger gets the whole config
     progress = TrainingProgress(str(cfg.motion.name))
     pipeline = LAMPPipeline.from_base(base, unet)
@@ -190,6 +194,14 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         studio.first_frames(max(while_training, cfg.samples.final))
     stop.check()
     return Parts(trainer, tuner, data, studio)
+
+
+def begin_with(unet: Any, motion: str) -> None:
+    """Let tuning begin with a motion: a run folder, an adapter or one of the hub."""
+    try:
+        unet.begin_with(find_adapter(motion).file)
+    except UserError as error:
+        raise UserError(f"model.motion_adapter={motion} cannot be used. {error}") from error
 
 
 def base_names(cfg: DictConfig) -> dict[str, Any]:
