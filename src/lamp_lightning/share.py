@@ -7,7 +7,6 @@ shows, in one commit. `sample run=<owner>/<name>` uses it on any machine.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from lamp_lightning.runtime.command import run_command
+from lamp_lightning.runtime.command import run_command_of_motion
 from lamp_lightning.runtime.command_settings import ShareMotion
 from lamp_lightning.runtime.console import call, quiet, quiet_libraries, short
 from lamp_lightning.runtime.errors import UserError
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     quiet()
-    overrides = [re.sub("^motion=", "run=", each) for each in (sys.argv[1:] if argv is None else argv)]
-    return run_command(share, "share", overrides)
+    return run_command_of_motion(share, "share", sys.argv[1:] if argv is None else argv)
 
 
 def share(cfg: DictConfig) -> None:

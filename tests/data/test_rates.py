@@ -91,7 +91,7 @@ def test_clips_of_mixed_rates_become_one_speed(tmp_path):
         found = load_motion_set(tmp_path, **asked, fps=10)
     assert [numbers(clip.frames)[:10] for clip in found.clips] == [[*range(0, 40, 4)]] * 3
     assert found.fps == 10
-    with pytest.warns(UserWarning, match=r"0\.mp4 \(10\) have fewer.*stutters.*data\.fps=10 or less"):
+    with pytest.warns(UserWarning, match=r"0\.mp4 \(10\) has fewer.*stutters.*data\.fps=10 suits most"):
         load_motion_set(tmp_path, **asked, fps=20)
     with pytest.raises(UserError, match=r"has 5 frames, but 8"):
         load_motion_set(tmp_path, **{**asked, "num_frames": 8}, fps=5)

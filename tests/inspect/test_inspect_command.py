@@ -104,7 +104,7 @@ def test_one_odd_clip_does_not_decide_for_all():
     assert "data.fps=25 reads all at one rate; slow.mp4 (12) is too slow for that: leave it out." in said
     said = advice_of(*usual, facts_of("slow.mp4", 32, 12), fps=25)
     assert "slow.mp4 (12) has fewer frames per second than data.fps=25" in said
-    assert "Leave them out." in said
+    assert "Leave it out." in said
     assert "data.fps=12 suits most clips" in advice_of(
         *[facts_of(f"{k}.mp4", 32, 12) for k in range(8)], fps=25
     )

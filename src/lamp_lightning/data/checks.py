@@ -99,8 +99,9 @@ def one_rate(rates: Mapping[str, float]) -> str:
 
 def other_rate(fps: float, rates: Sequence[float]) -> str:
     """What to do where clips are slower than `fps`: leave few of them out, or take the rate of most."""
-    usual = suits_most(rates)
-    return "Leave them out." if usual >= 0.95 * fps else f"data.fps={usual:.4g} suits most clips."
+    usual, slow = suits_most(rates), sum(rate < 0.95 * fps for rate in rates)
+    leave = "Leave it out." if slow == 1 else "Leave them out."
+    return leave if usual >= 0.95 * fps else f"data.fps={usual:.4g} suits most clips."
 
 
 def raise_problems(problems: Sequence[str], limit: int = 5) -> None:

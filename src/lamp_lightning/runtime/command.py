@@ -116,6 +116,23 @@ def run_command(task: Callable[[DictConfig], Any], config_name: str, argv: Seque
     return status or int(bool(failed))
 
 
+def run_command_of_motion(task: Callable[[DictConfig], Any], config_name: str, argv: Sequence[str]) -> int:
+    """`run_command`, where `motion=` says what `run=` says, as in training; and so in messages.
+
+    `motion=` is a group of configs for Hydra, so it has to become `run=` before that looks.
+    """
+    overrides = [re.sub("^motion=", "run=", word) for word in argv]
+
+    def as_typed(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except UserError as error:
+            raise UserError(re.sub(r"\brun=", "motion=", str(error))) from error
+
+    as_typed.__module__, as_typed.__qualname__ = task.__module__, task.__qualname__
+    return run_command(task if overrides == list(argv) else as_typed, config_name, overrides)
+
+
 def data_roots(argv: Sequence[str]) -> list[str]:
     """The folders below which motions have theirs: those that the command line names, else the default."""
     named = [word.removeprefix("data.root=").strip("'") for word in argv if word.startswith("data.root=")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from lamp_lightning.runtime.command import run_command
+from lamp_lightning.runtime.command import run_command_of_motion
 from lamp_lightning.runtime.command_settings import Sample
 from lamp_lightning.runtime.console import quiet
 from lamp_lightning.runtime.errors import UserError
@@ -28,19 +27,7 @@ NO_FOLDER = {".avi", ".mov", ".mkv", ".webm", ".m4v", ".jpg", ".jpeg", ".png", "
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     quiet()
-    # As in training; motion= is a group of configs for Hydra, so it has to become run= before that looks.
-    words = sys.argv[1:] if argv is None else argv
-    overrides = [re.sub("^motion=", "run=", each) for each in words]
-
-    def task(cfg: DictConfig) -> None:
-        try:
-            sample(cfg)
-        except UserError as error:
-            if overrides == list(words):
-                raise
-            raise UserError(re.sub(r"\brun=", "motion=", str(error))) from error  # as it was typed
-
-    return run_command(task, "sample", overrides)
+    return run_command_of_motion(sample, "sample", sys.argv[1:] if argv is None else argv)
 
 
 def sample(cfg: DictConfig) -> None:
