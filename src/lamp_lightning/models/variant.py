@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -21,6 +22,9 @@ _SWITCHES = {  # the layer settings that a parameter set needs
     "conv_gate": ("temporal_conv", "gate"),
     "attn_temp": ("temporal_attention",),
 }
+
+# A motion's parameters that the image model has; AnimateDiff's motion modules have attention of their own.
+_QUERY = re.compile(r"^(?!.*motion_modules).*(^|\.)attn[12]\.to_q\.(weight|bias)$")
 
 
 class Variant(LayerSettings):
@@ -119,3 +123,13 @@ class Variant(LayerSettings):
         """How they differ, in words; empty where they do not."""
         ours, theirs = self.settings(), other.settings()
         return ", ".join(f"{k} {ours[k]} and {theirs[k]}" for k in ours if ours[k] != theirs[k])
+
+
+def query_names(names: Iterable[str]) -> list[str]:
+    """Those of the names that are of queries, sorted.
+
+    Example:
+        >>> query_names(["conv_in.conv1d.weight", "blocks.0.attn1.to_q.weight"])
+        ['blocks.0.attn1.to_q.weight']
+    """
+    return sorted(name for name in names if _QUERY.match(name))
