@@ -29,6 +29,7 @@ from lamp_lightning.models.header_schema import (
 )
 from lamp_lightning.models.lowrank import multiplied, stored_shapes
 from lamp_lightning.models.tensors import FLOATS, check_finite, check_float, check_shapes, open_safetensors
+from lamp_lightning.models.variant import query_names
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing
 
@@ -189,7 +190,8 @@ def precision(file: Path) -> torch.dtype:
     if header_of(file).official_config is None:
         return torch.float32
     with _opened(file) as opened:
-        kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()} - {"F64"}  # noqa: SIM118
+        names = set(opened.keys()) - set(query_names(opened.keys()))  # whose differences are more precise
+        kinds = {opened.get_slice(name).get_dtype() for name in names}
     return reduce(torch.promote_types, (FLOATS.get(kind, torch.float32) for kind in kinds))
 
 

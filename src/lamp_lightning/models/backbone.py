@@ -25,9 +25,9 @@ from lamp_lightning.models.adapter import (
 )
 from lamp_lightning.models.lora import own_name, without_lora
 from lamp_lightning.models.modules import MotionModules
-from lamp_lightning.models.stored import added, differences, in_precision, query_names, tuned_below
+from lamp_lightning.models.stored import added, differences, in_precision, tuned_below
 from lamp_lightning.models.unet.layers import MotionLayer
-from lamp_lightning.models.variant import USUAL, Variant
+from lamp_lightning.models.variant import USUAL, Variant, query_names
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.hub import motion_file
 from lamp_lightning.runtime.settings import Norm

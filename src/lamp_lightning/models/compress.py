@@ -13,8 +13,8 @@ from torch import Tensor
 from lamp_lightning.models.adapter import inverted_clip, read_metadata, stored_tensors, write_adapter
 from lamp_lightning.models.header_schema import Header, read_header
 from lamp_lightning.models.lowrank import Loss, factored, losses, multiplied
-from lamp_lightning.models.stored import differences, in_precision, query_names
-from lamp_lightning.models.variant import SETS
+from lamp_lightning.models.stored import differences, in_precision
+from lamp_lightning.models.variant import SETS, query_names
 from lamp_lightning.runtime.errors import UserError
 
 

@@ -6,7 +6,6 @@ difference to the base's weight. So a LoRA or a fine-tuned checkpoint below a mo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,29 +18,20 @@ from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.header_schema import Header
 from lamp_lightning.runtime.errors import UserError
 
-# A motion's parameters that the image model has; AnimateDiff's motion modules have attention of their own.
-QUERY = re.compile(r"^(?!.*motion_modules).*(^|\.)attn[12]\.to_q\.(weight|bias)$")
-
-
-def query_names(names: Iterable[str]) -> list[str]:
-    """Those of the names that are of queries, sorted.
-
-    Example:
-        >>> query_names(["conv_in.conv1d.weight", "blocks.0.attn1.to_q.weight"])
-        ['blocks.0.attn1.to_q.weight']
-    """
-    return sorted(name for name in names if QUERY.match(name))
-
 
 def differences(tensors: Mapping[str, Tensor], queries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tuned parameters in which the queries are differences to those of the base, in float64.
 
     A difference of two float32 numbers is exact in float64, unless one is 2^29 times the other. So the sum is
-    the tuned weight to the bit.
+    the tuned weight to the bit. For weights of half precision, as in some checkpoints of the authors, float32
+    does the same.
     """
-    changed = {name: tensors[name].double() - each.to(tensors[name].device).double()
-               for name, each in queries.items()}  # fmt: skip
-    return {**tensors, **changed}
+    found = dict(tensors)
+    for name, base in queries.items():
+        tuned = tensors[name]
+        precise = torch.float32 if tuned.dtype in (torch.float16, torch.bfloat16) else torch.float64
+        found[name] = (tuned.double() - base.to(tuned.device).double()).to(precise)
+    return found
 
 
 def added(tensors: Mapping[str, Tensor], queries: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -23,6 +24,9 @@ _SWITCHES = {  # the layer settings that a parameter set needs
     "conv_first": ("conv_first",),
 }
 USUAL = (*LAMP_SETS, "conv_first")  # what is tuned of LAMP's layers where nothing else is said
+
+# A motion's parameters that the image model has; AnimateDiff's motion modules have attention of their own.
+_QUERY = re.compile(r"^(?!.*motion_modules).*(^|\.)attn[12]\.to_q\.(weight|bias)$")
 
 
 class Variant(LayerSettings):
@@ -121,3 +125,13 @@ class Variant(LayerSettings):
         """How they differ, in words; empty where they do not."""
         ours, theirs = self.settings(), other.settings()
         return ", ".join(f"{k} {ours[k]} and {theirs[k]}" for k in ours if ours[k] != theirs[k])
+
+
+def query_names(names: Iterable[str]) -> list[str]:
+    """Those of the names that are of queries, sorted.
+
+    Example:
+        >>> query_names(["conv_in.conv1d.weight", "blocks.0.attn1.to_q.weight"])
+        ['blocks.0.attn1.to_q.weight']
+    """
+    return sorted(name for name in names if _QUERY.match(name))

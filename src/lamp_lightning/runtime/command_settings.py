@@ -47,7 +47,7 @@ class RunSettings(Settings):
     seed: Seed = setting(0, SEED)
     threads: Threads | None = setting(None, THREADS)
     save_every: Count = setting(50, "Steps between checkpoints", recipe="save_every")
-    adapter_dtype: Dtype = setting("float16", ADAPTER_DTYPE)
+    adapter_dtype: Dtype = setting("float32", ADAPTER_DTYPE, config="float16")
     tuner: TunerSettings
     samples: SampleSettings = SampleSettings()
     motion: MotionSettings

@@ -26,13 +26,12 @@ from lamp_lightning.models.official import (
     save_official,
     unet_folder,
 )
-from lamp_lightning.models.stored import query_names
 from lamp_lightning.models.unet import factors, mixture
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
 from lamp_lightning.models.unet.layers import ClipShape, SliceSize
-from lamp_lightning.models.variant import Variant
+from lamp_lightning.models.variant import Variant, query_names
 from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.settings import Norm
 
