@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -36,6 +36,13 @@ _WITH_FLOW_SIGMAS = (
     "DPMSolverSinglestepScheduler",
     "DEISMultistepScheduler",
 )
+_NAMES = {  # of the levels in a scheduler's config
+    "num_train_timesteps": "num_train_timesteps",
+    "base_shift": "base_shift",
+    "max_shift": "max_shift",
+    "base_tokens": "base_image_seq_len",
+    "max_tokens": "max_image_seq_len",
+}
 _OF_DIFFUSION = ("timestep_spacing",)  # options about timesteps that flow matching spaces by its shift
 
 
@@ -70,15 +77,8 @@ class FlowLevels:
     def of(cls, config: Mapping[str, Any], patch_size: int | None = None) -> FlowLevels:
         """From the config of a diffusers scheduler; `patch_size` where that does not know it."""
         if (kept := config.get(_KEPT)) is not None:
-            return cls(**kept)
-        names = {
-            "num_train_timesteps": "num_train_timesteps",
-            "base_shift": "base_shift",
-            "max_shift": "max_shift",
-            "base_tokens": "base_image_seq_len",
-            "max_tokens": "max_image_seq_len",
-        }
-        found = {ours: config[theirs] for ours, theirs in names.items() if config.get(theirs) is not None}
+            return cls(**{each.name: kept[each.name] for each in fields(cls) if each.name in kept})
+        found = {ours: config[theirs] for ours, theirs in _NAMES.items() if config.get(theirs) is not None}
         if config.get("use_dynamic_shifting"):
             found["dynamic"] = config.get("time_shift_type") or "exponential"
         if patch_size is not None:
@@ -88,7 +88,7 @@ class FlowLevels:
     def mu(self, size: tuple[int, int]) -> float:
         """What diffusers' schedulers take as `mu`, for latents of so many rows and columns."""
         tokens = (size[0] // self.patch_size) * (size[1] // self.patch_size)
-        slope = (self.max_shift - self.base_shift) / (self.max_tokens - self.base_tokens)
+        slope = (self.max_shift - self.base_shift) / max(self.max_tokens - self.base_tokens, 1)
         return self.base_shift + slope * (tokens - self.base_tokens)
 
     def shift_at(self, size: tuple[int, int]) -> float:
@@ -157,6 +157,8 @@ def flow_scheduler(name: str, levels: FlowLevels, options: Mapping[str, Any] | N
     settings["flow_shift" if name in _WITH_FLOW_SIGMAS else "shift"] = levels.shift
     if levels.dynamic is not None:
         settings |= {"use_dynamic_shifting": True, "time_shift_type": levels.dynamic}
+        if name not in _WITH_FLOW_SIGMAS:
+            settings |= {theirs: getattr(levels, ours) for ours, theirs in _NAMES.items()}
         if unknown := sorted(settings.keys() - takes.keys()):
             raise UserError(
                 f"{kind.__name__} has no {unknown[0]}, and this model's noise levels depend on the size: "

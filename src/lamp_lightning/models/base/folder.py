@@ -121,6 +121,9 @@ def make_scheduler(config: Any, source: str, patch_size: int | None = None) -> A
                 f"{source}: its scheduler is a {name}, without the levels of flow matching that its "
                 f"transformer needs. {FETCH}"
             )
+        config.pop(
+            "_flow", None
+        )  # what we keep of the levels stands in the other keys, too, which were checked
         return flow_scheduler("FlowMatchEulerDiscreteScheduler", FlowLevels.of(config, patch_size))
     if "beta_schedule" not in config or is_flow(config) or "EDM" in name:
         raise UserError(

@@ -87,12 +87,10 @@ class ClipTextAttention(_OfClip):
             key = attn.norm_k(key)
         query = query.reshape(-1, frames * query.shape[1], query.shape[2])
         query, key, value = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        mask = None
         if attention_mask is not None:
-            mask = attention_mask[::frames, None].to(query.dtype)  # b 1 1 l
-            mask = mask.expand(-1, attn.heads, -1, -1)
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        else:
-            mixed = attend(query, key, value)
+            mask = attention_mask[::frames, None].to(query.dtype).expand(-1, attn.heads, -1, -1)
+        mixed = attend(query, key, value, mask=mask)
         mixed = mixed.transpose(1, 2).reshape(*hidden_states.shape[:2], -1).to(query.dtype)
         return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
 

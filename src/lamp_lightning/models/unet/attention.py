@@ -144,8 +144,10 @@ class MotionTransformerBlock(TemporalBlock, BasicTransformerBlock):
         return self.over_time(super().forward(hidden_states, *args, **kwargs))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False) -> Tensor:
-    """Scaled dot-product attention, `b heads n d`.
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False, mask: Tensor | None = None
+) -> Tensor:
+    """Scaled dot-product attention, `b heads n d`; a mask `b heads 1 m` is added to the scores.
 
     torch's fused kernel, except where plain products are faster (`plain_attention`). A slice is never worth
     their memory.
@@ -153,8 +155,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, sliced: bool = False) -
     scores = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
     plain = torch.is_grad_enabled() and plain_attention(query.device.type, scores)
     if sliced or not plain:
-        return F.scaled_dot_product_attention(query, key, value)
-    weights = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    scores_of_keys = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    weights = scores_of_keys if mask is None else scores_of_keys + mask
     return weights.softmax(dim=-1).to(value.dtype) @ value
 
 
