@@ -50,7 +50,7 @@ format: dev ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-results: setup ## tune and measure all eight toy motions: docs/results.md (half an hour on two cores)
+results: setup ## tune and measure all eight toy motions: docs/results.md (half an hour on two cores with bfloat16, two hours on others)
 	$(BIN)/python benchmarks/toy_motions.py
 
 memory: dev ## calculate what fits which card, write docs/models.md (ten minutes)
