@@ -119,8 +119,8 @@ def unknown_choice(group: str, name: str, there: Iterable[str]) -> str:
     Example:
         >>> unknown_choice("logger", "wanb", ["csv", "wandb"])
         "Could not find 'logger/wanb'. Did you mean logger=wandb? There are csv, wandb."
-        >>> unknown_choice("experiment", "no_gate", [])[:75]
-        "Could not find 'experiment/no_gate'. Did you mean experiment=ablation/no_gate"
+        >>> unknown_choice("experiment", "no_gate", [])[:78]
+        "Could not find 'experiment/no_gate'. Did you mean experiment=ablation/no_gate?"
     """
     folders = {f"{each.parent.name}/<name>" for each in conf_dir().glob(f"{group}/*/*.yaml")}
     there = sorted({*there, *folders} - {"shared/<name>"})
