@@ -86,19 +86,26 @@ def test_a_motion_of_low_rank_is_an_ordinary_motion(tmp_path):
     assert list(tuned.state_dict()) == list(unet.state_dict())
 
 
-def test_a_step_of_low_rank_changes_a_weight_as_much_as_one_of_whole_weights():
-    """Of AdamW, which changes each number by its rate: so a rate that suits whole weights suits factors."""
-    moved = []
+def test_a_first_step_of_low_rank_is_as_large_as_a_rate_of_whole_weights_needs():
+    """Of AdamW. The weight moves by (inner / rank)^(1/4) of a whole step, the loss falls by its inverse."""
+    moved, fell = {}, {}
+    name = "mid_block.resnets.0.conv1.conv1d.weight"
     for rank in (None, 1, 4):
         torch.manual_seed(0)
-        unet = motion_unet(tuned=False)
+        unet = motion_unet(tuned=False, block_out_channels=(16, 64))
         tuner = MotionTuner(unet, None, rank=rank, learning_rate=1e-3, weight_decay=0, base_model="any")
-        (optimizer,) = [tuner.configure_optimizers()]
+        optimizer = tuner.configure_optimizers()
         unet(video(), 9, text()).square().mean().backward()
+        if rank is None:
+            gradient = unet.get_parameter(name).grad.clone()
         optimizer.step()
         unet.set_rank(None)
-        moved.append(unet.mid_block.resnets[0].conv1.conv1d.weight.norm().item())
-    assert moved[1:] == pytest.approx([moved[0]] * 2, rel=0.15)
+        change = unet.get_parameter(name).detach()
+        moved[rank], fell[rank] = change.norm().item(), -(change * gradient).sum().item()
+    for rank in (1, 4):
+        wanted = (3 * 64 / rank) ** 0.25
+        assert moved[rank] / moved[None] == pytest.approx(wanted, rel=0.2)
+        assert 0.5 < fell[rank] / fell[None] * wanted < 3
 
 
 def test_factors_are_the_best_of_their_rank():

@@ -7,6 +7,7 @@ have to stay apart from those of a style LoRA, which is loaded and unloaded by i
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ from lamp_lightning.runtime.errors import UserError
 class Factors(nn.Module):
     """A layer whose weight, or the change of it, is `up @ down`.
 
-    A weight that is zero begins with `up` at zero. `down` has the standard deviation `rank ** -0.5`: then a
-    step of the optimiser changes the weight by as much as one of the same rate on the whole weight.
+    A weight that is zero begins with `up` at zero. `down` has the standard deviation `scale`, so that a rate
+    that suits whole weights suits factors. A first step of AdamW changes each number of `up` by the rate. At
+    `rank ** -0.5` it changes the weight by as much as a step on the whole weight does, but only within the
+    few directions of `down`. At `inner ** 0.5 / rank` the loss falls by as much, and the weight changes by
+    more. `scale` is the geometric mean of both.
     """
 
     def __init__(self, layer: Any, rank: int) -> None:
@@ -32,7 +36,9 @@ class Factors(nn.Module):
         if shapes is None:
             raise ValueError(f"A weight of shape {tuple(layer.weight.shape)} has no factors of rank {rank}.")
         like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-        self.down = nn.Parameter(torch.randn(shapes[0], **like) * rank**-0.5)
+        inner = math.prod(shapes[0][1:])
+        self.scale = (rank**-0.5 * inner**0.5 / rank) ** 0.5
+        self.down = nn.Parameter(torch.randn(shapes[0], **like) * self.scale)
         self.up = nn.Parameter(torch.zeros(shapes[1], **like))
         self.bias = layer.bias
 
@@ -69,7 +75,7 @@ class FactoredLinear(Factors):
         super().__init__(layer, rank)
         with torch.no_grad():
             if not layer.weight.is_meta and layer.weight.any():
-                nn.init.normal_(self.up, std=float(layer.weight.float().std()))
+                nn.init.normal_(self.up, std=float(layer.weight.float().std()) / (self.scale * rank**0.5))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(F.linear(x, self.down), self.up, self.bias)
