@@ -92,11 +92,11 @@ def test_a_combination_trains_and_paints(plain, random_model, tuners, precision,
     assert sorted(saved["state_dict"]) == tuner.tuned_names()
     (optimizer,) = saved["optimizer_states"]
     assert len(optimizer["param_groups"][0]["params"]) == len(optimizer["state"]) == len(names)
-    everything = [*adapter.values(), *flat(saved["state_dict"]), *flat(optimizer["state"])]
+    everything = [*flat(saved["state_dict"]), *flat(optimizer["state"])]
     assert {x.dtype for x in everything} == {torch.float32}
-    untouched = load_base_model(random_model(kind)).unet
+    assert {x.dtype for x in adapter.values()} == {torch.float16}, "the file alone is in half precision"
     query = next(name for name in names if name.endswith("attn1.to_q.weight"))
-    assert not torch.equal(adapter[query], untouched.get_parameter(query))
+    assert adapter[query].any(), "the queries' change"
 
     assert len(decode_clip(next(Path("run/videos").glob("*.mp4"))).frames) == 4
     other = "bf16-mixed" if precision == "32-true" else "32-true"
