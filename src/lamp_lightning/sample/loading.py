@@ -13,7 +13,7 @@ from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.sample.first_frames import Painter
-from lamp_lightning.sample.motions import MEMORY_SETTINGS, Adapter
+from lamp_lightning.sample.motions import MEMORY_SETTINGS, Adapter, find_adapter
 from lamp_lightning.sample.pipeline import LAMPPipeline
 
 
@@ -89,3 +89,11 @@ def load_painter(model: Adapter | DictConfig, device: str | torch.device, dtype:
 def size_unit(pipeline: LAMPPipeline) -> int:
     """Pixels that heights and widths are best multiples of."""
     return pipeline.base.vae_scale_factor * pipeline.unet.even_multiple
+
+
+def begin_with(unet: Any, motion: str) -> None:
+    """Let tuning begin with a motion: a run folder, an adapter or one of the hub."""
+    try:
+        unet.begin_with(find_adapter(motion).file)
+    except UserError as error:
+        raise UserError(f"model.motion_adapter={motion} cannot be used. {error}") from error

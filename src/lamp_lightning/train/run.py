@@ -43,8 +43,7 @@ from lamp_lightning.runtime.loggers import StepLogger, close, log_adapter, summa
 from lamp_lightning.runtime.precision import check_precision
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
-from lamp_lightning.sample.loading import load_base_of, load_painter, spare_memory
-from lamp_lightning.sample.motions import find_adapter
+from lamp_lightning.sample.loading import begin_with, load_base_of, load_painter, spare_memory
 from lamp_lightning.sample.pipeline import LAMPPipeline
 from lamp_lightning.sample.videos import Video
 from lamp_lightning.train.callbacks import HeldOutLosses, Samples, SaveState, StepNumbers, TrainingProgress
@@ -194,14 +193,6 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         studio.first_frames(max(while_training, cfg.samples.final))
     stop.check()
     return Parts(trainer, tuner, data, studio)
-
-
-def begin_with(unet: Any, motion: str) -> None:
-    """Let tuning begin with a motion: a run folder, an adapter or one of the hub."""
-    try:
-        unet.begin_with(find_adapter(motion).file)
-    except UserError as error:
-        raise UserError(f"model.motion_adapter={motion} cannot be used. {error}") from error
 
 
 def base_names(cfg: DictConfig) -> dict[str, Any]:

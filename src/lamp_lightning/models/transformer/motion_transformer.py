@@ -18,7 +18,8 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lamp_lightning.models.backbone import VideoBackbone, as_output
+from lamp_lightning.models.backbone import VideoBackbone
+from lamp_lightning.models.denoiser import as_output
 from lamp_lightning.models.lora import as_saved_by_diffusers, without_lora
 from lamp_lightning.models.transformer.blocks import MotionJointBlock, MotionSanaBlock
 from lamp_lightning.models.unet import mixture

@@ -18,8 +18,9 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lamp_lightning.models.backbone import VideoBackbone, as_output
+from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.checks import check_folder
+from lamp_lightning.models.denoiser import as_output
 from lamp_lightning.models.lora import LoraLayers, refuse_loaded
 from lamp_lightning.models.modules import MotionModules
 from lamp_lightning.models.tensors import check_finite

@@ -17,8 +17,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lamp_lightning.models.backbone import VideoBackbone, as_output
+from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.single_file import load_single_unet
+from lamp_lightning.models.denoiser import as_output
 from lamp_lightning.models.lora import LoraLayers, as_saved_by_diffusers, refuse_loaded, unfused, without_lora
 from lamp_lightning.models.official import (
     official_image_unet,
@@ -280,9 +281,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         _check_kind(variant)
         self.add_layers(variant)
         if self._image_queries is not None:
-            for name in (
-                set(query_names(self.names_of(variant.sets))) - self._image_queries.keys()
-            ):  # tuned from now on: keep the image model's
+            for name in {*query_names(self.names_of(variant.sets))} - self._image_queries.keys():  # tuned now
                 self._image_queries[name] = self.own_parameters()[name].detach().clone()
         self._clip.variant = variant
         self.drop_layers()
