@@ -200,7 +200,8 @@ class Model:
     def painting_rows(self) -> Iterator[str]:
         for (size, dtype, slicing), memory in self.painting.items():
             words = f"{size[0]}x{size[1]}, {dtype}" + (", `vae_slicing=true`" if slicing else "")
-            parts = [memory.frozen + memory.tuned, memory.encoders, memory.rest, memory.total]
+            weights = memory.frozen + memory.tuned
+            parts = [weights, memory.encoders, max(memory.rest, memory.reading), memory.total]
             numbers = " | ".join(f"{part / GIB:.1f}" for part in parts)
             yield f"| {words} | {numbers} | {card(memory.total)} |"
 

@@ -30,12 +30,8 @@ from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
 
-__all__ = [
-    "ModelMixin",
-    "MotionSD3",
-    "MotionSana",
-    "MotionTransformer",
-]  # diffusers looks for ModelMixin here
+# diffusers looks for ModelMixin here when it loads a saved pipeline.
+__all__ = ["ModelMixin", "MotionSD3", "MotionSana", "MotionTransformer"]
 
 _QUERIES = "image_queries.safetensors"
 LIVE = 20  # numbers that a transformer keeps alive per token and channel, about, while it samples
@@ -49,6 +45,20 @@ class MotionTransformer:
     a motion layer, attention to frame 0 and attention over time, see `transformer.blocks`.
 
     A clip of one frame is a picture, and has the timestep that it is given.
+
+    Example:
+        >>> import torch
+        >>> from diffusers import SanaTransformer2DModel
+        >>> image = SanaTransformer2DModel(
+        ...     sample_size=8, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2,
+        ...     attention_head_dim=8, num_cross_attention_heads=2, cross_attention_head_dim=8,
+        ...     cross_attention_dim=16, caption_channels=12,
+        ... )
+        >>> model = MotionTransformer.from_unet(image)
+        >>> model(torch.randn(1, 4, 3, 8, 8), 500, torch.randn(1, 5, 12)).shape
+        torch.Size([1, 4, 3, 8, 8])
+        >>> model.times_of_frames(500, clips=1, frames=3, device="cpu").tolist()
+        [0, 500, 500]
     """
 
     config: Any  # these are diffusers' or `VideoBackbone`'s
