@@ -127,12 +127,9 @@ def training(
         on_gpu: False counts what a CPU does, where autocast leaves norms in bfloat16.
     """
     model = motion_unet(image_unet, dtype, checkpointing=checkpointing)
-    flow = (
-        FlowMatchEulerDiscreteScheduler() if is_transformer(model) else None
-    )  # it reads its tensors' contents
+    flow = FlowMatchEulerDiscreteScheduler() if is_transformer(model) else None  # looks at its own values
     with ExitStack() as stack:
         stack.enter_context(FakeTensorMode() if world is None else world)
-        scheduler = flow or DDIMScheduler()
         stack.enter_context(fused_attention())
         if on_gpu:
             stack.enter_context(norms_in_float32())
@@ -142,6 +139,7 @@ def training(
         latents = noisy_latents(model, 1, frames, size)
         timesteps = torch.zeros(1, dtype=torch.long)
         text, added = conditions(model, 1)
+        scheduler = flow or DDIMScheduler()  # whose values are asked for in each step
         ledger.peak = ledger.now
         for _ in range(2):  # the tuner frees a step's gradients before the next one's forward pass
             with torch.autocast("cpu", dtype=torch.bfloat16):
