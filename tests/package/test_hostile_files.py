@@ -13,7 +13,7 @@ import pytest
 from hostile.generator import KINDS
 
 HERE = Path(__file__).parents[1]
-SAMPLE = 10
+SAMPLE = 5
 ALL = 1000
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks and process groups as on Linux")

@@ -71,8 +71,7 @@ def small_unet(width: int = 32, levels: int = 2) -> UNet2DConditionModel:
         )
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "checkpointing"), [(torch.float32, False), (torch.bfloat16, True)])
 def test_tensors_without_contents_count_as_real_ones(dtype: torch.dtype, checkpointing: bool) -> None:
     options = {"frames": 3, "dtype": dtype, "checkpointing": checkpointing}
     calculated = memory.training(small_unet(), (64, 64), **options)
