@@ -164,7 +164,7 @@ def test_commas_sweep_over_motions_where_a_sweep_is_asked_for():
     [
         ("run=nothing:0.5,fly.safetensors", "run=nothing does not exist"),
         ("run=nowhere/at/all", "run=nowhere/at/all does not exist"),
-        ("motion=rain", "run=rain does not exist. Give a run folder"),
+        ("motion=rain", "motion=rain does not exist. Give a run folder"),
         ("run=fly.safetensors:much", "the weight of a motion must be a number, like 0.7, not 'much'"),
         ("run=fly.safetensors:", "the weight of a motion must be a number, like 0.7, not ''"),
         ("run=fly.safetensors:nan", "must be a number"),
@@ -192,7 +192,7 @@ def test_what_cannot_be_mixed_ends_in_one_message(random_base, capsys, word, mes
 
 def test_two_words_for_the_motion_are_one_too_many(capsys):
     assert paint("run=fly.safetensors", "motion=fall.safetensors", "prompt=a") == 1
-    assert "given twice: name several motions by run=<motion>:<weight>" in capsys.readouterr().err
+    assert "The motion is given twice. Name several motions by motion=<motion>:<weight>" in capsys.readouterr().err
 
 
 def test_a_run_without_an_adapter_says_how_to_go_on():

@@ -26,7 +26,7 @@ _SWITCHES = {  # the layer settings that a parameter set needs
 USUAL = (*LAMP_SETS, "conv_first")  # what is tuned of LAMP's layers where nothing else is said
 
 # A motion's parameters that the image model has; AnimateDiff's motion modules have attention of their own.
-_QUERY = re.compile(r"^(?!.*motion_modules).*(^|\.)attn[12]\.to_q\.(weight|bias)$")
+_QUERY = re.compile(r"^(?!.*motion_modules).*(^|\.)attn[12]?\.to_q\.(weight|bias)$")
 
 
 class Variant(LayerSettings):

@@ -36,7 +36,7 @@ def sample(cfg: DictConfig) -> None:
 
     given = [each.partition("=")[0].lstrip("+") for each in HydraConfig.get().overrides.task]
     if given.count("run") > 1:
-        raise UserError(f"run= (motion= says the same) is given twice: name several motions by {HOW}.")
+        raise UserError(f"The motion is given twice. Name several motions by {HOW}.")
     if cfg.again is None and OmegaConf.is_missing(cfg, "run"):
         raise UserError(f"The setting run has no value. Give it as motion=<name>. {runs_there_are()}")
     again = None

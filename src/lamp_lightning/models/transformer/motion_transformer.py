@@ -243,6 +243,11 @@ class MotionTransformer:
         names = [name for each in sets for name in own.get(each, (each,))]
         return VideoBackbone.names_of(cast(VideoBackbone, self), names)
 
+    def base_queries(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Parameters by name as they are in the image model; UserError where only tuned ones are known."""
+        known = self.image_queries()
+        return {name: known[name] for name in names}
+
     def queries_and_keys(self) -> Iterator[nn.Module]:
         for block in self.modules():
             if isinstance(block, TemporalBlock):
