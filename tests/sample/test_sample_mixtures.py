@@ -192,7 +192,8 @@ def test_what_cannot_be_mixed_ends_in_one_message(random_base, capsys, word, mes
 
 def test_two_words_for_the_motion_are_one_too_many(capsys):
     assert paint("run=fly.safetensors", "motion=fall.safetensors", "prompt=a") == 1
-    assert "The motion is given twice. Name several motions by motion=<motion>:<weight>" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "The motion is given twice. Name several motions by motion=<motion>:<weight>" in said
 
 
 def test_a_run_without_an_adapter_says_how_to_go_on():
