@@ -234,7 +234,7 @@ class Jobs:
         """The process of a command: the one that is ready, else a new one."""
         ready, self._ready = self._ready, None
         if ready is not None:
-            log.unlink(missing_ok=True)
+            log.write_bytes(b"")  # there from the start, though the child may still be importing
             if attached.begin(ready, module, words, log):
                 return ready
             ready.kill()
