@@ -104,10 +104,10 @@ def diagnose(
             learned from one that is not; they do not tell whether there is anything to be seen.
 
     Returns:
-        The first of these that holds: the videos stand still (`static`); they turn into what the clips show
-        (`overfitted`); they move far more than the clips, or change in ways that no motion explains
-        (`exploding`); the held-out loss has risen again (`overfitted`); the model does not know what the
-        clips show (`unclear`); else `good`.
+        The first of these that holds: the videos stand still (`static`); they turn into what the clips show,
+        or the held-out loss has risen again (`overfitted`); they move far more than the clips, or change in
+        ways that no motion explains (`exploding`); the model does not know what the clips show (`unclear`);
+        else `good`.
 
     Example:
         >>> from lamp_lightning.toyworld import held_out_scenes, motion_set_scenes, render_clip
@@ -149,6 +149,10 @@ def diagnose(
         verdict = "overfitted"
         reason = f"{taken:.0%} of the videos turn into what a clip shows: the clips were learned by heart."
         advice = "Take fewer steps, more or more varied clips, or captions that say what is in each clip."
+    elif risen:
+        verdict = "overfitted"
+        reason = "The loss on held-out clips has risen again: the clips were learned by heart."
+        advice = f"Tune again with trainer.max_steps={best_step}, or take more clips."
     elif error > torn_limit(figures["clips_torn"]):
         verdict = "exploding"
         reason = (
@@ -160,10 +164,6 @@ def diagnose(
         verdict = "exploding"
         reason = f"Too much moves: {_beside(amount, figures['clips_motion'])}."
         advice = _calmer(steps)
-    elif risen:
-        verdict = "overfitted"
-        reason = "The loss on held-out clips has risen again: the clips were learned by heart."
-        advice = f"Tune again with trainer.max_steps={best_step}, or take more clips."
     elif not familiar:
         verdict = "unclear"
         reason = (
