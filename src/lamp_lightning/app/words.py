@@ -34,8 +34,8 @@ def for_page(text: str, folder: Path) -> str:
     Sentences that name settings or commands which the page does not have are left out.
 
     Example:
-        >>> said = "/work/tea/1.mp4: it has 4 frames. Take data.num_frames=4. Or sampler.window=8."
-        >>> for_page(said, Path("/work/tea"))
+        >>> said = "/home/ann/tea/1.mp4: it has 4 frames. Take data.num_frames=4. Or sampler.window=8."
+        >>> for_page(said, Path("/home/ann/tea"))
         '1.mp4: it has 4 frames. Take Frames of a video: 4.'
     """
     text = text.replace(f"{folder}/", "").replace(str(folder), folder.name)

@@ -7,25 +7,22 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel, SanaTransformerBlock
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.denoiser import as_output
-from lamp_lightning.models.lora import as_saved_by_diffusers, without_lora
+from lamp_lightning.models.inflated import InflatedModel
+from lamp_lightning.models.lora import as_saved_by_diffusers
 from lamp_lightning.models.transformer.blocks import MotionJointBlock, MotionSanaBlock
-from lamp_lightning.models.unet import mixture
 from lamp_lightning.models.unet.attention import TemporalBlock
 from lamp_lightning.models.unet.layers import ClipShape
-from lamp_lightning.models.unet.motion_unet import MotionUNet
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.settings import Norm
@@ -33,11 +30,18 @@ from lamp_lightning.runtime.settings import Norm
 # diffusers looks for ModelMixin here when it loads a saved pipeline.
 __all__ = ["ModelMixin", "MotionSD3", "MotionSana", "MotionTransformer"]
 
+# An object keeps its layout when its class changes only if diffusers' class is its first base with one: the
+# transformers' own part comes before that class, and what all inflated models share after it.
+if TYPE_CHECKING:
+    _Beside = InflatedModel
+else:
+    _Beside = object
+
 _QUERIES = "image_queries.safetensors"
 LIVE = 20  # numbers that a transformer keeps alive per token and channel, about, while it samples
 
 
-class MotionTransformer:
+class MotionTransformer(_Beside):
     """A text-to-image transformer of diffusers, inflated to clips in place: `MotionSana` or `MotionSD3`.
 
     It runs diffusers' own forward pass on folded frames, each with a timestep of its own: frame 0 is clean
@@ -61,27 +65,11 @@ class MotionTransformer:
         [0, 500, 500]
     """
 
-    config: Any  # these are diffusers' or `VideoBackbone`'s
-    add_layers: Any
-    drop_layers: Any
-    modules: Any
-    named_parameters: Any
-    own_parameters: Any
-    register_to_config: Any
-    require_gradients: Any
     queries: ClassVar[tuple[str, ...]]  # the query projections of attention among the tokens of a picture
     text_queries: ClassVar[tuple[str, ...]] = ()  # and of attention to the text alone
     image_class: ClassVar[Any]  # the model of diffusers below
-    _clip: ClipShape
-    _image_queries: dict[str, Tensor] | None
-
-    # How an image model is put back, and how motions are mixed, does not depend on the kind of model.
-    knows_image_model = MotionUNet.knows_image_model
-    image_queries = MotionUNet.image_queries
-    image_model = MotionUNet.image_model
-    check_mixing = MotionUNet.check_mixing
-    mix = MotionUNet.mix
-    is_mixed = MotionUNet.is_mixed
+    block_class: ClassVar[Any]  # what its blocks become
+    transformer_blocks: Any  # diffusers'
 
     @staticmethod
     def from_unet(model: Any, norm: Norm = "per_frame", variant: Variant | None = None) -> MotionTransformer:
@@ -122,16 +110,13 @@ class MotionTransformer:
         return inflated
 
     def _inflate(self, variant: Variant) -> None:
-        _check("per_frame", variant)
+        self.check_variant(variant)
         self._clip = ClipShape(variant=variant, joint=False)
         self._image_queries = None
-        self._inflate_blocks()
+        for block in self.transformer_blocks:
+            self.block_class.inflate(block, self._clip)
         self.add_layers(variant)
         self.require_gradients()
-
-    @abstractmethod
-    def _inflate_blocks(self) -> None:
-        """Turn the image model's blocks into blocks of clips."""
 
     @abstractmethod
     def _of_frames(self, frames: Tensor, times: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
@@ -212,41 +197,19 @@ class MotionTransformer:
     def set_norm(self, norm: Norm) -> None:
         _check(norm, None)
 
-    @property
-    def variant(self) -> Variant:
-        return self._clip.variant
-
-    @without_lora
-    def set_variant(self, variant: Variant) -> None:
-        if variant == self.variant:
-            return
+    def check_variant(self, variant: Variant) -> None:
         _check("per_frame", variant)
         if "attn2.to_q" in variant.sets and not self.text_queries:
             raise UserError(
                 f"tuner.tuned has 'attn2.to_q', the queries of attention to the text alone, which a "
                 f"{self.image_class.__name__} does not have."
             )
-        self.add_layers(variant)
-        if self._image_queries is not None:
-            of_attention = _pattern((*self.queries, *self.text_queries))
-            wanted = [name for name in self.names_of(variant.sets) if of_attention.search(name)]
-            for name in set(wanted) - self._image_queries.keys():  # tuned from now on: keep the image model's
-                self._image_queries[name] = self.own_parameters()[name].detach().clone()
-        self._clip.variant = variant
-        self.drop_layers()
-        self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
-        self.require_gradients()
 
     def names_of(self, sets: Iterable[str]) -> list[str]:
         """Names of the parameters in these sets, sorted; sets are called as those of UNets are."""
         own = {"attn1.to_q": self.queries, "attn2.to_q": self.text_queries}
         names = [name for each in sets for name in own.get(each, (each,))]
-        return VideoBackbone.names_of(cast(VideoBackbone, self), names)
-
-    def base_queries(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Parameters by name as they are in the image model; UserError where only tuned ones are known."""
-        known = self.image_queries()
-        return {name: known[name] for name in names}
+        return super().names_of(names)
 
     def queries_and_keys(self) -> Iterator[nn.Module]:
         for block in self.modules():
@@ -286,16 +249,8 @@ class MotionTransformer:
             model._image_queries = load_file(queries)
         return model
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[misc]
-        for layer in mixture.parts(
-            cast(nn.Module, self)
-        ):  # they are in no state dict, but go where the transformer goes
-            layer._apply(fn)
-        return self
 
-
-class MotionSana(MotionTransformer, SanaTransformer2DModel, VideoBackbone):
+class MotionSana(MotionTransformer, SanaTransformer2DModel, InflatedModel):
     """Sana (Xie et al. 2024, arXiv 2410.10629), inflated; see `MotionTransformer`.
 
     Args:
@@ -305,17 +260,13 @@ class MotionSana(MotionTransformer, SanaTransformer2DModel, VideoBackbone):
 
     queries = ("attn1.to_q",)
     text_queries = ("attn2.to_q",)
-    image_class = SanaTransformer2DModel
+    image_class, block_class = SanaTransformer2DModel, MotionSanaBlock
     _repeated_blocks: ClassVar[list[str]] = ["MotionSanaBlock"]  # for `compile_repeated_blocks`
 
     @register_to_config
     def __init__(self, motion_variant: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._inflate(Variant.from_settings(motion_variant))
-
-    def _inflate_blocks(self) -> None:
-        for block in cast(nn.ModuleList, self.transformer_blocks):
-            MotionSanaBlock.inflate(cast(SanaTransformerBlock, block), self._clip)
 
     def _of_frames(self, frames: Tensor, times: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
         return SanaTransformer2DModel.forward(
@@ -328,7 +279,7 @@ class MotionSana(MotionTransformer, SanaTransformer2DModel, VideoBackbone):
         )[0]
 
 
-class MotionSD3(MotionTransformer, SD3Transformer2DModel, VideoBackbone):
+class MotionSD3(MotionTransformer, SD3Transformer2DModel, InflatedModel):
     """Stable Diffusion 3 or 3.5 (Esser et al. 2024, arXiv 2403.03206), inflated; see `MotionTransformer`.
 
     Args:
@@ -337,17 +288,13 @@ class MotionSD3(MotionTransformer, SD3Transformer2DModel, VideoBackbone):
     """
 
     queries = ("attn.to_q", "attn2.to_q")  # the latter of 3.5 is among the tokens of a picture, too
-    image_class = SD3Transformer2DModel
+    image_class, block_class = SD3Transformer2DModel, MotionJointBlock
     _repeated_blocks: ClassVar[list[str]] = ["MotionJointBlock"]
 
     @register_to_config
     def __init__(self, motion_variant: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._inflate(Variant.from_settings(motion_variant))
-
-    def _inflate_blocks(self) -> None:
-        for block in cast(nn.ModuleList, self.transformer_blocks):
-            MotionJointBlock.inflate(cast(JointTransformerBlock, block), self._clip)
 
     def _of_frames(self, frames: Tensor, times: Tensor, text: Tensor, added: Mapping[str, Tensor]) -> Tensor:
         return SD3Transformer2DModel.forward(

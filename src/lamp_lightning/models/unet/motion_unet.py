@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -17,22 +16,22 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.single_file import load_single_unet
 from lamp_lightning.models.denoiser import as_output
-from lamp_lightning.models.lora import LoraLayers, as_saved_by_diffusers, refuse_loaded, unfused, without_lora
+from lamp_lightning.models.inflated import InflatedModel
+from lamp_lightning.models.lora import LoraLayers, as_saved_by_diffusers, refuse_loaded
 from lamp_lightning.models.official import (
     official_image_unet,
     read_official_weights,
     save_official,
     unet_folder,
 )
-from lamp_lightning.models.unet import factors, mixture
+from lamp_lightning.models.unet import factors
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
 from lamp_lightning.models.unet.layers import ClipShape, SliceSize
-from lamp_lightning.models.variant import Variant, query_names
+from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.settings import Norm
 
@@ -41,7 +40,7 @@ __all__ = ["ModelMixin", "MotionUNet"]  # diffusers looks for ModelMixin here wh
 _IMAGE_QUERY = re.compile(r"(^|\.)attn1\.to_q\.")
 
 
-class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
+class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
     """A `UNet2DConditionModel` inflated to clips: motion layers, first-frame attention, temporal attention.
 
     Make one with `from_unet`, `from_pretrained` or `from_official`. It runs diffusers' own forward pass on
@@ -72,9 +71,9 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         self._inflate(motion_norm, Variant.from_settings(motion_variant))
 
     def _inflate(self, norm: Norm, variant: Variant) -> None:
-        _check_kind(variant)
+        self.check_variant(variant)
         self._clip = ClipShape(variant=variant)
-        self._image_queries: dict[str, Tensor] | None = None
+        self._image_queries = None
         inflate(self, norm, self._clip)
         self.add_layers(variant)
         self.require_gradients()
@@ -202,12 +201,6 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
             queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}
             save_file(queries, Path(save_directory) / _queries_file(kwargs.get("variant")))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> MotionUNet:
-        super()._apply(fn, recurse)
-        for layer in mixture.parts(self):  # they are in no state dict, but go where the UNet goes
-            layer._apply(fn)
-        return self
-
     def forward(  # type: ignore[override]
         self,
         sample: Tensor,
@@ -270,23 +263,12 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
         self._clip.joint = is_joint(norm)
         self.register_to_config(motion_norm=norm)
 
-    @property
-    def variant(self) -> Variant:
-        return self._clip.variant
-
-    @without_lora
-    def set_variant(self, variant: Variant) -> None:
-        if variant == self.variant:
-            return
-        _check_kind(variant)
-        self.add_layers(variant)
-        if self._image_queries is not None:
-            for name in {*query_names(self.names_of(variant.sets))} - self._image_queries.keys():  # tuned now
-                self._image_queries[name] = self.own_parameters()[name].detach().clone()
-        self._clip.variant = variant
-        self.drop_layers()
-        self.register_to_config(motion_variant=None if variant == Variant() else variant.settings())
-        self.require_gradients()
+    def check_variant(self, variant: Variant) -> None:
+        if variant.kind != "lamp":
+            raise UserError(
+                f"A MotionUNet cannot take motion modules of the kind {variant.kind!r}: they need another "
+                "UNet, which LAMPPipeline.from_motion(<adapter>) loads."
+            )
 
     def set_rank(self, rank: int | None) -> None:
         if self.rank is not None:
@@ -323,72 +305,6 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, VideoBackbone):
                 own = [] if block.only_cross_attention else [block.attn1]
                 for attention in (*own, block.attn_temp):
                     yield from (attention.to_q, attention.to_k)
-
-    @property
-    def knows_image_model(self) -> bool:
-        return self._image_queries is not None
-
-    def know_image_queries(self, queries: Mapping[str, Tensor]) -> None:
-        """Learn the image model's queries, by name, where only tuned ones were loaded."""
-        self._image_queries = dict(queries)
-
-    def image_queries(self) -> dict[str, Tensor]:
-        """The query projections of the image model, by name; UserError where only tuned ones are known."""
-        if self._image_queries is None:
-            raise UserError(
-                "The image model's own weights are not known, only tuned ones were loaded: give a first "
-                "frame, or load the image model and then the motion adapter."
-            )
-        return self._image_queries
-
-    def base_queries(self, names: Iterable[str]) -> dict[str, Tensor]:
-        known = self.image_queries()
-        names = list(names)
-        others = super().base_queries(name for name in names if name not in known)
-        return {name: others[name] if name in others else known[name] for name in names}
-
-    def check_mixing(self) -> None:
-        self.image_queries()  # a mixture begins with them
-
-    def mix(self, motions: Sequence[tuple[float, Mapping[str, Tensor]]]) -> None:
-        mixture.mix(self, motions, self.image_queries() if motions else {})
-
-    @property
-    def is_mixed(self) -> bool:
-        return bool(mixture.parts(self))
-
-    @contextmanager
-    def image_model(self) -> Iterator[MotionUNet]:
-        queries = self.image_queries()
-        parameters = self.own_parameters()
-        if any(parameters[name].is_meta for name in queries):
-            raise UserError(
-                "The UNet's weights are offloaded layer by layer and cannot be exchanged for the image "
-                "model's: give a first frame, or use enable_model_cpu_offload()."
-            )
-        with unfused(self):
-            tuned = {name: parameters[name].data for name in queries}
-            for name, image in queries.items():
-                parameters[name].data = image.to(tuned[name], copy=True)  # a LoRA is fused into it
-        try:
-            self._clip.motion = False
-            torch.clear_autocast_cache()  # its copies in low precision are of the other queries
-            with torch.no_grad():
-                yield self
-        finally:
-            self._clip.motion = True
-            with unfused(self):
-                for name, data in tuned.items():
-                    parameters[name].data = data.to(parameters[name].device)  # offloading may have moved it
-            torch.clear_autocast_cache()
-
-
-def _check_kind(variant: Variant) -> None:
-    if variant.kind != "lamp":
-        raise UserError(
-            f"A MotionUNet cannot take motion modules of the kind {variant.kind!r}: they need another UNet, "
-            "which LAMPPipeline.from_motion(<adapter>) loads."
-        )
 
 
 def _queries_file(variant: str | None) -> str:
