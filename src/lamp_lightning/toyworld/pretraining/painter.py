@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lamp_lightning.toyworld.pretraining.judge import text_config, tokenize
 from lamp_lightning.toyworld.pretraining.stills import Stills
-from lamp_lightning.toyworld.pretraining.training import fast_autocast, fit
+from lamp_lightning.toyworld.pretraining.training import fast_autocast, fit, sample_latents
 
 
 def build_unet(latent_channels: int = 8) -> UNet2DConditionModel:
@@ -82,9 +84,8 @@ def train_painter(
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng([step, 11])
-        index = rng.integers(0, len(data.scenes), batch)
-        texts = ["" if rng.random() < 0.1 else text for text in data.captions(index, rng)]
-        clean = latents[torch.from_numpy(index)].float()
+        index, texts = data.draw(batch, rng)
+        clean = latents[index].float()
         noise = torch.randn(clean.shape, generator=generator)
         # One timestep from each of `batch` equal parts: the same distribution, a calmer gradient.
         parts = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
@@ -100,7 +101,6 @@ def train_painter(
     return painter.eval()
 
 
-@torch.no_grad()
 def paint_latents(
     painter: Painter,
     tokenizer: CLIPTokenizer,
@@ -112,20 +112,10 @@ def paint_latents(
     batch: int = 50,
 ) -> Tensor:
     """Latents `(n, c, h, w)` of `prompts` by DDIM with classifier-free guidance."""
-    scheduler = build_scheduler()
-    scheduler.set_timesteps(steps)
-    config = painter.unet.config
-    generator = torch.Generator().manual_seed(seed)
-    done = []
-    for k in range(0, len(prompts), batch):
-        texts = prompts[k : k + batch]
-        with fast_autocast():
-            ids = tokenize(tokenizer, [""] * len(texts) + texts)["input_ids"]
-            text = painter.text_encoder(ids).last_hidden_state
-            shape = (len(texts), config.in_channels, config.sample_size, config.sample_size)
-            sample = torch.randn(shape, generator=generator)
-            for t in scheduler.timesteps:
-                plain, guided = painter.unet(torch.cat([sample, sample]), t, text).sample.float().chunk(2)
-                sample = scheduler.step(plain + guidance * (guided - plain), t, sample).prev_sample
-        done.append(sample)
-    return torch.cat(done)
+
+    def read(texts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        text = painter.text_encoder(tokenize(tokenizer, texts)["input_ids"]).last_hidden_state
+        return lambda latents, t: painter.unet(latents, t, text).sample
+
+    settings: Any = {"steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
+    return sample_latents(painter.unet, read, build_scheduler, prompts, **settings)

@@ -30,6 +30,11 @@ class Stills:
     def captions(self, index: np.ndarray | Tensor, rng: np.random.Generator) -> list[str]:
         return [random_caption(self.scenes[int(i)], rng) for i in index]
 
+    def draw(self, batch: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
+        """Numbers of stills `(batch,)` and a caption of each, a tenth of them empty, for guidance."""
+        index = rng.integers(0, len(self.scenes), batch)
+        return torch.from_numpy(index), ["" if rng.random() < 0.1 else t for t in self.captions(index, rng)]
+
 
 def draw_scenes(splits: tuple[str, ...], count: int, seed: int) -> tuple[list[Scene], list[float]]:
     """`count` scenes, each combination of `splits` equally often, with the time to draw each at."""

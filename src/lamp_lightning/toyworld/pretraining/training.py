@@ -1,4 +1,4 @@
-"""A plain, resumable training loop: what the tiny models' three stages share."""
+"""A plain, resumable training loop, and sampling with guidance: what the tiny models' stages share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,3 +98,42 @@ def fit(
             clock = time.perf_counter()
     model.load_state_dict(average)
     model.eval()
+
+
+@torch.no_grad()
+def sample_latents(
+    model: nn.Module,
+    read: Callable[[list[str]], Callable[[Tensor, Tensor], Tensor]],
+    make_scheduler: Callable[[], Any],
+    prompts: list[str],
+    *,
+    steps: int,
+    guidance: float,
+    seed: int,
+    batch: int,
+) -> Tensor:
+    """Latents `(n, c, h, w)` of `prompts` with classifier-free guidance.
+
+    Args:
+        model: whose configuration has their size.
+        read: takes texts, and gives the prediction for latents at a timestep under them.
+        make_scheduler: with the model's noise levels.
+        prompts, steps, guidance: as for any text-to-image model.
+        seed: of the noise.
+        batch: how many are sampled at once.
+    """
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(seed)
+    done = []
+    for k in range(0, len(prompts), batch):
+        scheduler, texts = make_scheduler(), prompts[k : k + batch]
+        scheduler.set_timesteps(steps)
+        with fast_autocast():
+            predict = read([""] * len(texts) + texts)
+            shape = (len(texts), config.in_channels, config.sample_size, config.sample_size)
+            sample = torch.randn(shape, generator=generator)
+            for t in scheduler.timesteps:
+                plain, guided = predict(torch.cat([sample, sample]), t).float().chunk(2)
+                sample = scheduler.step(plain + guidance * (guided - plain), t, sample).prev_sample
+        done.append(sample)
+    return torch.cat(done)

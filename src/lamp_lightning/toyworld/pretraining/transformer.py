@@ -5,7 +5,9 @@ Autoencoder and text encoder are those of the tiny UNet, and stay as they are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from lamp_lightning.toyworld.pretraining.judge import tokenize
 from lamp_lightning.toyworld.pretraining.stills import Stills
-from lamp_lightning.toyworld.pretraining.training import fast_autocast, fit
+from lamp_lightning.toyworld.pretraining.training import fast_autocast, fit, sample_latents
 
 UNIFORM = 0.1  # share of the levels that are drawn evenly: frame 0 of a clip is seen at the clean end
 
@@ -83,9 +85,8 @@ def train_transformer(
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng([step, 13])
-        index = rng.integers(0, len(data.scenes), batch)
-        texts = ["" if rng.random() < 0.1 else text for text in data.captions(index, rng)]
-        clean = latents[torch.from_numpy(index)].float()
+        index, texts = data.draw(batch, rng)
+        clean = latents[index].float()
         noise = torch.randn(clean.shape, generator=generator)
         levels = spread_levels(batch, generator)
         share = levels.reshape(-1, 1, 1, 1)
@@ -100,7 +101,6 @@ def train_transformer(
     return transformer.eval()
 
 
-@torch.no_grad()
 def paint_with_flow(
     transformer: SanaTransformer2DModel,
     text_encoder: CLIPTextModel,
@@ -113,24 +113,15 @@ def paint_with_flow(
     batch: int = 50,
 ) -> Tensor:
     """Latents `(n, c, h, w)` of `prompts` by Euler's method with classifier-free guidance."""
-    config = transformer.config
-    generator = torch.Generator().manual_seed(seed)
-    done = []
-    for k in range(0, len(prompts), batch):
-        scheduler = build_flow_scheduler()
-        scheduler.set_timesteps(steps)
-        texts = prompts[k : k + batch]
-        with fast_autocast():
-            text, mask = read_texts(text_encoder, tokenizer, [""] * len(texts) + texts)
-            shape = (len(texts), config.in_channels, config.sample_size, config.sample_size)
-            sample = torch.randn(shape, generator=generator)
-            for t in scheduler.timesteps:
-                both = torch.cat([sample, sample])
-                out = transformer(both, text, t.expand(len(both)), encoder_attention_mask=mask).sample
-                plain, guided = out.float().chunk(2)
-                sample = scheduler.step(plain + guidance * (guided - plain), t, sample).prev_sample
-        done.append(sample)
-    return torch.cat(done)
+
+    def read(texts: list[str]) -> Callable[[Tensor, Tensor], Tensor]:
+        text, mask = read_texts(text_encoder, tokenizer, texts)
+        return lambda latents, t: (
+            transformer(latents, text, t.expand(len(latents)), encoder_attention_mask=mask).sample
+        )
+
+    settings: Any = {"steps": steps, "guidance": guidance, "seed": seed, "batch": batch}
+    return sample_latents(transformer, read, build_flow_scheduler, prompts, **settings)
 
 
 def flow_pipeline(
