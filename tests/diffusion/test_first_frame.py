@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamp_lightning.diffusion import KnownFrames
 from lamp_lightning.diffusion.denoise import denoise_clips
-from lamp_lightning.diffusion.first_frame import over_first_frame, steadied
+from lamp_lightning.diffusion.first_frame import over_known, steadied
 from lamp_lightning.diffusion.flow import FlowLevels, flow_scheduler
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.diffusion.schedule import prediction_of, prediction_type, signal_and_sigma
@@ -46,12 +46,12 @@ def knowing(clean: Tensor, scheduler: Any) -> Any:
 def test_sampling_begins_with_the_level_and_the_blurred_colours_of_the_first_frame(scheduler):
     scheduler.set_timesteps(10)
     noise, plain = gaussian(2, 4, 3, 8, 8), torch.full((2, 4, 8, 8), 3.0)
-    begun = over_first_frame(scheduler, noise, plain)
+    begun = over_known(scheduler, noise, KnownFrames.first(plain))
     alpha = scheduler.alphas_cumprod[scheduler.timesteps[0]]
     torch.testing.assert_close(begun, alpha.sqrt() * 3 + (1 - alpha).sqrt() * noise)
     sharp = torch.zeros(2, 4, 8, 8)
     sharp[..., 4, 4] = 9
-    blurred = over_first_frame(scheduler, torch.zeros_like(noise), sharp)[:, :, 1] / alpha.sqrt()
+    blurred = over_known(scheduler, torch.zeros_like(noise), KnownFrames.first(sharp))[:, :, 1] / alpha.sqrt()
     torch.testing.assert_close(blurred[0, 0, 3:6, 3:6], torch.ones(3, 3))
     assert blurred[0, 0].count_nonzero() == 9
 
@@ -60,7 +60,7 @@ def test_flow_matching_begins_at_pure_noise():
     scheduler = SCHEDULERS["flow"]()
     scheduler.set_timesteps(10)
     noise = gaussian(1, 4, 3, 8, 8)
-    torch.testing.assert_close(over_first_frame(scheduler, noise, torch.ones(1, 4, 8, 8)), noise)
+    torch.testing.assert_close(over_known(scheduler, noise, KnownFrames.first(torch.ones(1, 4, 8, 8))), noise)
 
 
 def test_a_start_over_the_first_frame_reaches_a_model_that_believes_what_it_sees():

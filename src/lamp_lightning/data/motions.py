@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -45,12 +46,17 @@ def is_drawn(cfg: DictConfig) -> bool:
     """Whether the clips of this motion are those that the toy world draws, and are not there yet."""
     folder = Path(cfg.data.folder)
     usual = folder == Path(cfg.data.root) / str(cfg.motion.folder)
-    return usual and not folder.exists() and is_toy_motion(str(cfg.motion.name))
+    return usual and not folder.exists() and all(map(is_toy_motion, _drawn(cfg)))
+
+
+def _drawn(cfg: DictConfig) -> list[str]:
+    """The motions of the toy world that the folder of this motion is to have."""
+    return list(cfg.motion.get("drawn") or [str(cfg.motion.name)])
 
 
 def draw_toy_clips(cfg: DictConfig) -> None:
     """Draw the toy world's clips of this motion where its folder is missing."""
-    name, folder = str(cfg.motion.name), Path(cfg.data.folder)
+    folder = Path(cfg.data.folder)
     if not is_drawn(cfg):
         return
     if cfg.model.name not in TOY_MODELS:
@@ -64,7 +70,7 @@ def draw_toy_clips(cfg: DictConfig) -> None:
     part = part_of(folder)
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        render_motion_set(name, part, clips=clips)
+        render_motion_set(_drawn(cfg), part, clips=clips)
         os.replace(part, folder)
     except (OSError, UserError) as error:
         if is_full(error):
@@ -80,7 +86,7 @@ def draw_toy_clips(cfg: DictConfig) -> None:
 
 
 def render_motion_set(
-    motion: str,
+    motion: str | Sequence[str],
     folder: str | os.PathLike[str],
     *,
     clips: int = 8,
@@ -88,18 +94,21 @@ def render_motion_set(
     seed: int = 0,
     captions: bool = True,
 ) -> list[Path]:
-    """Write `clips` mp4 files of one of the `MOTIONS` to `folder` and return their paths.
+    """Write `clips` mp4 files of one of the `MOTIONS`, or several in turn, to `folder`; return their paths.
 
     `size`: pixels of a side, which the tiny model has 64 of; `seed`: another one draws other scenes;
     `captions`: also write each scene's caption, to captions.json.
     """
-    if motion not in MOTIONS:
-        raise ValueError(f"The toy world has no motion {motion!r}; it has {', '.join(MOTIONS)}.")
+    motions = [motion] if isinstance(motion, str) else list(motion)
+    for each in motions:
+        if each not in MOTIONS:
+            raise ValueError(f"The toy world has no motion {each!r}; it has {', '.join(MOTIONS)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths, scenes = [], {}
-    for k, scene in enumerate(motion_set_scenes(motion, clips, seed)):
-        path = folder / f"{motion}_{k:02d}.mp4"
+    sets = [motion_set_scenes(each, -(-clips // len(motions)), seed) for each in motions]
+    for k, scene in enumerate([scene for in_turn in zip(*sets, strict=True) for scene in in_turn][:clips]):
+        path = folder / f"{scene.motion}_{k:02d}.mp4"
         write_mp4(path, render_clip(scene, size=size), fps=FPS)
         scenes[path.name] = scene.caption
         paths.append(path)

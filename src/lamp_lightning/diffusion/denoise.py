@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lamp_lightning.diffusion.conditions import Conditions
-from lamp_lightning.diffusion.first_frame import over_first_frame, steadied
+from lamp_lightning.diffusion.first_frame import over_known, steadied
 from lamp_lightning.diffusion.guidance import Predict, with_guidance
 from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.latent_adain import adain_towards_first
@@ -124,8 +124,8 @@ def denoise_clips(
     noise = share_noise(noise, sampler.shared_noise, sampler.noise_sharing)
     sampler.set_timesteps(scheduler, noise.device, (noise.shape[-2], noise.shape[-1]))
     begun = noise * first_scale(scheduler)
-    if sampler.start == "first_frame" and 0 in known.clean:
-        begun = over_first_frame(scheduler, noise, known.like(noise).clean[0])
+    if sampler.start == "first_frame" and known.clean:
+        begun = over_known(scheduler, noise, known.like(noise))
     if sampler.steady:
         predict = steadied(predict, scheduler, sampler.steady)
     return solve(

@@ -88,8 +88,9 @@ def with_changing_guidance(
         guidance = scale not in (0, 1)
         rows = _needed(conditions, clips=len(sample), guidance=guidance)
         if not guidance:
-            return known.others(model(sample, timestep, rows.text, **rows.extra))
-        both = known.others(model(sample.repeat(2, 1, 1, 1, 1), timestep, rows.text, **rows.extra))
+            return known.others(model(sample, timestep, rows.text, **rows.extra, **known.said))
+        doubled = sample.repeat(2, 1, 1, 1, 1)
+        both = known.others(model(doubled, timestep, rows.text, **rows.extra, **known.said))
         return guided(both, scale, rescale)
 
     return predict

@@ -4,9 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def random_known(frames: int, generator: torch.Generator) -> tuple[int, ...]:
+    """Numbers of frames to give in a step of tuning with any known frames, in order; one at least is left.
+
+    Half of the time it is frame 0, as in LAMP. Else up to a quarter of the frames begin the clip, and every
+    second to eighth frame, the last one, or both are given besides.
+
+    Example:
+        >>> import torch
+        >>> {random_known(8, torch.Generator().manual_seed(seed)) for seed in range(4)} > {(0,)}
+        True
+    """
+
+    def below(count: int) -> int:
+        return int(torch.randint(count, (1,), generator=generator))
+
+    if frames < 3 or below(2) == 0:
+        return (0,)
+    numbers = set(range(1 + below(max(1, frames // 4))))
+    if below(2):
+        numbers |= set(range(0, frames, 2 + below(7)))
+    if below(2):
+        numbers.add(frames - 1)
+    return tuple(sorted(numbers))
+
+
+def nearest_known(known: Sequence[int], frames: int) -> tuple[list[int], list[int], list[float]]:
+    """Of each frame the known one before it, the one after it, and its way from one to the other, 0..1.
+
+    A known frame is both itself. Where there is none before a frame, or none after it, it is the other.
+
+    Example:
+        >>> nearest_known((0, 2), frames=4)
+        ([0, 0, 2, 2], [0, 2, 2, 2], [0.0, 0.5, 0.0, 0.0])
+    """
+    before, after, way = [], [], []
+    for frame in range(frames):
+        first = max((k for k in known if k <= frame), default=min(known))
+        last = min((k for k in known if k >= frame), default=first)
+        before.append(first)
+        after.append(last)
+        way.append(0.0 if first == last else max(0.0, (frame - first) / (last - first)))
+    return before, after, way
 
 
 @dataclass(frozen=True)
@@ -54,6 +99,16 @@ class KnownFrames:
         mine = self._each(lambda frames: {k: x for k, x in frames.items() if k not in theirs})
         return KnownFrames({**mine.clean, **others.clean}, {**mine.noised, **others.noised})
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of the clean frames, in order."""
+        return tuple(sorted(self.clean))
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What a model is told of the clean frames: nothing where it is frame 0 or none, as in LAMP."""
+        return {} if self.numbers in ((), (0,)) else {"known": self.numbers}
+
     def at(self, places: Sequence[int]) -> KnownFrames:
         """Those at some places of a long clip, for the clip of these places alone."""
         return self._each(
@@ -86,6 +141,20 @@ class KnownFrames:
     def moving(self, frames: int) -> list[int]:
         """The numbers of the frames that a solver steps: all of so many but the clean ones."""
         return [number for number in range(frames) if number not in self.clean]
+
+    def between(self, frames: int) -> Tensor:
+        """Of each frame what lies on the straight line between the clean ones around it: `b c f h w`.
+
+        Example:
+            >>> import torch
+            >>> known = KnownFrames(clean={0: torch.zeros(1, 4, 8, 8), 2: torch.ones(1, 4, 8, 8)})
+            >>> known.between(4)[0, 0, :, 0, 0].tolist()
+            [0.0, 0.5, 1.0, 1.0]
+        """
+        if len(self.clean) == 1:
+            return next(iter(self.clean.values())).unsqueeze(2).expand(-1, -1, frames, -1, -1)
+        lines = zip(*nearest_known(self.numbers, frames), strict=True)
+        return torch.stack([torch.lerp(self.clean[a], self.clean[b], way) for a, b, way in lines], dim=2)
 
     def others(self, video: Tensor) -> Tensor:
         """Of a clip `b c f h w` the frames that are not clean."""

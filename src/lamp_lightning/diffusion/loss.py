@@ -50,7 +50,7 @@ def known_frames_loss(
         raise ValueError(f"The loss needs clips of at least {len(known) + 1} frames, not {latents.shape[2]}.")
     noisy = frames.others(add_noise(scheduler, latents, noise, timesteps))
     told = Conditions.of(conditions)
-    prediction = unet(frames.whole(noisy), timesteps, told.text, **told.extra)
+    prediction = unet(frames.whole(noisy), timesteps, told.text, **told.extra, **frames.said)
     wanted = target(scheduler, latents, noise, timesteps)
     found, true = frames.others(prediction).float(), frames.others(wanted).float()
     if weights is None:

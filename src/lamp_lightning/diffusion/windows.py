@@ -62,6 +62,7 @@ def sample_clips(
     known: KnownFrames,
     sampler: Sampler,
     *,
+    clean: bool = False,
     generator: Generators = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
@@ -73,7 +74,7 @@ def sample_clips(
     if sampler.start == "warp":
         return denoise_warped(predict, scheduler, noise, known, sampler, callback=callback)
     return denoise_in_windows(
-        predict, scheduler, noise, known, sampler, generator=generator, callback=callback
+        predict, scheduler, noise, known, sampler, clean=clean, generator=generator, callback=callback
     )
 
 
@@ -84,6 +85,7 @@ def denoise_in_windows(
     known: KnownFrames,
     sampler: Sampler,
     *,
+    clean: bool = False,
     generator: Generators = None,
     callback: StepCallback | None = None,
 ) -> Tensor:
@@ -95,7 +97,8 @@ def denoise_in_windows(
 
     Arguments and result are those of `denoise_clips`. Frame 0 is the anchor of further windows whether it is
     known or not; `sampler.window` is what the model sees at once, frame 0 and the overlap included; steps
-    count through all windows, and the latents of a callback are the window's.
+    count through all windows, and the latents of a callback are the window's. The overlap is given with
+    noise, or `clean` to a model that was tuned with any known frames.
 
     Example:
         >>> import torch
@@ -116,7 +119,8 @@ def denoise_in_windows(
         def report(step: int, steps: int, latents: Tensor) -> Tensor | None:
             return callback(number * steps + step, windows * steps, latents) if callback else None
 
-        given = KnownFrames(noised=done) | known.at(places)
+        former = KnownFrames(clean=done) if clean else KnownFrames(noised=done)
+        given = former | known.at(places)
         own_noise = noise[:, :, places]
         return denoise_clips(
             predict, scheduler, own_noise, given, sampler, generator=generator, callback=report

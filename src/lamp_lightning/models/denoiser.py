@@ -32,6 +32,7 @@ class ClipDenoiser(ABC, nn.Module):
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Any] | None = None,
         *,
+        known: Sequence[int] | None = None,
         return_dict: bool | None = None,
     ) -> Any:
         """Denoise clips.
@@ -42,6 +43,7 @@ class ClipDenoiser(ABC, nn.Module):
             encoder_hidden_states: text embeddings, one prompt per clip, `b l d`.
             added_cond_kwargs: further conditions, one row per clip (`text_embeds` and `time_ids` of SDXL,
                 `image_embeds` of an IP-Adapter).
+            known: numbers of the frames that are clean, for a variant of `known="any"`; None: frame 0 alone.
             return_dict: None: the prediction itself, a tensor, which is not diffusers' default. True:
                 diffusers' output with `.sample`. False: a tuple of one.
 

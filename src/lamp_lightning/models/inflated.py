@@ -37,6 +37,39 @@ class InflatedModel(VideoBackbone):
     def check_variant(self, variant: Variant) -> None:
         """Raises UserError for a variant that this model cannot be."""
 
+    def see(self, frames: int, known: Sequence[int] | None) -> None:
+        """Be given clips of so many frames, of which some are known; None: frame 0.
+
+        Raises:
+            ValueError: others than frame 0 for a model that was not tuned with them, or frames that the
+                clips do not have.
+        """
+        numbers = (0,) if known is None else tuple(sorted(known))
+        if numbers != (0,) and self.variant.known != "any":
+            raise ValueError(
+                f"This model was tuned with frame 0 as the only known one, not {list(numbers)}: "
+                "model.layers.known=any tunes one with others."
+            )
+        if not numbers or numbers[0] < 0 or numbers[-1] >= frames:
+            raise ValueError(f"known={list(numbers)} must be frames of a clip of {frames}.")
+        self._clip.frames, self._clip.known = frames, numbers
+
+    def times_of_frames(self, timestep: Tensor | float, clips: int, device: Any) -> Tensor:
+        """The timestep of each frame, `(b f)`: given ones are clean, and where they say so have 0."""
+        times, frames = torch.as_tensor(timestep, device=device), self._clip.frames
+        if times.ndim == 2:
+            return times.expand(clips, frames).flatten()
+        times = times.reshape(-1, 1).expand(clips, frames)
+        if self.tells_known and self._clip.motion and self.variant.first_frame and frames > 1:
+            times = times.clone()
+            times[:, list(self._clip.known)] = 0
+        return times.flatten()
+
+    @property
+    def tells_known(self) -> bool:
+        """Whether a given frame has a timestep of its own, 0; the authors' has that of the others."""
+        return self.variant.known == "any"
+
     @property
     def variant(self) -> Variant:
         return self._clip.variant

@@ -33,7 +33,7 @@ class Variant(LayerSettings):
     """LAMP (Wu et al. 2024) by default; other values leave parts of it out or take a rival's in their place.
 
     `LayerSettings` has the parts: `kind`, `gate`, `temporal_conv`, `causal`, `self_attention`,
-    `temporal_attention` and `conv_first`.
+    `temporal_attention`, `conv_first` and `known`.
 
     Attributes:
         first_frame: frame 0 is clean and given in tuning and sampling; False: it is noised and denoised as
@@ -66,8 +66,12 @@ class Variant(LayerSettings):
                 "model.layers.temporal_conv=false leaves out: give "
                 f"{' and '.join(f'model.layers.{name}=true' for name in off)} with it."
             )
+        if self.known == "any" and not self.first_frame:
+            raise UserError(
+                "model.layers.known=any gives some frames of each clip: give tuner.first_frame=true."
+            )
         default = type(self).model_fields
-        switches = ("gate", "temporal_conv", "causal", "self_attention", "temporal_attention", "conv_first")
+        switches = tuple(name for name in LayerSettings.model_fields if name != "kind")
         other = [name for name in switches if getattr(self, name) != default[name].default]
         if other and self.kind != "lamp":
             raise UserError(

@@ -14,6 +14,7 @@ from lamp_lightning.runtime.settings import (
     Dtype,
     Fit,
     Format,
+    KnownFiles,
     LoggerSettings,
     LoraScale,
     MethodSettings,
@@ -147,6 +148,13 @@ class Sample(Settings):
     first_frame: Annotated[OneOrSeveral[Text], Means("a file, a folder, a list of files")] | None = setting(
         None, "A picture to animate, a list, or a folder; null: the image model generates one"
     )
+    known: KnownFiles = setting(
+        None,
+        "Several frames that are given, for motions of method=lamp_known: a clip to go on from, a folder or "
+        "list of pictures, or pictures by their places, like {0:a.png,15:b.png}",
+    )
+    known_every: Count = setting(1, "How far apart they lie where no places are given; 2: every second frame")
+    loop: bool = setting(False, "Whether the video ends where it begins, for motions of method=lamp_known")
     fit: Fit = setting(
         "crop",
         "crop cuts the middle of a picture out; pad shows the whole picture and fills what is around it",

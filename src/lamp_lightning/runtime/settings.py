@@ -64,6 +64,7 @@ Fit = Literal["crop", "pad"]
 Format = Literal["mp4", "gif", "webp", "png"]
 Kind = Literal["lamp", "animatediff"]
 SelfAttention = Literal["first_frame", "own", "first_and_former"]
+Known = Literal["first", "any"]
 NoiseSharing = Literal["authors", "variance_preserving"]
 Start = Literal["noise", "first_frame", "inversion", "warp", "still"]
 _NAME = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$"
@@ -119,6 +120,19 @@ Callbacks = Annotated[
     Means("names with a class and its options, like {mine: {_target_: my_module.MyCallback}}"),
 ]
 
+
+def _known_files(value: Any) -> Any:
+    """A file or folder, a list of files, or places with a file each."""
+    files = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+    if value is not None and not (files and all(isinstance(each, str) and each.strip() for each in files)):
+        raise ValueError("it names no files")
+    return value
+
+
+KnownFiles = Annotated[
+    Any, AfterValidator(_known_files), Means("a file, a folder, a list of files, or {place: file, ...}")
+]
+
 # -- groups --------------------------------------------------------------------------------------------------
 
 
@@ -129,6 +143,10 @@ class MotionSettings(Settings):
     folder: Text | None = setting(None, "Folder of its clips below data.root", config="${motion.name}")
     prompt: Text | None = setting(
         None, "Prompt of its clips; null: the name in words, or captions beside them"
+    )
+    drawn: Texts | None = setting(
+        None,
+        "Motions of the toy world that are drawn where the folder is missing; null: the one of this name",
     )
     flip: bool = setting(True, "Whether a mirrored clip shows the same motion")
     prompts: Texts | None = setting(None, "Prompts of the samples; null: held-out toy scenes, else held_out")
@@ -150,6 +168,11 @@ class LayerSettings(Settings):
     conv_first: bool = setting(
         False,
         "Not in the paper: each convolution's output of frame 0 is shown to all frames, by a 1x1 convolution",
+    )
+    known: Known = setting(
+        "first",
+        "Which frames are given; any, not in the paper: other ones in each step, so that the motion goes on "
+        "from several, or fills in those between",
     )
 
 

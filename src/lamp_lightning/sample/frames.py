@@ -14,6 +14,7 @@ from torch import Tensor
 from lamp_lightning.data.images import pixels_from_image
 from lamp_lightning.diffusion.colours import histogram_match
 from lamp_lightning.diffusion.denoise import Generators
+from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.runtime.errors import UserError
@@ -55,6 +56,24 @@ def check_noise(noise: Tensor, clips: int) -> int:
             f"latents must be (b, c, f, h, w) with b={clips}, one for each video, not {tuple(noise.shape)}."
         )
     return noise.shape[2]
+
+
+def looped(frames: int, sampler: Sampler, noise: Tensor | None) -> tuple[int, Sampler, Tensor | None]:
+    """One frame more, which is the first again; in the same window, as one closes a loop better than two."""
+    if frames == sampler.window:
+        sampler = sampler.changed({"window": frames + 1})
+    return frames + 1, sampler, None if noise is None else torch.cat([noise, noise[:, :, :1]], dim=2)
+
+
+def given_frames(
+    base: BaseModel, first: Tensor, places: Mapping[int, Any], prompts: int, *, last: int | None
+) -> KnownFrames:
+    """The first frame, latents `b c 1 h w`, those of `check_known`, and as frame `last` the first again."""
+    size = (first.shape[-2] * base.vae_scale_factor, first.shape[-1] * base.vae_scale_factor)
+    clean = {0: first[:, :, 0]}
+    for number, picture in places.items():
+        clean[number] = first_latents(base, picture, prompts, len(first), size)[:, :, 0].to(first)
+    return KnownFrames(clean if last is None else {**clean, last: first[:, :, 0]})
 
 
 def for_image(sampler: Sampler) -> Sampler:

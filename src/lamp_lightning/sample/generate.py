@@ -6,7 +6,7 @@ import gc
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from lamp_lightning.data.fit import fit_frame, inner_box, pad_frame
-from lamp_lightning.data.images import read_image
 from lamp_lightning.data.video import as_frames
 from lamp_lightning.diffusion.colours import match_colours
 from lamp_lightning.diffusion.sampler import Sampler
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lamp_lightning.sample.first_frames import Painter
+    from lamp_lightning.sample.known import Picture
     from lamp_lightning.sample.pipeline import LAMPPipeline, Progress
     from lamp_lightning.sample.videos import Video
 
@@ -62,6 +62,8 @@ def generate_batch(
     *,
     seeds: Sequence[int],
     first_frames: Sequence[Any] | None = None,
+    known: Mapping[int, Sequence[Any]] | None = None,
+    loop: bool = False,
     painter: Painter | None = None,
     noise: torch.Tensor | None = None,
     colours: Sequence[np.ndarray] | None = None,
@@ -73,6 +75,8 @@ def generate_batch(
         pipeline, prompts, sampler: what to sample.
         seeds: of each video.
         first_frames: of each video; None: from the `painter`, or else the image model below the motion.
+        known: further frames that are given, by their number, of each video.
+        loop: whether the videos end where they begin.
         painter: another text-to-image model.
         noise: `b c f h w` instead of drawn noise, such as `diffusion.invert` gives.
         colours: pictures `h w 3` whose histograms the videos take; None: with histogram matching the decoded
@@ -94,6 +98,8 @@ def generate_batch(
             output: Any = pipeline(
                 prompt=list(prompts),
                 first_frame=None if first_frames is None else list(first_frames),
+                known=None if known is None else {number: list(each) for number, each in known.items()},
+                loop=loop,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 sampler=sampler.changed({"histogram_matching": False}),  # below
                 noise=noise,
@@ -154,7 +160,7 @@ class Batch:
 
 
 def in_batches(videos: Sequence[Video], most: int, interrupted: Sequence[bool]) -> list[Batch]:
-    """The videos without a record, those of one size at most `most` at once.
+    """The videos without a record, those of one size and with the same known frames at most `most` at once.
 
     All are divided before the finished ones (with a record) are left out, so that the rest is in the same
     batches after an interruption. A batch that was `interrupted` while it was written is generated as a
@@ -162,7 +168,8 @@ def in_batches(videos: Sequence[Video], most: int, interrupted: Sequence[bool]) 
     """
     by_size: dict[Any, list[tuple[Video, bool]]] = {}
     for video, cut_off in zip(videos, interrupted, strict=True):
-        by_size.setdefault(video.sampler.size, []).append((video, cut_off))
+        alike = video.sampler.size, [place for place, _ in video.known]
+        by_size.setdefault(str(alike), []).append((video, cut_off))
     batches = []
     for same in by_size.values():
         for begin in range(0, len(same), most):
@@ -229,7 +236,12 @@ def _painted(
     progress: Progress | None,
 ) -> list[np.ndarray]:
     videos, sampler = batch.videos, batch.videos[0].sampler
-    pictures = None if videos[0].picture is None else [first_frame(video) for video in videos]
+    pictures = None if videos[0].picture is None else [fitted(video, video.picture) for video in videos]
+    columns = zip(*(video.known for video in videos), strict=True)
+    known = {
+        column[0][0]: [fitted(video, picture) for video, (_, picture) in zip(videos, column, strict=True)]
+        for column in columns
+    }
     with mixed_precision(pipeline.unet.device, precision):
         generated = generate_batch(
             pipeline,
@@ -237,6 +249,8 @@ def _painted(
             sampler,
             seeds=[video.seed for video in videos],
             first_frames=pictures,
+            known=known,
+            loop=videos[0].loop,
             painter=painter,
             colours=pictures if sampler.histogram_matching else None,  # the photograph's own
             progress=progress,
@@ -244,12 +258,12 @@ def _painted(
     return [shown_part(video, frames) for video, frames in zip(videos, generated, strict=True)]
 
 
-def first_frame(video: Video) -> np.ndarray:
-    """The video's picture at the size that is generated, uint8 `h w 3`."""
-    assert video.picture is not None
+def fitted(video: Video, picture: Picture | None) -> np.ndarray:
+    """A picture of the video at the size that is generated, uint8 `h w 3`."""
+    assert picture is not None
     assert video.sampler.size is not None
-    fitted = pad_frame if video.fit == "pad" else fit_frame
-    return fitted(read_image(video.picture.file), video.sampler.size)
+    fit = pad_frame if video.fit == "pad" else fit_frame
+    return fit(picture.read(), video.sampler.size)
 
 
 def shown_part(video: Video, frames: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,11 @@ from lamp_lightning.sample.frames import (
     find_generators,
     first_latents,
     for_image,
+    given_frames,
+    looped,
     tuned_clip_noise,
 )
+from lamp_lightning.sample.known import check_known
 from lamp_lightning.sample.prompts import Prompts, as_list, embeddings
 from lamp_lightning.sample.steps import SteppingPipeline
 
@@ -72,6 +75,8 @@ class LAMPPipeline(SteppingPipeline):
         first_frame: FirstFrame | None = None,
         *,
         image: FirstFrame | None = None,
+        known: Mapping[int, FirstFrame] | None = None,
+        loop: bool = False,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -115,6 +120,10 @@ class LAMPPipeline(SteppingPipeline):
                 `start="warp"`, then make all frames from the prompt instead; a given frame enters their steps
                 with noise (`KnownFrames.noised`).
             image: diffusers' name of `first_frame`.
+            known: further frames that are given, by their number in the video, each as a first frame is; -1
+                is the last one. For motions that were tuned with any known frames (`model.layers.known=any`).
+            loop: end where the video begins: the frame after the last one would be the first. For the same
+                motions.
             height, width: pixels, multiples of the autoencoder's factor; by default the motion's, else the
                 UNet's `sample_size`.
             num_frames, num_inference_steps, timesteps, guidance_scale, eta: settings of `Sampler`. Timesteps
@@ -195,6 +204,9 @@ class LAMPPipeline(SteppingPipeline):
             noise = tuned_clip_noise(self.inverted_clip, clips, frames, size, self.base.vae_scale_factor)
         generators = find_generators(generator, seed, clips)
         painting = for_image(sampler)
+        places = check_known(self.unet.variant, known, loop, frames)
+        if loop:
+            frames, sampler, noise = looped(frames, sampler, noise)
         from_text = first_frame is None and frames > 1 and self._needs_no_first_frame(sampler)
         if from_text:  # all frames are made as an image is
             sampler = sampler.changed({"guidance_scale": painting.guidance_scale})
@@ -203,7 +215,7 @@ class LAMPPipeline(SteppingPipeline):
         self._interrupt, self._num_timesteps = False, count_steps(sampler, frames)
         self._pictures = self._picture_embeds(ip_adapter_image, ip_adapter_image_embeds, clips)
         self._told = self._conditions(prompts, sampler.guidance_scale, size)
-        video, known = None, KnownFrames.none()
+        video, given = None, KnownFrames.none()
         if first_frame is not None:
             video = first_latents(self.base, first_frame, prompts.count, clips, size)
             video = video.to(self._execution_device, self._latent_dtype)
@@ -211,7 +223,10 @@ class LAMPPipeline(SteppingPipeline):
             video = self._painted(prompts, size, generators, painting, progress)
         if video is not None:
             noised = sampler.start == "warp" or not self.unet.variant.first_frame
-            known = KnownFrames.first(video, noised=noised)
+            given = KnownFrames.first(video, noised=noised)
+            if places or loop:
+                last = frames - 1 if loop else None
+                given = given_frames(self.base, video, places, prompts.count, last=last)
         if video is None or frames > 1:
             if noise is None:
                 noise = self._noise(clips, frames, size, generators)
@@ -223,9 +238,11 @@ class LAMPPipeline(SteppingPipeline):
                         report, callback_on_step_end, callback_on_step_end_tensor_inputs
                     )
                 video = sample_clips(
-                    self._predict(self.unet, self._now), self.scheduler, noise, known, sampler,
-                    generator=generators, callback=report,
+                    self._predict(self.unet, self._now), self.scheduler, noise, given, sampler,
+                    clean=self.unet.variant.known == "any", generator=generators, callback=report,
                 )  # fmt: skip
+            if loop:
+                video = video[:, :, :-1]
         output: Any = video
         if output_type != "latent":
             decoded = decode(self.base, video, sampler.histogram_matching, progress, decode_chunk_size)

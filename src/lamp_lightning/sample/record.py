@@ -19,6 +19,7 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import array_sha256, file_sha256
 from lamp_lightning.runtime.hub import motion_file
 from lamp_lightning.runtime.reading import describe, literal, parse_json, read_text
+from lamp_lightning.sample.known import Picture
 from lamp_lightning.sample.motions import Adapter
 from lamp_lightning.sample.record_schema import VideoRecord
 from lamp_lightning.sample.videos import Video
@@ -50,16 +51,18 @@ def settings_of(
     given |= {name: cfg[name] for name in ("lora_scale", "check_base")}
     first_frame = None
     if video.picture is not None:
-        first_frame = {
-            "file": str(video.picture.file.absolute()),
-            "sha256": video.picture.sha256,
-            "fit": video.fit,
-        }
+        first_frame = {**_given(video.picture), "fit": video.fit}
+    known: Record = {}
+    if video.known:
+        known["known"] = [{"place": place, **_given(picture)} for place, picture in video.known]
+    if video.loop:
+        known["loop"] = True
     return {
         "prompt": video.prompt,
         "negative_prompt": video.sampler.negative_prompt,
         "seed": video.seed,
         "first_frame": first_frame,
+        **known,
         "sampler": video.sampler.settings(),
         "precision": precision,
         "motions": motions,
@@ -73,6 +76,17 @@ def settings_of(
         "painter": _absolute(adapter.painter),
         "words": {"run": [_word(each) for each in adapter.all], **given},
     }
+
+
+def _given(picture: Picture) -> Record:
+    """A picture, or a frame of a clip, and its hash."""
+    frame = {} if picture.frame is None else {"frame": picture.frame}
+    return {"file": str(picture.file.absolute()), "sha256": picture.sha256, **frame}
+
+
+def _where(given: Record) -> str:
+    """A picture as `known=` names it."""
+    return given["file"] if given.get("frame") is None else f"{given['file']}@{given['frame']}"
 
 
 def lora_of(adapter: Adapter) -> dict[str, Any]:
@@ -118,7 +132,11 @@ def _decisive(record: Record) -> dict[str, Any]:
     return {
         "prompt": record.get("prompt"),
         "seed": record.get("seed"),
-        "first_frame": picture.get("sha256"),
+        "first_frame": None if not picture else f"{picture['sha256']} {picture.get('frame') or ''}",
+        "known": " ".join(
+            f"{each['place']} {each['sha256']} {each.get('frame', '')}" for each in record.get("known") or ()
+        ),
+        "loop": bool(record.get("loop")),
         "fit": picture.get("fit"),
         "motion": " + ".join(f"{each['weight']} {each['motion']}" for each in motions),
         "adapter": " + ".join(each["sha256"] for each in motions),
@@ -259,10 +277,15 @@ def _words(record: Record) -> dict[str, Any]:
     """The overrides of the sample command that ask for this one video."""
     made, picture = record["made"], record["first_frame"] or {}
     sampler = Sampler().changed(record["sampler"]).settings()
+    known = {each["place"]: _where(each) for each in record.get("known") or ()}
+    if picture and (known or picture.get("frame") is not None):
+        known[0] = _where(picture)
     return {
         **record["words"],
         "prompt": record["prompt"],
-        "first_frame": picture.get("file"),
+        "first_frame": None if known else picture.get("file"),
+        "known": known or None,
+        "loop": bool(record.get("loop")),
         "fit": picture.get("fit", "crop"),
         "seed": record["seed"],
         "num_frames": sampler.pop("num_frames"),
@@ -279,6 +302,7 @@ def _words(record: Record) -> dict[str, Any]:
 def _check_unchanged(record: Record, given: Sequence[str]) -> None:
     """Refuse to make a video again from an adapter or a picture whose contents are others by now."""
     things = [("run", motion) for motion in record["motions"]] + [("first_frame", record["first_frame"])]
+    things += [("known", each) for each in record.get("known") or ()]
     for key, what in things:
         if what is None or key in given:
             continue

@@ -9,17 +9,37 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from lamp_lightning.diffusion.sampler import Memory, Sampler
 from lamp_lightning.runtime.names import Name, Sha256, Text, Weight
 from lamp_lightning.runtime.reading import Schema
-from lamp_lightning.runtime.settings import Dtype, Fit, Format, LoraScale, Precision, Seed, Threads
+from lamp_lightning.runtime.settings import (
+    MOST_FRAMES,
+    Dtype,
+    Fit,
+    Format,
+    LoraScale,
+    Precision,
+    Seed,
+    Threads,
+)
 
+Place = Annotated[int, Field(ge=0, lt=MOST_FRAMES)]
 LARGEST_BATCH = 1024  # of a record: the videos that are generated to have one of them again, bit for bit
 
 
 class GivenFrame(Schema):
-    """The picture that was the first frame."""
+    """The picture that was the first frame; `frame` says which of a clip."""
 
     file: Name
     sha256: Sha256
     fit: Fit
+    frame: Place | None = None
+
+
+class KnownFrame(Schema):
+    """A further frame that was given, and its place in the video."""
+
+    place: Place
+    file: Name
+    sha256: Sha256
+    frame: Place | None = None
 
 
 class Motion(Schema):
@@ -83,6 +103,8 @@ class VideoRecord(Schema):
     negative_prompt: Text | None
     seed: Seed
     first_frame: GivenFrame | None
+    known: Annotated[list[KnownFrame], Field(max_length=MOST_FRAMES)] = Field(default_factory=list)
+    loop: bool = False
     sampler: Sampler
     precision: Precision
     motions: Annotated[list[Motion], Field(min_length=1, max_length=100)]

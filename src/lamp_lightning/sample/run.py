@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig
 
-from lamp_lightning.data.images import read_image
 from lamp_lightning.data.video import writable_folder
 from lamp_lightning.metrics import familiar
 from lamp_lightning.models.devices import evaluation
@@ -106,11 +105,11 @@ def say_doubts(videos: list[Video], adapter: Adapter) -> None:
     """Warn of prompts and pictures that the tiny model does not know."""
     if not familiar.is_tiny(adapter.base):
         return
-    files = dict.fromkeys(video.picture.file for video in videos if video.picture is not None)
+    pictures = dict.fromkeys(video.picture for video in videos if video.picture is not None)
     familiar.say_doubts(
         adapter.base,
         list(dict.fromkeys(video.prompt for video in videos)),
-        [read_image(file)[None] for file in list(files)[:MOST_PICTURES]],
+        [picture.read()[None] for picture in list(pictures)[:MOST_PICTURES]],
         advice=f"{familiar.ELSE} tune the motion with {familiar.REAL}.",
         what="picture",
     )

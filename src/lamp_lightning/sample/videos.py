@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,28 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from lamp_lightning.data.captions import prompt_of
 from lamp_lightning.data.fit import size_of_aspect
-from lamp_lightning.data.images import PICTURES, read_image
 from lamp_lightning.data.video import safe_name
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.models.adapter import header_of
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.runtime.files import file_sha256
-from lamp_lightning.runtime.names import is_unicode
 from lamp_lightning.runtime.reading import check_text, read_text
+from lamp_lightning.sample.known import Picture, check_known, find_known, find_pictures
 
 if TYPE_CHECKING:
     from lamp_lightning.sample.motions import Adapter
 
 MOST_PROMPTS = 10_000  # of one file
 MOST_VIDEOS = 100_000  # of one command
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A photograph to animate: its file, what is in it, and its height and width as people see it."""
-
-    file: Path
-    sha256: str
-    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -55,7 +45,9 @@ class Video:
     seed: int = 0
     sampler: Sampler = field(default_factory=Sampler)  # its size is that of the frames that are generated
     picture: Picture | None = None  # the given first frame
-    fit: str = "crop"  # of the picture, or "pad"
+    known: tuple[tuple[int, Picture], ...] = ()  # further frames that are given, by their places
+    loop: bool = False  # whether it ends where it begins
+    fit: str = "crop"  # of the pictures, or "pad"
     name: str = ""  # of its files
     settings: dict[str, Any] = field(default_factory=dict)  # what decides how it looks, see `settings_of`
     record: dict[str, Any] | None = None  # where its files are finished
@@ -85,9 +77,16 @@ def find_videos(
     """
     prompts = find_prompts(cfg.prompt, cfg.prompts)
     pictures = find_pictures(cfg.first_frame)
+    known = find_known(cfg.known, cfg.known_every)
     seeds = find_seeds(cfg.seed, cfg.count, cfg.seeds)
-    sampler = _sampler(cfg, adapter, bool(pictures), own_size)
     single = isinstance(cfg.first_frame, str) and Path(cfg.first_frame).expanduser().is_file()
+    if 0 in known:
+        if pictures:
+            raise UserError("known gives frame 0, and so does first_frame: give one of them.")
+        pictures, single = [known.pop(0)], True
+    sampler = _sampler(cfg, adapter, bool(pictures), own_size)
+    places = check_known(header_of(adapter.file).variant, known, cfg.loop, sampler.num_frames)
+    _check_shapes(cfg.fit, pictures, places)
     pairs: list[tuple[Picture | None, str]] = []
     given: list[Picture | None] = [*pictures] or [None]
     for picture in given:
@@ -111,8 +110,21 @@ def find_videos(
             if stem is not None:
                 name = f"{stem}_{name}" if len(pairs) > 1 else f"{stem}_seed{seed}"
                 name = stem if len(pairs) == len(seeds) == 1 else name
-            videos.append(Video(prompt, seed, settings, picture, cfg.fit, name))
+            video = Video(prompt, seed, settings, picture, tuple(places.items()), cfg.loop, cfg.fit, name)
+            videos.append(video)
     return videos
+
+
+def _check_shapes(fit: str, first: Sequence[Picture], known: Mapping[int, Picture]) -> None:
+    """Raises UserError where pictures of one video would be padded differently."""
+    shapes = {picture.where: picture.shape for picture in (*first[:1], *known.values())}
+    if fit == "pad" and known and len(set(shapes.values())) > 1:
+        one, *_, other = sorted(shapes, key=lambda name: shapes[name])
+        raise UserError(
+            f"fit=pad shows whole pictures, and those of one video differ in size: {one} has "
+            f"{shapes[one][1]}x{shapes[one][0]}, {other} {shapes[other][1]}x{shapes[other][0]}. "
+            "Take fit=crop."
+        )
 
 
 def _sampler(
@@ -159,33 +171,3 @@ def find_prompts(prompt: Any, file: Any) -> list[str]:
             f"prompts={path} has {len(found):,} prompts, and {MOST_PROMPTS:,} are the most. Split it."
         )
     return [check_text(line, file=path, what="a prompt") for line in found]
-
-
-def find_pictures(where: Any) -> list[Picture]:
-    """The pictures of `first_frame=`: a file, a list of files, or all of a folder by name.
-
-    Each is read once, so that what is no picture is refused before anything is generated.
-    """
-    if where is None:
-        return []
-    paths = [Path(str(path)).expanduser() for path in (where if OmegaConf.is_list(where) else [where])]
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found = [f for f in path.iterdir() if f.suffix.lower() in PICTURES and f.is_file()]
-            found = sorted((f for f in found if not f.name.startswith(".")), key=lambda file: file.name)
-            if not found:
-                raise UserError(f"first_frame={path} has no pictures in it (png, jpg, webp, ...).")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise UserError(
-                f"first_frame={path} is no file and no folder. Give a picture (png, jpg, webp, ...) or a "
-                "folder of pictures."
-            )
-    for file in files:
-        if not is_unicode(str(file)):
-            raise UserError(f"first_frame={str(file)!a} has a name that is no UTF-8. Rename it.")
-    shapes = [read_image(file).shape[:2] for file in files]  # before the hash: this refuses what is too large
-    return [Picture(file, file_sha256(file), shape) for file, shape in zip(files, shapes, strict=True)]

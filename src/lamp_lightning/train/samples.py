@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from lamp_lightning.data.clip import Clip
-from lamp_lightning.data.images import read_image
 from lamp_lightning.data.motions import motion_prompt, sample_prompts
 from lamp_lightning.data.video import contact_sheet
 from lamp_lightning.diffusion.sampler import Sampler
@@ -22,8 +21,9 @@ from lamp_lightning.runtime.loggers import log_media, log_picture
 from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.runtime.stopping import Stopped, StopRequest
 from lamp_lightning.sample.generate import generate, paint_with
+from lamp_lightning.sample.known import find_pictures
 from lamp_lightning.sample.motions import MEMORY_SETTINGS
-from lamp_lightning.sample.videos import Video, find_pictures
+from lamp_lightning.sample.videos import Video
 from lamp_lightning.sample.write import measure, save_videos, write_sheet
 from lamp_lightning.train.callbacks import TrainingProgress
 
@@ -64,7 +64,7 @@ class Studio:
         tuned.
         """
         if count and (own := self.cfg.samples.get("first_frame")) is not None:
-            pictures = [read_image(picture.file) for picture in find_pictures(own)]
+            pictures = [picture.read() for picture in find_pictures(own)]
             return [pictures[i % len(pictures)] for i in range(count)]
         if self.painter is None or not count:
             return [None] * count

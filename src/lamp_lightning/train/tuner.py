@@ -17,8 +17,8 @@ from torch import Tensor
 from lamp_lightning.diffusion.conditions import Conditions
 from lamp_lightning.diffusion.denoise import denoise_clips
 from lamp_lightning.diffusion.guidance import with_guidance
-from lamp_lightning.diffusion.known import KnownFrames
-from lamp_lightning.diffusion.loss import all_frames_loss, first_frame_loss
+from lamp_lightning.diffusion.known import KnownFrames, random_known
+from lamp_lightning.diffusion.loss import known_frames_loss
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.diffusion.schedule import random_timestep, timestep_at
 from lamp_lightning.models.registry import Variant, inflated
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 BITSANDBYTES = "0.50"  # the first that computes on CPUs, too
 NOISE_STREAM = 1  # sets the noise of item i apart from whatever else is drawn for (seed, i)
 HELD_OUT_STREAM = 2
+KNOWN_STREAM = 3
 GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly over [0, 1), however many there are
 
 
@@ -188,7 +189,9 @@ class MotionTuner(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean loss of a batch, a scalar; logged as `train/loss`."""
-        loss = self.loss(batch, *self.draw(batch["latents"], batch["index"]))
+        known = self.draw_known(batch["latents"].shape[2], batch["index"])
+        noise, timesteps = self.draw(batch["latents"], batch["index"])
+        loss = self.loss(batch, noise, timesteps, known)
         self._log_loss("train/loss", loss.detach(), batch)
         return loss
 
@@ -223,12 +226,31 @@ class MotionTuner(LightningModule):
         predict = with_guidance(self.unet, conditions, scale=1.0)
         return denoise_clips(predict, scheduler, noise, known, self.sampler)
 
-    def loss(self, batch: dict[str, Any], noise: Tensor, timesteps: Tensor) -> Tensor:
-        """The mean loss of a batch at this noise (b, c, f, h, w) and these timesteps (b,), a scalar."""
+    def loss(
+        self, batch: dict[str, Any], noise: Tensor, timesteps: Tensor, known: Sequence[int] | None = None
+    ) -> Tensor:
+        """The mean loss of a batch, a scalar.
+
+        Args:
+            batch: see the class.
+            noise: `b c f h w`.
+            timesteps: `(b,)`.
+            known: the numbers of the frames that are given; None: frame 0, or none where the variant says so.
+        """
         conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
-        loss_of = first_frame_loss if self.unet.variant.first_frame else all_frames_loss
-        weights = {} if batch.get("mask") is None else {"weights": batch["mask"]}
-        return loss_of(self.unet, self.scheduler, batch["latents"], noise, timesteps, conditions, **weights)
+        if known is None:
+            known = (0,) if self.unet.variant.first_frame else ()
+        return known_frames_loss(
+            self.unet, self.scheduler, batch["latents"], noise, timesteps, conditions,
+            known=known, weights=batch.get("mask"),
+        )  # fmt: skip
+
+    @torch.compiler.disable
+    def draw_known(self, frames: int, index: Tensor) -> tuple[int, ...] | None:
+        """The given frames of a step, for all clips of its batch; None where they are always the same."""
+        if self.unet.variant.known != "any":
+            return None
+        return random_known(frames, item_generator(self.seed, int(index[0]), KNOWN_STREAM))
 
     @torch.compiler.disable
     def draw_held_out(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from lamp_lightning.diffusion.known import nearest_known
 from lamp_lightning.models.unet.attention import attend, first_and_former
 from lamp_lightning.models.unet.layers import ClipShape
 
@@ -27,7 +28,8 @@ class _OfClip:
     def looks_at(self) -> str:
         """Which frames give keys and values now; of a single picture its own."""
         alone = not self.clip.motion or self.clip.frames == 1
-        return "own" if alone else self.clip.variant.self_attention
+        looks_at = "own" if alone else self.clip.variant.self_attention
+        return "known" if looks_at == "first_frame" and self.clip.knows_others else looks_at
 
 
 class LinearClipAttention(_OfClip):
@@ -51,6 +53,8 @@ class LinearClipAttention(_OfClip):
             key = attn.norm_k(key)
         if looks_at == "first_and_former":
             key, value = (first_and_former(x, frames) for x in (key, value))
+        elif looks_at == "known":
+            key, value = (torch.cat(self.clip.of_known(x), dim=1) for x in (key, value))
         with torch.autocast(hidden_states.device.type, enabled=False):
             query, key, value = (
                 x.transpose(1, 2).unflatten(1, (attn.heads, -1)).float() for x in (query, key, value)
@@ -107,7 +111,7 @@ class JointClipAttention(_OfClip):
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
     ) -> Any:
-        looks_at, frames, tokens = self.looks_at, self.clip.frames, hidden_states.shape[1]
+        looks_at, frames, tokens, mask = self.looks_at, self.clip.frames, hidden_states.shape[1], None
         context = hidden_states[::frames] if looks_at == "first_frame" else hidden_states
         query = _heads(attn, attn.to_q(hidden_states), attn.norm_q)
         key, value = _heads(attn, attn.to_k(context), attn.norm_k), _heads(attn, attn.to_v(context))
@@ -120,18 +124,34 @@ class JointClipAttention(_OfClip):
                 .transpose(1, 2)
                 for x in (key, value)
             )
+        elif looks_at == "known":
+            key, value = (torch.cat(self.clip.of_known(x), dim=2) for x in (key, value))
+            mask = self._once(key)
         if encoder_hidden_states is not None:
             query = torch.cat(
                 [query, _heads(attn, attn.add_q_proj(encoder_hidden_states), attn.norm_added_q)], 2
             )
             key = torch.cat([key, _heads(attn, attn.add_k_proj(encoder_hidden_states), attn.norm_added_k)], 2)
             value = torch.cat([value, _heads(attn, attn.add_v_proj(encoder_hidden_states))], 2)
-        mixed = attend(query, key, value).transpose(1, 2).flatten(2).to(query.dtype)
+        if mask is not None:
+            mask = F.pad(mask, (0, key.shape[2] - mask.shape[3]))
+        mixed = attend(query, key, value, mask=mask).transpose(1, 2).flatten(2).to(query.dtype)
         picture = attn.to_out[1](attn.to_out[0](mixed[:, :tokens]))
         if encoder_hidden_states is None:
             return picture
         text = mixed[:, tokens:]
         return picture, text if attn.context_pre_only else attn.to_add_out(text)
+
+    def _once(self, key: Tensor) -> Tensor:
+        """What keeps a picture that is on both sides of a frame from weighing twice beside the text.
+
+        Keys `(b f) heads 2n d` -> a mask `(b f) 1 1 2n`.
+        """
+        before, after, _ = nearest_known(self.clip.known, self.clip.frames)
+        twice = torch.tensor([a == b for a, b in zip(before, after, strict=True)], device=key.device)
+        mask = key.new_zeros(self.clip.frames, 1, 1, key.shape[2])
+        mask[twice, ..., key.shape[2] // 2 :] = float("-inf")
+        return mask.repeat(len(key) // self.clip.frames, 1, 1, 1)
 
 
 def _heads(attn: Attention, x: Tensor, norm: Any = None) -> Tensor:

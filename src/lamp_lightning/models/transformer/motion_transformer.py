@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
@@ -61,7 +60,7 @@ class MotionTransformer(_Beside):
         >>> model = MotionTransformer.from_unet(image)
         >>> model(torch.randn(1, 4, 3, 8, 8), 500, torch.randn(1, 5, 12)).shape
         torch.Size([1, 4, 3, 8, 8])
-        >>> model.times_of_frames(500, clips=1, frames=3, device="cpu").tolist()
+        >>> model.times_of_frames(500, clips=1, device="cpu").tolist()
         [0, 500, 500]
     """
 
@@ -129,15 +128,16 @@ class MotionTransformer(_Beside):
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Any] | None = None,
         *,
+        known: Sequence[int] | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool | None = None,
     ) -> Any:
         """Predict the velocity of clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`).
 
         Args:
-            sample, encoder_hidden_states, return_dict: see there.
+            sample, encoder_hidden_states, known, return_dict: see there.
             timestep: one for all clips, one per clip `(b,)`, or one per frame `(b, f)`. Of one per clip,
-                frame 0 has 0 instead, where the variant has a clean first frame.
+                frame 0, or the known frames, have 0 instead, where the variant has a clean first frame.
             added_cond_kwargs: `text_embeds` `b p`, the pooled text of Stable Diffusion 3;
                 `encoder_attention_mask` `b l`, 1 for each token of Sana's text that counts. Others are not
                 looked at.
@@ -158,25 +158,20 @@ class MotionTransformer(_Beside):
             raise ValueError(
                 f"Latents must have multiples of {patch} rows and columns, not {rows}x{columns}."
             )
-        self._clip.frames, self._clip.grid = frames, (rows // patch, columns // patch)
+        self.see(frames, known)
+        self._clip.grid = rows // patch, columns // patch
         added = {k: v.repeat_interleave(frames, dim=0) for k, v in (added_cond_kwargs or {}).items()}
         folded = self._of_frames(
             sample.transpose(1, 2).flatten(0, 1),
-            self.times_of_frames(timestep, clips, frames, sample.device),
+            self.times_of_frames(timestep, clips, sample.device),
             encoder_hidden_states.repeat_interleave(frames, dim=0),
             added,
         )
         return as_output(folded.unflatten(0, (clips, frames)).transpose(1, 2), return_dict)
 
-    def times_of_frames(self, timestep: Tensor | float, clips: int, frames: int, device: Any) -> Tensor:
-        """The timestep of each frame, `(b f)`."""
-        times = torch.as_tensor(timestep, device=device)
-        if times.ndim == 2:
-            return times.expand(clips, frames).flatten()
-        times = times.reshape(-1, 1).expand(clips, frames)
-        if self._clip.motion and self.variant.first_frame and frames > 1:
-            times = torch.cat([torch.zeros_like(times[:, :1]), times[:, 1:]], dim=1)
-        return times.flatten()
+    @property
+    def tells_known(self) -> bool:
+        return True
 
     @property
     def norm(self) -> Norm:

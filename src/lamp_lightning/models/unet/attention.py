@@ -23,8 +23,9 @@ class ClipAttention:
     """Attention processor for `attn1` and `attn2` of an inflated block.
 
     Without text: queries from every frame, keys and values from frame 0 alone (paper, section 3.3), or as
-    the `Variant` says. With text: every frame attends to its clip's prompt. Keys and values are projected
-    once per clip, and the frames of a clip form one long query.
+    the `Variant` says. Where other frames are given, they come from those before and after. With text: every
+    frame attends to its clip's prompt. Keys and values of the text and of frame 0 are projected once per
+    clip, and the frames of a clip form one long query.
 
     Shapes: `(b f) n c` (and text `b l d`) -> `(b f) n c`.
     """
@@ -36,7 +37,9 @@ class ClipAttention:
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
     ) -> Tensor:
         frames = self.clip.frames
-        looks_at = self.clip.variant.self_attention if self.clip.motion else "own"
+        looks_at: str = self.clip.variant.self_attention if self.clip.motion else "own"
+        if looks_at == "first_frame" and self.clip.knows_others:
+            looks_at = "known"
         if encoder_hidden_states is not None:
             context = encoder_hidden_states
         elif looks_at == "first_frame":
@@ -48,6 +51,8 @@ class ClipAttention:
         key, value = attn.to_k(context), attn.to_v(context)
         if encoder_hidden_states is None and looks_at == "first_and_former":
             key, value = (first_and_former(x, self.clip.frames) for x in (key, value))
+        if encoder_hidden_states is None and looks_at == "known":
+            key, value = (torch.cat(self.clip.of_known(x), dim=1) for x in (key, value))
         query, key, value = (_split_heads(x, attn.heads) for x in (query, key, value))
         at_once = self.clip.heads_at_once(attn.heads)
         if at_once is None:

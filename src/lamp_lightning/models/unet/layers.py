@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lamp_lightning.diffusion.known import nearest_known
 from lamp_lightning.models.variant import Variant
 
 SliceSize = Literal["auto", "max"] | int | None
@@ -21,6 +22,7 @@ class ClipShape:
     frames: frames per clip, so that a batch of `n` images is `n / frames` clips.
     grid: rows and columns of the tokens of a frame, in transformers.
     motion: False turns every layer back into what it was in the image model.
+    known: numbers of the frames that are given, in order.
     variant: which parts of the motion layers there are.
     joint: whether GroupNorms pool their statistics over all frames of a clip.
     slice_size: how many heads of a frame attention computes at once: "auto" half of them, "max" one; None
@@ -29,10 +31,22 @@ class ClipShape:
 
     frames: int = 1
     grid: tuple[int, int] = (1, 1)
+    known: tuple[int, ...] = (0,)
     motion: bool = True
     variant: Variant = field(default_factory=Variant)
     joint: bool = True
     slice_size: SliceSize = None
+
+    @property
+    def knows_others(self) -> bool:
+        """Whether other frames than frame 0 alone are given."""
+        return self.known != (0,) and self.motion and self.frames > 1
+
+    def of_known(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each frame the features of the given frames before and after it, both `(b f) ...`."""
+        clips = x.unflatten(0, (-1, self.frames))
+        before, after, _ = nearest_known(self.known, self.frames)
+        return clips[:, before].flatten(0, 1), clips[:, after].flatten(0, 1)
 
     def heads_at_once(self, heads: int) -> int | None:
         """`slice_size` for a layer of so many heads, as a number."""
@@ -65,7 +79,8 @@ class MotionLayer(nn.Module):
     that has them may be loaded.
 
     Where the variant has `conv_first`, a 1x1 convolution of frame 0's features is added to every frame. The
-    paper has no such part. It starts at zero, and exists only where the variant has it.
+    paper has no such part. It starts at zero, and exists only where the variant has it. Where other frames
+    are given, too, it is of what lies on the straight line between the features of those before and after.
 
     In a mixture of motions each adds its own convolutions, times its weight.
     """
@@ -114,9 +129,18 @@ class MotionLayer(nn.Module):
             else:
                 z = torch.add(z, change, alpha=weight)
         if variant.conv_first and first is not None:
+            if self.clip.knows_others:
+                return z + weight * first(self._between(y))
             shown = weight * first(y[:: self.clip.frames])
             z = (z.unflatten(0, (-1, self.clip.frames)) + shown[:, None]).flatten(0, 1)
         return z
+
+    def _between(self, y: Tensor) -> Tensor:
+        """Features of given frames and, for each other one, what lies between those of its neighbours."""
+        before, after = self.clip.of_known(y)
+        ways = nearest_known(self.clip.known, self.clip.frames)[2]
+        way = y.new_tensor(ways).repeat(len(y) // self.clip.frames)
+        return torch.lerp(before, after, way.reshape(-1, 1, 1, 1))
 
     def over_frames(self, y: Tensor, conv1d: PastConv1d) -> Tensor:
         """`conv1d` on folded frames, `(b f) c h w -> (b f) c h w`."""

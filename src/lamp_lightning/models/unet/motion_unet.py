@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -208,6 +208,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
         encoder_hidden_states: Tensor,
         added_cond_kwargs: dict[str, Any] | None = None,
         *,
+        known: Sequence[int] | None = None,
         timestep_cond: Tensor | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
         down_block_additional_residuals: tuple[Tensor, ...] | None = None,
@@ -218,7 +219,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
         """Denoise clips, `b c f h w -> b c f h w` (see `VideoBackbone.forward`).
 
         Args:
-            sample, timestep, encoder_hidden_states, added_cond_kwargs, return_dict: see there.
+            sample, timestep, encoder_hidden_states, added_cond_kwargs, known, return_dict: see there.
             timestep_cond: one row for each clip, where the model takes a guidance embedding.
             cross_attention_kwargs: {"scale": s} scales LoRA layers, as in diffusers.
             down_block_additional_residuals, mid_block_additional_residual: what a ControlNet gives for the
@@ -231,8 +232,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
                 f"{tuple(sample.shape)} with {tuple(encoder_hidden_states.shape)}."
             )
         clips, _channels, frames, _height, _width = sample.shape
-        self._clip.frames = frames
-        timestep = torch.as_tensor(timestep, device=sample.device).expand(clips).repeat_interleave(frames)
+        self.see(frames, known)
         if timestep_cond is not None:
             timestep_cond = timestep_cond.repeat_interleave(frames, dim=0)
         if added_cond_kwargs is not None:
@@ -243,7 +243,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
         folded = UNet2DConditionModel.forward(
             self,
             sample.transpose(1, 2).flatten(0, 1),
-            timestep,
+            self.times_of_frames(timestep, clips, sample.device),
             encoder_hidden_states,
             timestep_cond=timestep_cond,
             cross_attention_kwargs=cross_attention_kwargs,
