@@ -245,7 +245,9 @@ class LAMPPipeline(SteppingPipeline):
                 video = video[:, :, :-1]
         output: Any = video
         if output_type != "latent":
-            decoded = decode(self.base, video, sampler.histogram_matching, progress, decode_chunk_size)
+            decoded = decode(
+                self.base, video, sampler.histogram_matching and not places, progress, decode_chunk_size
+            )
             output = as_type(decoded, output_type)
         self.maybe_free_model_hooks()
         return LAMPOutput(frames=output) if return_dict else (output,)

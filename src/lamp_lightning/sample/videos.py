@@ -84,7 +84,7 @@ def find_videos(
         if pictures:
             raise UserError("known gives frame 0, and so does first_frame: give one of them.")
         pictures, single = [known.pop(0)], True
-    sampler = _sampler(cfg, adapter, bool(pictures), own_size)
+    sampler = _sampler(cfg, adapter, bool(pictures), bool(known), own_size)
     places = check_known(header_of(adapter.file).variant, known, cfg.loop, sampler.num_frames)
     _check_shapes(cfg.fit, pictures, places)
     pairs: list[tuple[Picture | None, str]] = []
@@ -128,15 +128,18 @@ def _check_shapes(fit: str, first: Sequence[Picture], known: Mapping[int, Pictur
 
 
 def _sampler(
-    cfg: DictConfig, adapter: Adapter, pictures: bool, own_size: Callable[[], tuple[int, int]]
+    cfg: DictConfig, adapter: Adapter, pictures: bool, known: bool, own_size: Callable[[], tuple[int, int]]
 ) -> Sampler:
-    """The motion's settings with what is said otherwise; a given first frame keeps its colours by default."""
+    """The motion's settings with what is said otherwise.
+
+    By default a given first frame keeps its colours. Of several known frames each has its own.
+    """
     auto = cfg.size == "auto"
     if auto and not pictures:
         raise UserError("size=auto takes the shape of a picture: give one with first_frame=<file or folder>.")
     given = {**cfg.sampler, "num_frames": cfg.num_frames, "size": None if auto else cfg.size}
     if pictures and cfg.sampler.histogram_matching is None:
-        given["histogram_matching"] = True
+        given["histogram_matching"] = not known
     sampler = adapter.sampler.changed(given)
     return sampler if sampler.size is not None else sampler.changed({"size": own_size()})
 
