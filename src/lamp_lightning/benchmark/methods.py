@@ -8,22 +8,24 @@ method              what it is                                            a give
 ==================  ====================================================  ===================================
 lamp                LAMP with the recipe that suits the model             stays clean; all frames look at it
 lamp_anchored       LAMP that keeps closer to its first frame             likewise
+lamp_known          LAMP with any known frames                            likewise, and further ones
 lamp_paper          LAMP by the authors' recipe                           likewise
 untuned             the inflated image model (no training)                likewise
 frozen              no motion (no training)                               is every frame
 text2video_zero     Khachatryan et al. 2023 (no training)                 its noised latents are moved
 tune_a_video        Wu et al. 2023, tuned on one clip                     replaces frame 0 at each step
 animatediff         Guo et al. 2024, motion modules tuned on the clips    replaces frame 0 at each step
+motion_director     Zhao et al. 2024: single frames' look in a LoRA       replaces frame 0 at each step
 ==================  ====================================================  ===================================
 
-Without first frames the first five generate one with the untuned image model, the last three all frames
+Without first frames the first six generate one with the untuned image model, the last four all frames
 from the prompt, as published. "Replaces": frame 0 is the given one with noise of the step's level, as a model
 that was trained without conditions is given some (Ho et al. 2022, "Video Diffusion Models", section 3.1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +73,8 @@ class Method:
         first_frames: Sequence[Any] | None = None,
         seeds: Sequence[int] | None = None,
         *,
+        known: Mapping[int, Sequence[Any]] | None = None,
+        loop: bool = False,
         at_once: int = 4,
         noise: torch.Tensor | None = None,
         progress: Progress | None = None,
@@ -82,6 +86,8 @@ class Method:
             first_frames: a picture for each (path, PIL image, array `(h, w, 3)`, ...); the module says what
                 each method does with and without them.
             seeds: of each video's noise; None: 0, 1, 2, ...
+            known: further frames that are given, by their number, one for each video.
+            loop: whether the videos end where they begin.
             at_once: videos in a batch; the same number gives the same bits.
             noise: latents to begin at instead of drawn noise, `(n, c, f, h, w)`.
             progress: called as by the pipeline.
@@ -91,7 +97,8 @@ class Method:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = range(len(prompts)) if seeds is None else list(seeds)
-        for name, given in (("first frames", first_frames), ("seeds", seeds)):
+        further = [(f"known frames {number}", each) for number, each in (known or {}).items()]
+        for name, given in (("first frames", first_frames), ("seeds", seeds), *further):
             if given is not None and len(given) != len(prompts):
                 raise UserError(f"{len(given)} {name} do not go with {len(prompts)} prompts: give one each.")
         videos: list[np.ndarray] = []
@@ -105,6 +112,8 @@ class Method:
                     self.sampler,
                     seeds=seeds[part],
                     first_frames=None if first_frames is None else list(first_frames[part]),
+                    known={number: list(each[part]) for number, each in (known or {}).items()},
+                    loop=loop,
                     noise=None if noise is None else noise[part],
                     progress=progress,
                 )

@@ -45,6 +45,26 @@ def known_frames_loss(
         >>> known_frames_loss(unet, DDIMScheduler(), clip, noise, steps, torch.zeros(1, 77, 16), known=[0])
         tensor(1.)
     """
+    return squared_error(
+        *predicted(unet, scheduler, latents, noise, timesteps, conditions, known=known, weights=weights)
+    )
+
+
+def predicted(
+    unet: Callable[..., Tensor],
+    scheduler: Any,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    conditions: Conditions | Tensor,
+    *,
+    known: Sequence[int],
+    weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The prediction for the frames that are not known, what it should be, and what it counts.
+
+    Arguments are those of `known_frames_loss`. All three are `b c n h w`, float32; None: all count alike.
+    """
     frames = KnownFrames.of(latents, known)
     if len(known) >= latents.shape[2]:
         raise ValueError(f"The loss needs clips of at least {len(known) + 1} frames, not {latents.shape[2]}.")
@@ -53,11 +73,33 @@ def known_frames_loss(
     prediction = unet(frames.whole(noisy), timesteps, told.text, **told.extra, **frames.said)
     wanted = target(scheduler, latents, noise, timesteps)
     found, true = frames.others(prediction).float(), frames.others(wanted).float()
-    if weights is None:
+    return found, true, None if weights is None else frames.others(weights[:, None].float()).expand_as(true)
+
+
+def squared_error(found: Tensor, true: Tensor, counts: Tensor | None = None) -> Tensor:
+    """The mean squared error, or the mean over clips of the one weighted by `counts`: all `b c n h w`."""
+    if counts is None:
         return F.mse_loss(found, true)
-    counts = frames.others(weights[:, None].float()).expand_as(true)
     error = (counts * (found - true) ** 2).sum((1, 2, 3, 4))
     return (error / counts.sum((1, 2, 3, 4)).clamp_min(1e-6)).mean()
+
+
+def debiased(x: Tensor, anchor: int, beta: float = 1.0) -> Tensor:
+    """Predictions or targets `b c n h w` without what one frame looks like.
+
+    MotionDirector's appearance debiasing (Zhao et al. 2024, arXiv 2310.08465, section 3.3).
+
+    Args:
+        x: of all frames.
+        anchor: the number of the frame whose look is taken off.
+        beta: how much of it.
+
+    Example:
+        >>> import torch
+        >>> debiased(torch.ones(1, 4, 3, 8, 8), anchor=1).mean().item() < 0.42
+        True
+    """
+    return (beta**2 + 1) ** 0.5 * x - beta * x[:, :, anchor : anchor + 1]
 
 
 def first_frame_loss(*arguments: Any, **named: Any) -> Tensor:

@@ -94,6 +94,14 @@ class ClipDenoiser(ABC, nn.Module):
             UserError: the image model's own weights are not known or cannot be put back.
         """
 
+    def image_layers(self) -> AbstractContextManager[None]:
+        """In this context motion layers are left out. Other weights, and gradients, are as they are.
+
+        Raises:
+            UserError: a backbone that cannot do so.
+        """
+        raise UserError(f"Motion layers of the kind {self.variant.kind!r} cannot be left out while tuning.")
+
     @property
     def knows_image_model(self) -> bool:
         """Whether `image_model()` can be used."""

@@ -123,6 +123,14 @@ class InflatedModel(VideoBackbone):
         return bool(mixture.parts(self))
 
     @contextmanager
+    def image_layers(self) -> Iterator[None]:
+        try:
+            self._clip.motion = False
+            yield
+        finally:
+            self._clip.motion = True
+
+    @contextmanager
     def image_model(self) -> Iterator[Self]:
         queries = self.image_queries()
         parameters = self.own_parameters()

@@ -270,6 +270,9 @@ class TunerSettings(Settings):
     rank: Rank | None = setting(
         None, "Tune factors of this rank in place of weights, for small files, like 16; null: whole weights"
     )
+    appearance_rank: Rank | None = setting(
+        None, "Beside them tune a LoRA of single frames' look, and leave it out (MotionDirector); null: none"
+    )
 
 
 class SamplerSettings(Settings):

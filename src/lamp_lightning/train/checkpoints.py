@@ -268,7 +268,7 @@ def check_checkpoint(file: Path, tuner: Any, trainer: Trainer) -> None:
         raise UserError(f"{file} cannot be used here. {error}") from error
     shapes = {
         name: tuple(parameter.shape)
-        for name, parameter in zip(tuner.tuned_names(), tuner.unet.tuned_parameters(), strict=True)
+        for name, parameter in zip(tuner.tuned_names(), tuner.learned(), strict=True)
     }
     for key in WEIGHTS:
         for name, shape in shapes.items() if key in content else ():

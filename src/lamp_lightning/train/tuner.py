@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from lightning import LightningModule
-from packaging.version import Version
 from torch import Tensor
 
 from lamp_lightning.diffusion.conditions import Conditions
@@ -20,50 +17,18 @@ from lamp_lightning.diffusion.guidance import with_guidance
 from lamp_lightning.diffusion.known import KnownFrames, random_known
 from lamp_lightning.diffusion.loss import known_frames_loss
 from lamp_lightning.diffusion.sampler import Sampler
-from lamp_lightning.diffusion.schedule import random_timestep, timestep_at
 from lamp_lightning.models.registry import Variant, inflated
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.precision import check_precision, fast_float32
 from lamp_lightning.runtime.schema import usable
 from lamp_lightning.runtime.settings import TunerSettings
+from lamp_lightning.train.appearance import Appearance
 from lamp_lightning.train.checkpoints import WEIGHTS, read_module
+from lamp_lightning.train.draws import KNOWN_STREAM, draw, draw_held_out, item_generator
+from lamp_lightning.train.optimizers import adamw8bit, make_optimizer
 
 if TYPE_CHECKING:
     from lamp_lightning.models.backbone import VideoBackbone
-
-BITSANDBYTES = "0.50"  # the first that computes on CPUs, too
-NOISE_STREAM = 1  # sets the noise of item i apart from whatever else is drawn for (seed, i)
-HELD_OUT_STREAM = 2
-KNOWN_STREAM = 3
-GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly over [0, 1), however many there are
-
-
-def item_generator(seed: int, index: int, stream: int = NOISE_STREAM) -> torch.Generator:
-    """The CPU generator of training item `index`: its noise and timestep depend on nothing else.
-
-    So a resumed run draws what an uninterrupted one would have drawn, on any device and number of GPUs.
-    """
-    state = np.random.SeedSequence([seed, stream, index]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state) & (2**63 - 1))
-
-
-def adamw8bit() -> Any:
-    """bitsandbytes' AdamW8bit, a quarter of AdamW's memory. UserError where it is missing or too old."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports missing kernels of other layers
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise UserError(
-            f"tuner.optimizer=adamw8bit needs bitsandbytes ({error}): pip install bitsandbytes, or "
-            "take tuner.optimizer=adamw."
-        ) from error
-    found = bitsandbytes.__version__
-    if Version(found) < Version(BITSANDBYTES):
-        raise UserError(
-            f"tuner.optimizer=adamw8bit needs bitsandbytes {BITSANDBYTES} or newer, not {found}: "
-            "pip install --upgrade bitsandbytes, or take tuner.optimizer=adamw."
-        )
-    return bitsandbytes.optim.AdamW8bit
 
 
 class MotionTuner(LightningModule):
@@ -81,6 +46,8 @@ class MotionTuner(LightningModule):
             (`all_frames_loss`). None: as `unet.variant` says.
         tuned: which parameter sets are tuned (`Variant`). None: as `unet.variant` says.
         rank: of the factors that are tuned in place of weights (`models.lowrank`). None: whole weights.
+        appearance_rank: of a LoRA that learns beside them what single frames look like, and is left out of
+            the motion (`train.appearance`). None: no such LoRA.
         seed: of noise and timesteps.
         gradient_checkpointing: less memory for more time.
         base_model: name of the base model (a folder, hub id, single file, or "tiny"), which checkpoints keep,
@@ -132,6 +99,7 @@ class MotionTuner(LightningModule):
         first_frame: bool | None = None,
         tuned: Sequence[str] | None = None,
         rank: int | None = None,
+        appearance_rank: int | None = None,
         seed: int = 0,
         gradient_checkpointing: bool = False,
         base_model: str | None = None,
@@ -148,6 +116,7 @@ class MotionTuner(LightningModule):
             "schedule": schedule,
             "warmup_steps": warmup_steps,
             "rank": rank,
+            "appearance_rank": appearance_rank,
         }
         usable(TunerSettings, "tuner", settings)
         if optimizer == "adamw8bit":
@@ -174,6 +143,9 @@ class MotionTuner(LightningModule):
         for parameter in unet.tuned_parameters():
             # Steps of 3e-5 vanish in half precision: tuned weights are float32 whatever the frozen ones are.
             parameter.data = parameter.data.float()
+        self.appearance = None if appearance_rank is None else Appearance(unet, appearance_rank)
+        if gradient_checkpointing and self.appearance is not None:
+            raise UserError("tuner.appearance_rank does not go with model.gradient_checkpointing=true.")
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
 
@@ -181,6 +153,8 @@ class MotionTuner(LightningModule):
         device = self.trainer.strategy.root_device.type
         dtype = str(self.frozen_dtype).removeprefix("torch.")
         check_precision(str(self.trainer.precision), dtype, device)
+        if self.appearance is not None and self.trainer.world_size > 1:
+            raise UserError("tuner.appearance_rank tunes in one process: give trainer.devices=1.")
         fast_float32(device)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -191,7 +165,10 @@ class MotionTuner(LightningModule):
         """The mean loss of a batch, a scalar; logged as `train/loss`."""
         known = self.draw_known(batch["latents"].shape[2], batch["index"])
         noise, timesteps = self.draw(batch["latents"], batch["index"])
-        loss = self.loss(batch, noise, timesteps, known)
+        if self.appearance is None:
+            loss = self.loss(batch, noise, timesteps, known)
+        else:
+            loss = self.appearance.loss(self, batch, noise, timesteps, known)
         self._log_loss("train/loss", loss.detach(), batch)
         return loss
 
@@ -221,7 +198,7 @@ class MotionTuner(LightningModule):
         latents = batch["latents"]
         noise, _ = self.draw_held_out(latents, batch["index"])
         conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
-        known = KnownFrames.of(latents, [0] if self.unet.variant.first_frame else [])
+        known = KnownFrames.of(latents, self.known_frames())
         scheduler = self.sampler.make_scheduler(self.scheduler.config)
         predict = with_guidance(self.unet, conditions, scale=1.0)
         return denoise_clips(predict, scheduler, noise, known, self.sampler)
@@ -235,14 +212,12 @@ class MotionTuner(LightningModule):
             batch: see the class.
             noise: `b c f h w`.
             timesteps: `(b,)`.
-            known: the numbers of the frames that are given; None: frame 0, or none where the variant says so.
+            known: see `known_frames`.
         """
         conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
-        if known is None:
-            known = (0,) if self.unet.variant.first_frame else ()
         return known_frames_loss(
             self.unet, self.scheduler, batch["latents"], noise, timesteps, conditions,
-            known=known, weights=batch.get("mask"),
+            known=self.known_frames(known), weights=batch.get("mask"),
         )  # fmt: skip
 
     @torch.compiler.disable
@@ -252,36 +227,29 @@ class MotionTuner(LightningModule):
             return None
         return random_known(frames, item_generator(self.seed, int(index[0]), KNOWN_STREAM))
 
+    def known_frames(self, known: Sequence[int] | None = None) -> Sequence[int]:
+        """The numbers of the frames that are given; None: frame 0, or none where the variant says so."""
+        if known is not None:
+            return known
+        return (0,) if self.unet.variant.first_frame else ()
+
     @torch.compiler.disable
     def draw_held_out(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """As `draw`, but the same at any seed, with timesteps that spread evenly over all levels."""
-        noise, timesteps, size = [], [], (latents.shape[-2], latents.shape[-1])
-        for item in index.tolist():
-            generator = item_generator(0, item, HELD_OUT_STREAM)
-            noise.append(torch.randn(latents.shape[1:], generator=generator))
-            timesteps.append(timestep_at(self.scheduler, (item + 0.5) * GOLDEN % 1, size))
-        return torch.stack(noise).to(latents), torch.tensor(timesteps, device=latents.device)
+        return draw_held_out(self.scheduler, latents, index)
 
     @torch.compiler.disable  # generators are not compiled
     def draw(self, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Noise like `latents` (b, c, f, h, w) and timesteps (b,) of the items `index` (b,)."""
-        noise, timesteps, size = [], [], (latents.shape[-2], latents.shape[-1])
-        for item in index.tolist():
-            generator = item_generator(self.seed, item)
-            timesteps.append(random_timestep(self.scheduler, generator, size))
-            noise.append(torch.randn(latents.shape[1:], generator=generator))
-        return torch.stack(noise).to(latents), torch.cat(timesteps).to(latents.device)
+        return draw(self.scheduler, latents, index, self.seed)
+
+    def learned(self) -> list[torch.nn.Parameter]:
+        """What the optimiser changes: the tuned parameters, and the LoRA of appearance where there is one."""
+        beside = {} if self.appearance is None else self.appearance.parameters()
+        return [*self.unet.tuned_parameters(), *beside.values()]
 
     def configure_optimizers(self) -> Any:
-        tuned = list(self.unet.tuned_parameters())
-        settings: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
-        if self.optimizer == "adamw8bit":
-            optimizer = adamw8bit()(tuned, **settings)
-        else:
-            fused = all(parameter.device.type in ("cpu", "cuda") for parameter in tuned)
-            optimizer = torch.optim.AdamW(tuned, fused=fused, **settings)
-            # A fused optimiser offers to unscale gradients itself, and then nobody could clip them: decline.
-            optimizer._step_supports_amp_scaling = False
+        optimizer = make_optimizer(self.optimizer, self.learned(), self.learning_rate, self.weight_decay)
         if self.schedule == "constant" and self.warmup_steps == 0:
             return optimizer
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_share)
@@ -290,7 +258,7 @@ class MotionTuner(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Gradients go right after the step: Lightning would keep them until the next loss is known."""
         super().optimizer_step(*args, **kwargs)
-        for parameter in self.unet.tuned_parameters():
+        for parameter in self.learned():
             parameter.grad = None
 
     def rate_share(self, step: int) -> float:
@@ -303,8 +271,9 @@ class MotionTuner(LightningModule):
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.warmup_steps) / length)))
 
     def tuned_names(self) -> list[str]:
-        """Names of the tuned parameters in this module's state dict."""
-        return [f"unet.{name}" for name in self.unet.trainable_names()]
+        """Names in this module's state dict of what is learned."""
+        beside = {} if self.appearance is None else self.appearance.parameters()
+        return [f"unet.{name}" for name in (*self.unet.trainable_names(), *beside)]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for key in WEIGHTS:

@@ -145,16 +145,20 @@ class AnimateDiffUNet(LoraLayers, UNetMotionModel, VideoBackbone):
         self.require_gradients()
 
     @contextmanager
-    def image_model(self) -> Iterator[AnimateDiffUNet]:
+    def image_layers(self) -> Iterator[None]:
         modules = self._motion_modules()
         try:
             for module in modules:
                 module.motion = False
-            with torch.no_grad():
-                yield self
+            yield
         finally:
             for module in modules:
                 module.motion = True
+
+    @contextmanager
+    def image_model(self) -> Iterator[AnimateDiffUNet]:
+        with self.image_layers(), torch.no_grad():
+            yield self
 
 
 def load_modules(source: str | Path, unet: UNet2DConditionModel) -> MotionAdapter:
