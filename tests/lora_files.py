@@ -11,6 +11,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from method_models import image_unet
+from random_transformers import random_transformer
 
 STYLED = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv_in")
 PICTURE = 24  # numbers of a picture's embedding
@@ -25,6 +26,17 @@ def lora(seed: int = 3, targets: tuple[str, ...] = STYLED) -> dict[str, Tensor]:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     return {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(unet).items()}
+
+
+def lora_of_transformer(kind: str, seed: int = 3) -> dict[str, Tensor]:
+    """A LoRA of a random transformer, as its file holds it."""
+    model: Any = random_transformer(kind)
+    torch.manual_seed(seed)
+    model.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights="gaussian"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return {f"transformer.{name}": tensor for name, tensor in get_peft_model_state_dict(model).items()}
 
 
 def ip_adapter(unet: Any, seed: int = 5) -> dict[str, dict[str, Tensor]]:

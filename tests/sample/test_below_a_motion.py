@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from lamp_lightning import LAMPPipeline, UserError
@@ -15,10 +16,12 @@ from lamp_lightning.data.video import read_video
 from lamp_lightning.models.adapter import header_of, same_weights
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.style import lora_file
+from lamp_lightning.models.registry import inflated
+from lamp_lightning.models.transformer.motion_transformer import MotionTransformer
 from lamp_lightning.sample.__main__ import main
 from lamp_lightning.sample.publish import without_paths
 from lamp_lightning.train.__main__ import main as train_main
-from lora_files import lora
+from lora_files import lora, lora_of_transformer
 
 WORDS = ["prompt=a lake", "num_frames=2", "format=png", "threads=1", "precision=32-true"]
 
@@ -79,6 +82,23 @@ def test_a_fine_tuned_checkpoint_is_taken_where_the_user_says_so(random_base, tm
     assert "motion.safetensors: tuned on other weights than those of fine." in capsys.readouterr().out
     assert main(["again=taken/a_lake_seed0.json", "out=again"]) == 0
     assert "The same video, bit for bit." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["sana", "sd3"])
+def test_a_lora_of_a_transformer_is_fused_as_by_diffusers(random_model, kind, tmp_path):
+    folder, style = random_model(kind), tmp_path / "style.safetensors"
+    save_file(lora_of_transformer(kind), style)
+    theirs = DiffusionPipeline.from_pretrained(folder)
+    theirs.set_progress_bar_config(disable=True)
+    plain = {name: p.clone() for name, p in theirs.transformer.named_parameters()}
+    theirs.load_lora_weights(str(tmp_path), weight_name=style.name)
+    theirs.fuse_lora(lora_scale=0.5)
+    theirs.unload_lora_weights()
+    wanted = dict(theirs.transformer.named_parameters())
+    assert any(not torch.equal(wanted[name], plain[name]) for name in plain)
+    styled = load_base_model(folder, lora=style, lora_scale=0.5).unet
+    assert all(torch.equal(p, wanted[name]) for name, p in styled.named_parameters())
+    assert isinstance(inflated(styled, "per_frame"), MotionTransformer)
 
 
 def test_what_is_no_lora_of_the_model_is_named(random_base, style, tmp_path):

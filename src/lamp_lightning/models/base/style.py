@@ -17,7 +17,6 @@ from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.hub import HubMotion, fetch
 
 USUAL_NAME = "pytorch_lora_weights.safetensors"  # as diffusers saves it
-_PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 def lora_file(where: str | Path) -> Path:
@@ -54,7 +53,7 @@ def lora_file(where: str | Path) -> Path:
 
 
 def fuse_lora(base: BaseModel, where: str | Path, scale: float = 1.0) -> None:
-    """Add a LoRA to the weights of a base model's UNet and text encoders, in place.
+    """Add a LoRA to the weights of a base model's denoiser and text encoders, in place.
 
     Args:
         base: the model.
@@ -64,23 +63,15 @@ def fuse_lora(base: BaseModel, where: str | Path, scale: float = 1.0) -> None:
     Raises:
         UserError: peft is missing, no such file, or a LoRA of another model.
     """
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline  # take seconds to import
     from diffusers.utils import USE_PEFT_BACKEND
 
     if not USE_PEFT_BACKEND:
         raise UserError("LoRA layers come with peft: pip install 'peft>=0.17', and start again.")
     file = lora_file(where)
     check_finite(read_tensors(file), str(file), "Fetch the LoRA again.")
-    parts: dict[str, Any] = {
-        name: getattr(base, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-    }
-    if base.text_encoder_2 is not None:
-        second = {name: getattr(base, name) for name in ("text_encoder_2", "tokenizer_2")}
-        pipeline: Any = StableDiffusionXLPipeline(**parts, **second)
-    else:
-        unused: Any = dict.fromkeys(("safety_checker", "feature_extractor"))
-        pipeline = StableDiffusionPipeline(**parts, **unused, requires_safety_checker=False)
-    models = {name: part for name in _PARTS if (part := getattr(base, name)) is not None}
+    pipeline = _pipeline(base)
+    known = {name: getattr(pipeline, name) for name in pipeline._lora_loadable_modules}
+    models: dict[str, Any] = {name: part for name, part in known.items() if part is not None}
     with quiet_loading():
         try:
             pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
@@ -93,6 +84,24 @@ def fuse_lora(base: BaseModel, where: str | Path, scale: float = 1.0) -> None:
         pipeline.unload_lora_weights()
     for name, part in models.items():
         check_finite(dict(part.named_parameters()), f"{base.name} with {file}: {name}", "Give less of it.")
+
+
+def _pipeline(base: BaseModel) -> Any:
+    """A base model's parts in diffusers' pipeline of its kind, which knows what files of LoRA are called."""
+    import diffusers  # takes seconds
+
+    beside = ("vae", "text_encoder", "tokenizer", "scheduler")
+    parts: dict[str, Any] = {name: getattr(base, name) for name in beside}
+    second = {name: getattr(base, name) for name in ("text_encoder_2", "tokenizer_2")}
+    if isinstance(base.unet, diffusers.SanaTransformer2DModel):
+        return diffusers.SanaPipeline(**parts, transformer=base.unet)
+    if isinstance(base.unet, diffusers.SD3Transformer2DModel):
+        third: Any = {name: getattr(base, name) for name in ("text_encoder_3", "tokenizer_3")}
+        return diffusers.StableDiffusion3Pipeline(**parts, **second, **third, transformer=base.unet)
+    if base.text_encoder_2 is not None:
+        return diffusers.StableDiffusionXLPipeline(**parts, **second, unet=base.unet)
+    unused: Any = dict.fromkeys(("safety_checker", "feature_extractor"))
+    return diffusers.StableDiffusionPipeline(**parts, **unused, unet=base.unet, requires_safety_checker=False)
 
 
 def _has_lora(part: nn.Module) -> bool:
