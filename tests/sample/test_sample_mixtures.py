@@ -214,7 +214,9 @@ def test_a_finished_tuned_run_is_taken_before_others_and_said(tmp_path, capsys):
     found = find_motions("rain").run
     assert found is not None
     assert found.path == tmp_path / "runs/rain/done"
-    assert state_of(found) == "5 steps, finished, the best of 3 runs; run=<folder> takes another"
+    assert (
+        state_of(found) == "5 steps, finished, the newest finished one of 3 runs; run=<folder> takes another"
+    )
     found = find_motions("runs/rain/raw").run
     assert found is not None
     assert state_of(found).startswith("untuned, finished, one of 3 runs")

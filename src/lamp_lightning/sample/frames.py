@@ -49,11 +49,12 @@ def either(name: str, value: Any, other_name: str, other: Any) -> Any:
     return other if value is None else value
 
 
-def check_noise(noise: Tensor, clips: int) -> int:
+def check_noise(noise: Tensor, clips: int, channels: int) -> int:
     """The number of frames of noise for so many clips."""
-    if noise.ndim != 5 or len(noise) != clips:
+    if noise.ndim != 5 or tuple(noise.shape[:2]) != (clips, channels):
         raise UserError(
-            f"latents must be (b, c, f, h, w) with b={clips}, one for each video, not {tuple(noise.shape)}."
+            f"latents must be (b, c, f, h, w) with b={clips}, one for each video, and c={channels}, not "
+            f"{tuple(noise.shape)}."
         )
     return noise.shape[2]
 

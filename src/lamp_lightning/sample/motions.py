@@ -183,8 +183,9 @@ def state_of(run: RunFolder) -> str:
     words = [] if steps is None else [f"{steps} steps" if steps else "untuned"]
     words.append("finished" if run.metrics.is_file() else "not finished")
     if among > 1:
-        best = _best_run(run.path.parent) == run.path
-        words.append(f"{'the best' if best else 'one'} of {among} runs; run=<folder> takes another")
+        newest = "the newest finished one" if run.metrics.is_file() else "the newest one"
+        which = newest if _best_run(run.path.parent) == run.path else "one"
+        words.append(f"{which} of {among} runs; run=<folder> takes another")
     return ", ".join(words)
 
 

@@ -120,10 +120,9 @@ class LAMPPipeline(SteppingPipeline):
                 `start="warp"`, then make all frames from the prompt instead; a given frame enters their steps
                 with noise (`KnownFrames.noised`).
             image: diffusers' name of `first_frame`.
-            known: further frames that are given, by their number in the video, each as a first frame is; -1
-                is the last one. For motions that were tuned with any known frames (`model.layers.known=any`).
-            loop: end where the video begins: the frame after the last one would be the first. For the same
-                motions.
+            known: further frames that are given, by their number, each as a first frame is; -1 is the last
+                one. For motions that were tuned with any known frames (`model.layers.known=any`).
+            loop: the frame after the last one would be the first. For the same motions.
             height, width: pixels, multiples of the autoencoder's factor; by default the motion's, else the
                 UNet's `sample_size`.
             num_frames, num_inference_steps, timesteps, guidance_scale, eta: settings of `Sampler`. Timesteps
@@ -197,7 +196,9 @@ class LAMPPipeline(SteppingPipeline):
         if decode_chunk_size is not None and decode_chunk_size < 1:
             raise UserError(f"decode_chunk_size={decode_chunk_size} cannot be used: give 1 or more frames.")
         clips = prompts.count * prompts.videos
-        frames = sampler.num_frames if noise is None else check_noise(noise, clips)
+        frames = (
+            sampler.num_frames if noise is None else check_noise(noise, clips, self.unet.config.in_channels)
+        )
         size = self._size(sampler, height, width)
         check_sampler(sampler, self.scheduler, frames)
         if sampler.start == "inversion" and noise is None and frames > 1:
