@@ -149,8 +149,7 @@ class LAMPPipeline(SteppingPipeline):
             callback_on_step_end_tensor_inputs: the tensors that it gets, of `_callback_tensor_inputs`; None:
                 the latents, or what a callback of diffusers asks for.
             decode_chunk_size: frames that are decoded at once; fewer take less memory. None: 8.
-            progress: called as `progress(stage, done, total)`: "painting" and "denoising" steps, "decoding"
-                frames.
+            progress: called as `progress(stage, done, total)` in "painting", "denoising" and "decoding".
             sampler: all settings at once; None: those of the loaded motion, else the authors'. Its scheduler
                 is not looked at: `self.scheduler` is the one that is used.
             settings: what else is to differ from it, by the names of `Sampler`: shared_noise, adain and so
