@@ -129,3 +129,19 @@ def test_the_pipeline_goes_on_in_windows(pipeline):
     assert pipeline("a bird", photo, num_frames=130, **settings).frames.shape[2] == 130
     with pytest.raises(UserError, match="window=8 has no room"):
         pipeline("a bird", photo, num_frames=20, window=8, overlap=7, **settings)
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_windows_begin_with_clean_frames_for_a_model_that_was_tuned_with_any(clean):
+    seen: list[tuple[int, ...]] = []
+
+    def predict(sample: torch.Tensor, timestep: torch.Tensor, known: KnownFrames) -> torch.Tensor:
+        seen.append(known.numbers)
+        return torch.zeros_like(known.others(sample))
+
+    sampler = Sampler().changed({"window": 4, "overlap": 2, "num_inference_steps": 1, "adain": False})
+    first = KnownFrames.first(torch.ones(1, 4, 1, 8, 8))
+    given = first | KnownFrames(clean={5: torch.full((1, 4, 8, 8), 7.0)})
+    video = denoise_in_windows(predict, scheduler(), torch.zeros(1, 4, 6, 8, 8), given, sampler, clean=clean)
+    assert (video[:, :, 5] == 7).all()
+    assert seen == [(0,), (0, 1, 2) if clean else (0,), (0, 1, 2, 3) if clean else (0, 3)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lamp_lightning.diffusion import first_frame_loss
+from lamp_lightning.diffusion import first_frame_loss, known_frames_loss
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.registry import MotionUNet
+from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.train.tuner import MotionTuner, item_generator
 
@@ -141,3 +142,22 @@ def test_rates(tuner):
 def test_an_unknown_schedule_is_refused(base):
     with pytest.raises(UserError, match=r"tuner\.schedule must be one of constant, cosine, but is 'step'"):
         MotionTuner(MotionUNet.from_unet(base.unet), base.scheduler, schedule="step")
+
+
+def test_known_frames_depend_on_the_item_and_the_seed_alone_and_are_out_of_the_loss(base):
+    variant = Variant(known="any", conv_first=True)
+    tuner = MotionTuner(MotionUNet.from_unet(base.unet, variant=variant), base.scheduler, seed=3)
+    drawn = [tuner.draw_known(16, torch.tensor([item, 99])) for item in range(20)]
+    assert drawn == [tuner.draw_known(16, torch.tensor([item, 5])) for item in range(20)]
+    assert len(set(drawn)) > 5
+    data = batch()
+    noise, timesteps = tuner.draw(data["latents"], data["index"])
+    wanted = known_frames_loss(
+        tuner.unet, tuner.scheduler, data["latents"], noise, timesteps, data["text"], known=(0, 2)
+    )
+    assert torch.equal(tuner.loss(data, noise, timesteps, (0, 2)), wanted)
+    assert not torch.equal(tuner.loss(data, noise, timesteps), wanted)
+
+
+def test_lamp_draws_no_known_frames(tuner):
+    assert tuner.draw_known(16, torch.tensor([0])) is None
