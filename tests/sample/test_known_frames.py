@@ -151,6 +151,7 @@ def test_known_frames_are_kept_through_windows(adapter, clip):
         (["known=[0.png,1.png,2.png,3.png,4.png]"], "known has all 5 frames of the video"),
         (["known={0:0.png,1:broken.png}"], "broken.png"),
         (["known={0:0.png,1:wide.png}", "fit=pad"], "those of one video differ in size"),
+        (["known=1:1.png"], "a shell takes braces apart. Put them in quotes"),
         (["known={}"], "known must be a file, a folder, a list of files"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,6 +66,11 @@ def find_pictures(where: Any, setting: str = "first_frame") -> list[Picture]:
         elif path.is_file():
             files.append(path)
         else:
+            if re.match(r"-?\d+:", str(path)):
+                raise UserError(
+                    f"{setting}={path} is one place of several: a shell takes braces apart. Put them in quotes, "
+                    "like 'known={0:a.png,15:b.png}'."
+                )
             raise UserError(
                 f"{setting}={path} is no file and no folder. Give a picture (png, jpg, webp, ...) or a "
                 "folder of pictures."
@@ -131,7 +137,7 @@ def _place(key: Any) -> int:
         return int(key)
     except ValueError as error:
         raise UserError(
-            f"known has {key!r}, and needs the numbers of frames, like known={{0:a.png,15:b.png}}."
+            f"known has {key!r}, and needs the numbers of frames, like 'known={{0:a.png,15:b.png}}'."
         ) from error
 
 
