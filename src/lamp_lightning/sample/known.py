@@ -68,8 +68,8 @@ def find_pictures(where: Any, setting: str = "first_frame") -> list[Picture]:
         else:
             if re.match(r"-?\d+:", str(path)):
                 raise UserError(
-                    f"{setting}={path} is one place of several: a shell takes braces apart. Put them in quotes, "
-                    "like 'known={0:a.png,15:b.png}'."
+                    f"{setting}={path} is one place of several: a shell takes braces apart. Put them in "
+                    "quotes, like 'known={0:a.png,15:b.png}'."
                 )
             raise UserError(
                 f"{setting}={path} is no file and no folder. Give a picture (png, jpg, webp, ...) or a "
