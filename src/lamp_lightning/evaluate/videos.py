@@ -135,6 +135,8 @@ def _recorded(path: Path, around: Path) -> Footage | None:
         record = read_record(file)
         picture = record["first_frame"] or {}
         size = record["sampler"]["size"]
+        if picture.get("frame") is not None:  # of a clip: it is no picture by itself
+            picture = {}
         return Footage(
             path,
             prompt=str(record["prompt"]),
