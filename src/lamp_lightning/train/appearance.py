@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from diffusers.utils import USE_PEFT_BACKEND
 from torch import Tensor, nn
 
 from lamp_lightning.diffusion.conditions import Conditions
@@ -36,10 +37,12 @@ class Appearance:
         rank: of the LoRA.
 
     Raises:
-        UserError: a model that takes no LoRA, or one whose self-attention is tuned.
+        UserError: peft is missing, a model that takes no LoRA, or one whose self-attention is tuned.
     """
 
     def __init__(self, unet: Any, rank: int) -> None:
+        if not USE_PEFT_BACKEND:
+            raise UserError("tuner.appearance_rank needs peft: pip install 'peft>=0.17', and start again.")
         from peft import LoraConfig
 
         if not isinstance(unet, LoraLayers):
