@@ -10,8 +10,11 @@ from lamp_lightning import MotionTuner, UserError
 from lamp_lightning.models.adapter import header_of
 from lamp_lightning.models.compress import compress
 from lamp_lightning.models.lowrank import factored, factors, multiplied, product, stored_shapes
+from lamp_lightning.models.registry import inflated
 from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
 from method_models import image_unet, images_of, motion_unet, output, text, video
+from random_models import WIDTH, WIDTH_2
+from random_transformers import KINDS, T5, TEXT, random_transformer
 
 RANK = 2
 
@@ -155,3 +158,36 @@ def test_what_was_tuned_at_a_rank_is_compressed_to_it_without_an_error(tmp_path)
     assert made.losses["all"].error < 1e-6
     unet.load_motion(small)
     same(output(unet), output(low_rank_unet()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_transformers_motion_of_low_rank_is_an_ordinary_motion(kind, tmp_path):
+    def model():
+        return inflated(random_transformer(kind), "per_frame")
+
+    def moved(unet):
+        generator = torch.Generator().manual_seed(0)
+        sample = torch.randn(1, 4, 3, 8, 8, generator=generator)
+        width = T5 if kind == "sd3" else TEXT
+        added = {"text_embeds": torch.ones(1, WIDTH + WIDTH_2)} if kind == "sd3" else None
+        with torch.no_grad():
+            return unet(sample, 400.0, torch.randn(1, 7, width, generator=generator), added)
+
+    tuned, plain, file = model(), model(), tmp_path / "low.safetensors"
+    before = moved(plain)
+    tuned.set_rank(RANK)
+    same(moved(tuned), before, atol=0)
+    with torch.no_grad():
+        for parameter in tuned.tuned_parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    after = moved(tuned)
+    assert (after - before).abs().max() > 1e-3
+    tuned.save_motion(file)
+    assert header_of(file).rank == RANK
+    assert any(name.endswith("to_q.up") and "temp" not in name for name in load_file(file))
+    plain.load_motion(file)
+    same(moved(plain), after)
+    plain.unload_motion()
+    assert torch.equal(moved(plain), before)
+    with pytest.raises(UserError, match="save its motion"):
+        tuned.save_pretrained(tmp_path / "model")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.lora import unfused, without_lora
-from lamp_lightning.models.unet import mixture
+from lamp_lightning.models.unet import factors, mixture
 from lamp_lightning.models.unet.layers import ClipShape
 from lamp_lightning.models.variant import Variant, query_names
 from lamp_lightning.runtime.errors import UserError
@@ -24,6 +24,7 @@ class InflatedModel(VideoBackbone):
     What a motion changes of the image model are query projections. They are kept as they were.
     """
 
+    _rank: int | None = None
     _clip: ClipShape
     _image_queries: dict[str, Tensor] | None
 
@@ -111,6 +112,24 @@ class InflatedModel(VideoBackbone):
         names = list(names)
         others = super().base_queries(name for name in names if name not in known)
         return {name: others[name] if name in others else known[name] for name in names}
+
+    def set_rank(self, rank: int | None) -> None:
+        if self.rank is not None:
+            factors.merge(self)
+        if rank is not None:
+            queries = query_names(self.names_of(self.variant.sets))
+            factors.factor(self, rank, self._clip, queries)
+            self.require_gradients()
+        self._rank = rank
+
+    @property
+    def rank(self) -> int | None:
+        return self._rank
+
+    def refuse_factors(self) -> None:
+        """Raises UserError where factors are tuned, which a model's folder does not hold."""
+        if self.rank is not None:
+            raise UserError("A model that is tuned at low rank is not saved: save its motion, and load that.")
 
     def check_mixing(self) -> None:
         self.image_queries()  # a mixture begins with them

@@ -230,6 +230,7 @@ class MotionTransformer(_Beside):
         """
         if self.is_mixed:
             raise UserError("Several motions are mixed: load one, or unload them, and save then.")
+        self.refuse_factors()
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if self._image_queries is not None:
             queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}

@@ -8,6 +8,7 @@ have to stay apart from those of a style LoRA, which is loaded and unloaded by i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lamp_lightning.models.lowrank import factor_shapes, product
-from lamp_lightning.models.unet.attention import MotionTransformerBlock
-from lamp_lightning.models.unet.layers import ClipShape, MotionConv, PastConv1d
+from lamp_lightning.models.unet.attention import TemporalBlock
+from lamp_lightning.models.unet.layers import ClipShape, MotionLayer, PastConv1d
 from lamp_lightning.runtime.errors import UserError
 
 
@@ -108,32 +109,37 @@ class FactoredQuery(Factors):
         return layer
 
 
-def factor(unet: nn.Module, rank: int, clip: ClipShape) -> None:
-    """Put factors of this rank in the place of the tuned layers of a MotionUNet, where that is less.
+def factor(model: nn.Module, rank: int, clip: ClipShape, queries: Iterable[str]) -> None:
+    """Put factors of this rank in the place of a model's tuned layers, where that is less.
+
+    Args:
+        model: with LAMP's layers.
+        rank: of the factors.
+        clip: of the model.
+        queries: names of the parameters of tuned queries.
 
     Raises:
         UserError: there is a motion in it already.
     """
     sets = clip.variant.sets
-    convs = [module for module in unet.modules() if isinstance(module, MotionConv)]
-    if any(conv.mixture or (not conv.conv1d.weight.is_meta and conv.conv1d.weight.any()) for conv in convs):
-        raise UserError(f"There is a motion in this UNet: tuning at rank {rank} begins at an untuned one.")
-    for module in list(unet.modules()):
-        if isinstance(module, MotionConv) and "conv1d" in sets and _is_less(module.conv1d, rank):
-            module.conv1d = FactoredPastConv1d(module.conv1d, rank)  # type: ignore[assignment]
-        if isinstance(module, MotionConv) and "conv_first" in sets and _is_less(module.conv_first, rank):
-            module.conv_first = FactoredConvFirst(module.conv_first, rank)  # type: ignore[assignment]
-        if not isinstance(module, MotionTransformerBlock):
-            continue
-        if "attn_temp" in sets:
-            temporal: Any = module.attn_temp
+    layers = [module for module in model.modules() if isinstance(module, MotionLayer)]
+    if any(each.mixture or (not each.conv1d.weight.is_meta and each.conv1d.weight.any()) for each in layers):
+        raise UserError(f"There is a motion in this model: tuning at rank {rank} begins at an untuned one.")
+    for layer in layers:
+        if "conv1d" in sets and _is_less(layer.conv1d, rank):
+            layer.conv1d = FactoredPastConv1d(layer.conv1d, rank)  # type: ignore[assignment]
+        if "conv_first" in sets and _is_less(layer.conv_first, rank):
+            layer.conv_first = FactoredConvFirst(layer.conv_first, rank)  # type: ignore[assignment]
+    for block in model.modules() if "attn_temp" in sets else ():
+        if isinstance(block, TemporalBlock):
+            temporal: Any = block.attn_temp
             for parent, name in ((temporal, "to_q"), (temporal, "to_k"), (temporal, "to_v")):
                 _replace(parent, name, rank)
             _replace(temporal.to_out, "0", rank)
-        for name in ("attn1", "attn2"):
-            attention: Any = getattr(module, name)
-            if f"{name}.to_q" in sets and attention is not None and _is_less(attention.to_q, rank):
-                attention.to_q = FactoredQuery(attention.to_q, rank, clip)
+    for name in queries:
+        attention: Any = model.get_submodule(name.rpartition(".to_q.")[0])
+        if name.endswith(".weight") and _is_less(attention.to_q, rank):
+            attention.to_q = FactoredQuery(attention.to_q, rank, clip)
 
 
 def merge(unet: nn.Module) -> None:

@@ -26,7 +26,6 @@ from lamp_lightning.models.official import (
     save_official,
     unet_folder,
 )
-from lamp_lightning.models.unet import factors
 from lamp_lightning.models.unet.attention import MotionTransformerBlock
 from lamp_lightning.models.unet.fixed import FixedUNet
 from lamp_lightning.models.unet.inflate import inflate, is_joint
@@ -60,7 +59,6 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
         'conv_in.conv1d.bias'
     """
 
-    _rank: int | None = None
     _repeated_blocks: ClassVar[list[str]] = ["MotionTransformerBlock"]  # for `compile_repeated_blocks`
 
     @register_to_config
@@ -194,8 +192,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
         """
         if self.is_mixed:
             raise UserError("Several motions are mixed: load one, or unload them, and save then.")
-        if self.rank is not None:
-            raise UserError("A model that is tuned at low rank is not saved: save its motion, and load that.")
+        self.refuse_factors()
         super().save_pretrained(save_directory, *args, **kwargs)
         if self._image_queries is not None:
             queries = {name: tensor.cpu().contiguous() for name, tensor in self._image_queries.items()}
@@ -269,18 +266,6 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
                 f"A MotionUNet cannot take motion modules of the kind {variant.kind!r}: they need another "
                 "UNet, which LAMPPipeline.from_motion(<adapter>) loads."
             )
-
-    def set_rank(self, rank: int | None) -> None:
-        if self.rank is not None:
-            factors.merge(self)
-        if rank is not None:
-            factors.factor(self, rank, self._clip)
-            self.require_gradients()
-        self._rank = rank
-
-    @property
-    def rank(self) -> int | None:
-        return self._rank
 
     def set_attention_slice(self, slice_size: SliceSize = "auto") -> None:  # type: ignore[override]
         """Compute attention a few heads of a frame at a time; a pipeline's `enable_attention_slicing`.
