@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,6 @@ class Video:
     seed: int = 0
     sampler: Sampler = field(default_factory=Sampler)  # its size is that of the frames that are generated
     picture: Picture | None = None  # the given first frame
-    known: tuple[tuple[int, Picture], ...] = ()  # further frames that are given, by their places
-    loop: bool = False  # whether it ends where it begins
     fit: str = "crop"  # of the pictures, or "pad"
     name: str = ""  # of its files
     settings: dict[str, Any] = field(default_factory=dict)  # what decides how it looks, see `settings_of`
@@ -54,6 +52,8 @@ class Video:
     frames: Any = None  # uint8 `f h w 3`, where they are in memory
     batch: int = 1  # how many videos were generated at once with it
     place: int = 0  # which of them it is
+    known: tuple[tuple[int, Picture], ...] = ()  # further frames that are given, by their places
+    loop: bool = False  # whether it ends where it begins
 
 
 def find_videos(
@@ -110,8 +110,8 @@ def find_videos(
             if stem is not None:
                 name = f"{stem}_{name}" if len(pairs) > 1 else f"{stem}_seed{seed}"
                 name = stem if len(pairs) == len(seeds) == 1 else name
-            video = Video(prompt, seed, settings, picture, tuple(places.items()), cfg.loop, cfg.fit, name)
-            videos.append(video)
+            video = Video(prompt, seed, settings, picture, cfg.fit, name)
+            videos.append(replace(video, known=tuple(places.items()), loop=cfg.loop))
     return videos
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from diffusers.utils import USE_PEFT_BACKEND
@@ -21,9 +21,6 @@ from lamp_lightning.diffusion.loss import debiased, known_frames_loss, predicted
 from lamp_lightning.models.lora import LoraLayers, refuse_loaded
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.train.draws import FRAME_STREAM, item_generator
-
-if TYPE_CHECKING:
-    from lamp_lightning.train.tuner import MotionTuner
 
 NAME = "appearance"
 LAYERS = r".*\.(attn1\.(to_q|to_k|to_v|to_out\.0)|ff\.net\.(0\.proj|2))"  # not the attention to the text
@@ -68,7 +65,7 @@ class Appearance:
 
     def loss(
         self,
-        tuner: MotionTuner,
+        tuner: Any,
         batch: dict[str, Any],
         noise: Tensor,
         timesteps: Tensor,
@@ -77,7 +74,7 @@ class Appearance:
         """MotionDirector's losses (section 3.3), summed: of clips, of changes in clips, of single frames.
 
         Args:
-            tuner: its tuned parameters learn the first two, the LoRA the last.
+            tuner: the `MotionTuner`: its tuned parameters learn the first two, the LoRA the last.
             batch, noise, timesteps, known: as of `MotionTuner.loss`.
         """
         latents, unet, weights = batch["latents"], self.unet, batch.get("mask")
