@@ -52,7 +52,7 @@ def errors(
     video: np.ndarray, true: np.ndarray, known: Sequence[int], judged: Sequence[int]
 ) -> dict[str, float]:
     """Squared errors over the pixels that truly move, of a video and of two that need no model."""
-    before, after, way = nearest_known(known, len(true))
+    before, after, way = map(list, nearest_known(tuple(known), len(true)))
     shares = np.array(way)[:, None, None, None]
     wanted = true / 255
     ways = {

@@ -143,4 +143,4 @@ def test_what_is_known_in_tuning_always_has_frame_0_and_leaves_something_to_lear
 
 
 def test_frames_before_the_first_known_one_have_it_on_both_sides():
-    assert nearest_known((2,), frames=4) == ([2, 2, 2, 2], [2, 2, 2, 2], [0.0] * 4)
+    assert nearest_known((2,), frames=4) == ((2,) * 4, (2,) * 4, (0.0,) * 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -35,14 +36,17 @@ def random_known(frames: int, generator: torch.Generator) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def nearest_known(known: Sequence[int], frames: int) -> tuple[list[int], list[int], list[float]]:
+@lru_cache(maxsize=256)  # each layer asks
+def nearest_known(
+    known: tuple[int, ...], frames: int
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
     """Of each frame the known one before it, the one after it, and its way from one to the other, 0..1.
 
     A known frame is both itself. Where there is none before a frame, or none after it, it is the other.
 
     Example:
         >>> nearest_known((0, 2), frames=4)
-        ([0, 0, 2, 2], [0, 2, 2, 2], [0.0, 0.5, 0.0, 0.0])
+        ((0, 0, 2, 2), (0, 2, 2, 2), (0.0, 0.5, 0.0, 0.0))
     """
     before, after, way = [], [], []
     for frame in range(frames):
@@ -51,7 +55,7 @@ def nearest_known(known: Sequence[int], frames: int) -> tuple[list[int], list[in
         before.append(first)
         after.append(last)
         way.append(0.0 if first == last else max(0.0, (frame - first) / (last - first)))
-    return before, after, way
+    return tuple(before), tuple(after), tuple(way)
 
 
 @dataclass(frozen=True)

@@ -13,29 +13,10 @@ from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.schedule import add_noise, target
 
 
-def known_frames_loss(
-    unet: Callable[..., Tensor],
-    scheduler: Any,
-    latents: Tensor,
-    noise: Tensor,
-    timesteps: Tensor,
-    conditions: Conditions | Tensor,
-    *,
-    known: Sequence[int],
-    weights: Tensor | None = None,
-) -> Tensor:
+def known_frames_loss(*arguments: Any, **named: Any) -> Tensor:
     """Mean squared error of the prediction, in float32, on the frames of a clip that are not known.
 
-    Args:
-        unet: a MotionUNet (or anything with its forward).
-        scheduler: a diffusers scheduler with `alphas_cumprod`; its `prediction_type` decides the target.
-        latents: clean latents, `b c f h w`, one frame or more of which is not known.
-        noise: Gaussian noise of the same shape.
-        timesteps: one per clip, `(b,)`, integers below `num_train_timesteps`.
-        conditions: a row for each clip. A tensor is the text alone, `b l d`.
-        known: the numbers of the frames that are given. They enter as they are, whatever `noise` holds there.
-        weights: what each latent counts, `b f h w`; of each clip the weighted mean is taken, of the clips the
-            mean. None: all count alike.
+    Arguments are those of `predicted`; weighted, it is the mean over clips of each clip's weighted mean.
 
     Example:
         >>> import torch
@@ -45,9 +26,7 @@ def known_frames_loss(
         >>> known_frames_loss(unet, DDIMScheduler(), clip, noise, steps, torch.zeros(1, 77, 16), known=[0])
         tensor(1.)
     """
-    return squared_error(
-        *predicted(unet, scheduler, latents, noise, timesteps, conditions, known=known, weights=weights)
-    )
+    return squared_error(*predicted(*arguments, **named))
 
 
 def predicted(
@@ -63,7 +42,18 @@ def predicted(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The prediction for the frames that are not known, what it should be, and what it counts.
 
-    Arguments are those of `known_frames_loss`. All three are `b c n h w`, float32; None: all count alike.
+    Args:
+        unet: a MotionUNet (or anything with its forward).
+        scheduler: a diffusers scheduler with `alphas_cumprod`; its `prediction_type` decides the target.
+        latents: clean latents, `b c f h w`, one frame or more of which is not known.
+        noise: Gaussian noise of the same shape.
+        timesteps: one per clip, `(b,)`, integers below `num_train_timesteps`.
+        conditions: a row for each clip. A tensor is the text alone, `b l d`.
+        known: the numbers of the frames that are given. They enter as they are, whatever `noise` holds there.
+        weights: what each latent counts, `b f h w`; None: all count alike.
+
+    Returns:
+        All three `b c n h w` in float32, of the frames that are not known; the last None without weights.
     """
     frames = KnownFrames.of(latents, known)
     if len(known) >= latents.shape[2]:

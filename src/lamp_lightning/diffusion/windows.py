@@ -122,6 +122,8 @@ def denoise_in_windows(
         former = KnownFrames(clean=done) if clean else KnownFrames(noised=done)
         given = former | known.at(places)
         own_noise = noise[:, :, places]
+        if not given.moving(len(places)):  # nothing is left to generate
+            return given.like(own_noise).whole(own_noise[:, :, :0])
         return denoise_clips(
             predict, scheduler, own_noise, given, sampler, generator=generator, callback=report
         )

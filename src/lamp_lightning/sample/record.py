@@ -89,6 +89,11 @@ def _where(given: Record) -> str:
     return given["file"] if given.get("frame") is None else f"{given['file']}@{given['frame']}"
 
 
+def _content(given: Record) -> str:
+    """What a picture shows: its file's hash, and which frame of a clip it is."""
+    return given["sha256"] if given.get("frame") is None else f"{given['sha256']}@{given['frame']}"
+
+
 def lora_of(adapter: Adapter) -> dict[str, Any]:
     """The LoRA below a motion, and its strength; nothing where there is none."""
     if adapter.lora is None:
@@ -132,10 +137,8 @@ def _decisive(record: Record) -> dict[str, Any]:
     return {
         "prompt": record.get("prompt"),
         "seed": record.get("seed"),
-        "first_frame": None if not picture else f"{picture['sha256']} {picture.get('frame') or ''}",
-        "known": " ".join(
-            f"{each['place']} {each['sha256']} {each.get('frame', '')}" for each in record.get("known") or ()
-        ),
+        "first_frame": _content(picture) if picture else None,
+        "known": {each["place"]: _content(each) for each in record.get("known") or ()},
         "loop": bool(record.get("loop")),
         "fit": picture.get("fit"),
         "motion": " + ".join(f"{each['weight']} {each['motion']}" for each in motions),

@@ -117,7 +117,7 @@ def find_videos(
 
 def _check_shapes(fit: str, first: Sequence[Picture], known: Mapping[int, Picture]) -> None:
     """Raises UserError where pictures of one video would be padded differently."""
-    shapes = {picture.where: picture.shape for picture in (*first[:1], *known.values())}
+    shapes = {picture.where: picture.shape for picture in (*first, *known.values())}
     if fit == "pad" and known and len(set(shapes.values())) > 1:
         one, *_, other = sorted(shapes, key=lambda name: shapes[name])
         raise UserError(

@@ -46,7 +46,7 @@ class ClipShape:
         """Of each frame the features of the given frames before and after it, both `(b f) ...`."""
         clips = x.unflatten(0, (-1, self.frames))
         before, after, _ = nearest_known(self.known, self.frames)
-        return clips[:, before].flatten(0, 1), clips[:, after].flatten(0, 1)
+        return clips[:, list(before)].flatten(0, 1), clips[:, list(after)].flatten(0, 1)
 
     def heads_at_once(self, heads: int) -> int | None:
         """`slice_size` for a layer of so many heads, as a number."""
