@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lamp_lightning.runtime.files import save_tensors, write_atomic
 from lamp_lightning.runtime.hardware import hardware
+from lamp_lightning.runtime.muon import Muon
 
 LossOf = Callable[[int, torch.Generator], Tensor]
 
@@ -44,18 +45,27 @@ def fit(
     ema_decay: float = 0.999,
     save_every: int = 200,
     seed: int = 0,
+    matrices: Sequence[nn.Parameter] = (),
     on_save: Callable[[nn.Module, int], None] | None = None,
 ) -> None:
     """Train `model` for `steps` and leave the moving average of its weights in it.
+
+    AdamW trains all parameters, or Muon `matrices` and AdamW the others at a quarter of the `rate`.
 
     `loss_of(step, generator)` draws all its randomness from a generator seeded by `(seed, step)`, so a
     run that is killed and started again goes on as if nothing had happened. State is saved to
     `folder/<name>.pt` every `save_every` steps, by an atomic rename.
     """
     state_file = folder / f"{name}.pt"
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
-    )
+    optimiser: torch.optim.Optimizer
+    if matrices:
+        others = [parameter for parameter in model.parameters() if all(parameter is not m for m in matrices)]
+        optimiser = Muon(matrices, others, lr=rate, share=0.25, weight_decay=weight_decay)
+    else:
+        optimiser = torch.optim.AdamW(
+            model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+        )
+    peaks = [group["lr"] for group in optimiser.param_groups]
     average = {key: value.detach().clone() for key, value in model.state_dict().items()}
     start = 0
     if state_file.exists():
@@ -72,8 +82,8 @@ def fit(
     model.train()
     clock, mean_loss = time.perf_counter(), 0.0
     for step in range(start, steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, rate)
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = learning_rate(step, steps, peak)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         loss = loss_of(step, generator)
         optimiser.zero_grad(set_to_none=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SanaPipeline, SanaTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -25,10 +25,10 @@ UNIFORM = 0.1  # share of the levels that are drawn evenly: frame 0 of a clip is
 
 
 def build_transformer(latent_channels: int = 8, text_channels: int = 128) -> SanaTransformer2DModel:
-    """About 4 million parameters: 8 blocks of 192 channels on 16x16 tokens, a position for each."""
+    """4.6 million parameters: 8 blocks of 192 channels on 8x8 tokens, a position for each."""
     return SanaTransformer2DModel(
         sample_size=16,
-        patch_size=1,
+        patch_size=2,
         in_channels=latent_channels,
         out_channels=latent_channels,
         num_layers=8,
@@ -41,6 +41,15 @@ def build_transformer(latent_channels: int = 8, text_channels: int = 128) -> San
         mlp_ratio=2.0,
         interpolation_scale=1.0,
     )
+
+
+def matrices_of(transformer: SanaTransformer2DModel) -> list[nn.Parameter]:
+    """What Muon trains: the linear layers and 1x1 convolutions of the blocks."""
+    matrices = []
+    for module in transformer.transformer_blocks.modules():
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+            matrices += [parameter for name, parameter in module.named_parameters() if name == "weight"]
+    return matrices
 
 
 def build_flow_scheduler() -> FlowMatchEulerDiscreteScheduler:
@@ -74,7 +83,7 @@ def train_transformer(
     *,
     steps: int,
     batch: int,
-    rate: float = 8e-4,
+    rate: float = 8e-3,
 ) -> SanaTransformer2DModel:
     """Train on scaled `latents` `(n, c, h, w)`; a tenth of the captions is empty, for guidance."""
     torch.manual_seed(0)
@@ -97,7 +106,16 @@ def train_transformer(
             ).sample
         return F.mse_loss(out.float(), noise - clean)
 
-    fit("transformer", transformer, loss_of, steps=steps, rate=rate, folder=folder, save_every=250)
+    fit(
+        "transformer",
+        transformer,
+        loss_of,
+        steps=steps,
+        rate=rate,
+        folder=folder,
+        save_every=250,
+        matrices=matrices_of(transformer),
+    )
     return transformer.eval()
 
 
