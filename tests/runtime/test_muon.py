@@ -46,7 +46,7 @@ def test_a_step_is_as_large_as_one_of_adamw():
 def test_what_is_no_matrix_goes_as_with_adamw():
     start = torch.randn(10, generator=torch.Generator().manual_seed(0))
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    mine = Muon([], [ours], lr=0.04, share=0.25, weight_decay=0.1)
+    mine = Muon([ours], lr=0.01, weight_decay=0.1)
     reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
     for step in range(5):
         for parameter, optimizer in ((ours, mine), (theirs, reference)):
@@ -63,12 +63,12 @@ def test_a_loaded_state_goes_on_to_the_bit():
 
     layer = nn.Linear(6, 5)
     through, resumed = layer, copy.deepcopy(layer)
-    optimizer = Muon([through.weight], [through.bias], lr=0.1)
+    optimizer = Muon(through.parameters(), lr=0.1)
     for step in range(2):
         gradients(through, step)
         optimizer.step()
     resumed.load_state_dict(copy.deepcopy(through.state_dict()))
-    second = Muon([resumed.weight], [resumed.bias], lr=0.1)
+    second = Muon(resumed.parameters(), lr=0.1)
     second.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for model, each in ((through, optimizer), (resumed, second)):
         gradients(model, 2)
@@ -80,10 +80,16 @@ def test_a_loaded_state_goes_on_to_the_bit():
 def test_parameters_without_gradient_stay():
     layer = nn.Linear(4, 4)
     before = copy.deepcopy(layer.state_dict())
-    Muon([layer.weight], [layer.bias], lr=math.pi).step()
+    Muon(layer.parameters(), lr=math.pi).step()
     assert all(torch.equal(before[name], value) for name, value in layer.state_dict().items())
 
 
-def test_vectors_are_refused_as_matrices():
-    with pytest.raises(ValueError, match=r"not a parameter of shape \(3,\)"):
-        Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
+def test_a_group_can_say_that_none_of_its_parameters_is_a_matrix():
+    start = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    mine = Muon([{"params": [ours], "matrices": False, "lr": 0.01}], lr=0.04, weight_decay=0.1)
+    reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
+    for parameter, optimizer in ((ours, mine), (theirs, reference)):
+        parameter.grad = torch.ones(3, 4)
+        optimizer.step()
+    assert torch.allclose(ours, theirs, atol=1e-7)

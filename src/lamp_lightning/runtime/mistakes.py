@@ -29,7 +29,7 @@ _INSTEAD = {
     "trainer.use_distributed_sampler": "clips are shared among devices without it",
     "lr": "give tuner.learning_rate=<rate>",
     "tuner.lr": "give tuner.learning_rate=<rate>",
-    "optimizer": "give tuner.optimizer=adamw or adamw8bit",
+    "optimizer": "give tuner.optimizer=adamw, adamw8bit or muon",
     "max_epochs": "give trainer.max_steps=<steps>",
     "sample model": "a motion is sampled with the model that it was tuned on, and base=<folder, hub id or "
     "file> says where else that is",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the authors' coefficients: singular values end near 1 in 5 rounds
 
@@ -19,42 +19,33 @@ class Muon(torch.optim.Optimizer):
     `torch.optim.Muon` takes no convolutions, and computes in bfloat16, which many processors do slowly.
 
     Args:
-        matrices: linear layers and convolutions; a convolution counts as the matrix `out x (in * kernel)`.
-        others: biases, norms, embeddings, depthwise convolutions.
-        lr: of the matrices.
-        share: of this rate that the others have.
-        weight_decay: decoupled, of both.
+        params: parameters, or groups of them, as for any optimiser of torch. Those of two axes or more are
+            matrices, and a convolution's weight is the matrix `out x (in * kernel)`; in a group with
+            `matrices=False` none is.
+        lr: the learning rate.
+        weight_decay: decoupled.
         momentum: Nesterov's, of the matrices.
-        betas: AdamW's.
+        betas, eps: AdamW's, of the others.
 
     Example:
         >>> import torch
         >>> layer = torch.nn.Linear(3, 2)
-        >>> optimizer = Muon([layer.weight], [layer.bias], lr=0.1)
+        >>> optimizer = Muon(layer.parameters(), lr=0.1)
         >>> layer(torch.ones(1, 3)).sum().backward()
         >>> optimizer.step()
     """
 
     def __init__(
         self,
-        matrices: Iterable[nn.Parameter],
-        others: Iterable[nn.Parameter] = (),
-        *,
+        params: Iterable[Any],
         lr: float,
-        share: float = 1.0,
         weight_decay: float = 1e-2,
         momentum: float = 0.95,
         betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
     ) -> None:
-        groups: list[dict[str, Any]] = [
-            {"params": list(matrices), "matrices": True, "lr": lr},
-            {"params": list(others), "matrices": False, "lr": lr * share},
-        ]
-        for parameter in groups[0]["params"]:
-            if parameter.ndim < 2:
-                raise ValueError(f"Muon needs matrices, not a parameter of shape {tuple(parameter.shape)}.")
-        defaults = {"weight_decay": weight_decay, "momentum": momentum, "betas": betas}
-        super().__init__([group for group in groups if group["params"]], {"lr": lr, **defaults})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
+        super().__init__(params, {**defaults, "matrices": True})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -67,7 +58,8 @@ class Muon(torch.optim.Optimizer):
                 gradient = parameter.grad
                 if gradient is None:
                     continue
-                change = self._of_matrix if group["matrices"] else self._of_other
+                is_matrix = group["matrices"] and parameter.ndim >= 2
+                change = self._of_matrix if is_matrix else self._of_other
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(change(gradient, self.state[parameter], group), alpha=group["lr"])
         return loss
@@ -75,21 +67,22 @@ class Muon(torch.optim.Optimizer):
     @staticmethod
     def _of_matrix(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-        state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(state["momentum"], group["momentum"])
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(state["momentum_buffer"], group["momentum"])
         return 0.2 * math.sqrt(max(ahead.flatten(1).shape)) * orthogonal(ahead)
 
     @staticmethod
     def _of_other(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(gradient), "square": torch.zeros_like(gradient)}
+            state["step"] = torch.zeros(())
+            state |= {name: torch.zeros_like(gradient) for name in ("exp_avg", "exp_avg_sq")}
         state["step"] += 1
         first, second = group["betas"]
-        state["mean"].lerp_(gradient, 1 - first)
-        state["square"].lerp_(gradient.square(), 1 - second)
-        scale = (state["square"] / (1 - second ** state["step"])).sqrt().add_(1e-8)
-        return state["mean"] / (1 - first ** state["step"]) / scale
+        state["exp_avg"].lerp_(gradient, 1 - first)
+        state["exp_avg_sq"].lerp_(gradient.square(), 1 - second)
+        scale = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt().add_(group["eps"])
+        return state["exp_avg"] / (1 - first ** state["step"]) / scale
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import lightning
 import torch
@@ -23,7 +23,15 @@ from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.files import replacing, save_tensors
 from lamp_lightning.runtime.reading import Schema, checked
 from lamp_lightning.runtime.schema import Text
-from lamp_lightning.runtime.settings import Dtype, LoraScale, Norm, NotNegative, Seed, TunerSettings
+from lamp_lightning.runtime.settings import (
+    Dtype,
+    LoraScale,
+    Norm,
+    NotNegative,
+    OptimizerName,
+    Seed,
+    TunerSettings,
+)
 
 if TYPE_CHECKING:
     from lamp_lightning.models.backbone import VideoBackbone
@@ -31,6 +39,11 @@ if TYPE_CHECKING:
 
 ADVICE = "Remove it to train this run from the beginning."
 WHAT = "the checkpoint of a run"
+STATES: dict[OptimizerName, tuple[str, ...]] = {  # what an optimiser keeps of a parameter besides its steps
+    "adamw": ("exp_avg", "exp_avg_sq"),
+    "adamw8bit": ("state1", "state2"),
+    "muon": ("exp_avg", "exp_avg_sq"),  # of what is no matrix
+}
 WEIGHTS = ("state_dict", "current_model_state")  # Lightning's averaging keeps averages in the first
 MOST_STEPS = 10**9
 _SCHEDULER = torch.optim.lr_scheduler.LambdaLR(
@@ -174,7 +187,7 @@ class Checkpoint(Part):
     callbacks: Callbacks
     optimizer_states: Annotated[list[OptimizerState], Field(min_length=1, max_length=1)]
     lr_schedulers: Annotated[list[SchedulerState], Field(max_length=1)]
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     variant: dict[str, Any] | None = None
     scaler: ScalerState | None = Field(None, alias="MixedPrecision")
     current_model_state: dict[str, Any] = Field({})  # these two where weights are averaged
@@ -311,7 +324,7 @@ def _check_optimizer(
     if optimizer.param_groups[0].params != list(range(len(shapes))):
         count = len(optimizer.param_groups[0].params)
         raise _unusable(file, f"its optimiser has {count} parameters, and this model tunes {len(shapes)}")
-    moments = ("exp_avg", "exp_avg_sq") if checkpoint.optimizer == "adamw" else ("state1", "state2")
+    kept = STATES[checkpoint.optimizer]
     for number, state in optimizer.state.items():
         if not 0 <= number < len(shapes):
             raise _unusable(file, f"its optimiser has a parameter {number}, which this model lacks")
@@ -321,7 +334,8 @@ def _check_optimizer(
         if not isinstance(wrapped, Mapping):
             raise _unusable(file, f"{where}.{IN_8_BITS} is no dictionary")
         state = {**state, **wrapped}
-        for key in ("step", *moments):
+        keys = ("momentum_buffer",) if checkpoint.optimizer == "muon" and len(shape) >= 2 else ("step", *kept)
+        for key in keys:
             if key not in state:
                 raise _unusable(file, f"{where} lacks {key!r}")
             wanted = () if key == "step" else shape
@@ -330,9 +344,9 @@ def _check_optimizer(
         for key, value in state.items():
             if isinstance(value, Tensor):
                 _check_tensor(value, f"{where}.{key}", file, None)
-        last = state[moments[1]]
-        if last.is_floating_point() and bool((last < 0).any()):
-            raise _unusable(file, f"{where}.{moments[1]} (of {name}) has negative values")
+        last = keys[-1]
+        if last != "momentum_buffer" and state[last].is_floating_point() and bool((state[last] < 0).any()):
+            raise _unusable(file, f"{where}.{last} (of {name}) has negative values")
 
 
 def _check_tensor(

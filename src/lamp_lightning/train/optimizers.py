@@ -10,6 +10,7 @@ import torch
 from packaging.version import Version
 
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.muon import Muon
 
 BITSANDBYTES = "0.50"  # the first that computes on CPUs, too
 
@@ -34,10 +35,12 @@ def adamw8bit() -> Any:
 
 
 def make_optimizer(name: str, learned: Sequence[torch.nn.Parameter], rate: float, weight_decay: float) -> Any:
-    """`adamw` or `adamw8bit` over these parameters."""
+    """`adamw`, `adamw8bit` or `muon` over these parameters."""
     settings: dict[str, Any] = {"lr": rate, "weight_decay": weight_decay}
     if name == "adamw8bit":
         return adamw8bit()(learned, **settings)
+    if name == "muon":
+        return Muon(learned, **settings)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in learned)
     optimizer = torch.optim.AdamW(learned, fused=fused, **settings)
     # A fused optimiser offers to unscale gradients itself, and then nobody could clip them: decline.

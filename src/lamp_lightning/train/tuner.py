@@ -37,9 +37,10 @@ class MotionTuner(LightningModule):
     Args:
         unet: the inflated UNet, or another backbone. Everything but its tuned parameters is frozen here.
         scheduler: the base model's diffusers scheduler, for its noise levels and prediction type.
-        optimizer: `adamw` as the authors use, or `adamw8bit`, which needs less memory.
-        learning_rate: of AdamW; the authors use 3e-5.
-        weight_decay: of AdamW; the authors use 1e-2.
+        optimizer: `adamw` as the authors use, `adamw8bit`, which needs less memory, or `muon`, which learns
+            faster (`runtime.muon`).
+        learning_rate: of the optimiser; the authors use 3e-5.
+        weight_decay: of the optimiser; the authors use 1e-2.
         schedule: `constant` as the authors use, or `cosine`, which ends at zero at the trainer's `max_steps`.
         warmup_steps: steps in which the rate rises linearly from zero.
         first_frame: whether frame 0 is given clean, as in the paper, or noised and learned as the others are

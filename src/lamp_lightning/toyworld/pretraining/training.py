@@ -60,7 +60,8 @@ def fit(
     optimiser: torch.optim.Optimizer
     if matrices:
         others = [parameter for parameter in model.parameters() if all(parameter is not m for m in matrices)]
-        optimiser = Muon(matrices, others, lr=rate, share=0.25, weight_decay=weight_decay)
+        rest = {"params": others, "matrices": False, "lr": rate / 4}
+        optimiser = Muon([{"params": list(matrices)}, rest], lr=rate, weight_decay=weight_decay)
     else:
         optimiser = torch.optim.AdamW(
             model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
