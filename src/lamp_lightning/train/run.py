@@ -151,7 +151,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         gradient_checkpointing=cfg.model.gradient_checkpointing,
         **base_names(cfg),
     )
-    if begun is not None and variant.kind == "lamp" and not run.checkpoint.exists():
+    if begun is not None and variant.kind != "animatediff" and not run.checkpoint.exists():
         begin_with(unet, begun)
     tuner._log_hyperparams = False  # the logger gets the whole config
     progress = TrainingProgress(str(cfg.motion.name))
