@@ -334,6 +334,14 @@ class ClipDataModule(MotionSetDataModule):
             raise UserError(f"{clip.path}: this video has become shorter: begin a new edit of it.")
         return MotionSet(self.motion, [replace(clip, frames=clip.frames[:span])])
 
+    def windows_for(self, base: Any) -> dict[str, Any]:
+        if getattr(base, "takes_clips", False):
+            raise UserError(
+                f"An edit needs a latent for each frame, and {base.frames_per_latent} frames of {base.name} "
+                "are one: take a text-to-image model, such as model=sd15."
+            )
+        return {}
+
     @property
     def clip(self) -> Clip:
         """The frames that are edited, `frame_stride` apart in the video, at their own rate."""

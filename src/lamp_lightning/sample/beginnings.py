@@ -40,7 +40,7 @@ class BeginningPipeline(SteppingPipeline):
         Raises:
             UserError: the sampler's scheduler is no DDIMScheduler, or a model of several frames to a latent.
         """
-        self._latent_frames(sampler, loop=False)
+        self._latent_frames(sampler)
         scheduler = sampler.make_scheduler(self.own_scheduler.config)
         if not isinstance(scheduler, DDIMScheduler | FlowMatchEulerDiscreteScheduler):
             raise UserError(f"start=inversion needs scheduler DDIMScheduler, not {sampler.scheduler}.")
@@ -67,14 +67,19 @@ class BeginningPipeline(SteppingPipeline):
         """The backbone, told where it is to make the first frame, too."""
         return partial(self.unet, known=()) if from_text and self.unet.makes_first_frame else self.unet
 
-    def _latent_frames(self, sampler: Sampler, loop: bool) -> int:
+    def _latent_frames(self, sampler: Sampler, given: int | None = None, loop: bool = False) -> int:
         """How many latents, one after the other, make a video: of most models a latent for each frame.
+
+        Args:
+            sampler, loop: of the call.
+            given: how many latents of noise it has; None: as many as the sampler's frames need.
 
         Raises:
             UserError: settings that a model of several frames to a latent cannot follow.
         """
-        base, frames = self.base, sampler.num_frames
-        latents = base.latent_frames(frames)
+        base = self.base
+        latents = given or base.latent_frames(sampler.num_frames)
+        frames = 1 + (latents - 1) * base.frames_per_latent
         if not base.takes_clips or frames == 1:
             return latents
         if sampler.start in ("still", "warp", "inversion"):

@@ -192,9 +192,8 @@ class LAMPPipeline(BeginningPipeline):
         if decode_chunk_size is not None and decode_chunk_size < 1:
             raise UserError(f"decode_chunk_size={decode_chunk_size} cannot be used: give 1 or more frames.")
         clips = prompts.count * prompts.videos
-        frames = self._latent_frames(sampler, loop)
-        if noise is not None:
-            frames = check_noise(noise, clips, self.unet.config.in_channels)
+        made = None if noise is None else check_noise(noise, clips, self.unet.config.in_channels)
+        frames = self._latent_frames(sampler, made, loop)
         size = self._size(sampler, height, width)
         check_sampler(sampler, self.scheduler, frames)
         if sampler.start == "inversion" and noise is None and frames > 1:

@@ -127,8 +127,8 @@ class BaseModel:
         if rest:
             near = 1 + each * whole
             raise UserError(
-                f"{name}={frames} cannot be used: {each} frames are one latent of {self.name}, and one comes "
-                f"before them. Give {f'{near} or ' if whole else ''}{near + each}."
+                f"{name}={frames} cannot be used: this model has a latent for the first frame and one for "
+                f"every {each} after it. Give {f'{near} or ' if whole else ''}{near + each}."
             )
         return whole + 1
 

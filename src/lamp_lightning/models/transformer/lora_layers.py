@@ -77,11 +77,11 @@ def is_zero(model: nn.Module) -> bool:
     return not any(factor.any() for layer in layers(model) for factor in layer.lora["up"].parameters())
 
 
-def as_diffusers_names(name: str) -> str:
+def as_diffusers_name(name: str) -> str:
     """What diffusers and peft call a factor of a pipeline's transformer.
 
     Example:
-        >>> as_diffusers_names("transformer_blocks.0.attn1.to_q.lora.down.weight")
+        >>> as_diffusers_name("transformer_blocks.0.attn1.to_q.lora.down.weight")
         'transformer.transformer_blocks.0.attn1.to_q.lora_A.weight'
     """
     return f"transformer.{name.replace('.lora.down.', '.lora_A.').replace('.lora.up.', '.lora_B.')}"
