@@ -10,15 +10,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lamp_lightning import LAMPPipeline, MotionLTX
+from lamp_lightning import LAMPPipeline, MotionLTX, MotionTuner
 from lamp_lightning.convert import main as convert
-from lamp_lightning.data import MotionDataset, encode_motion_set
-from lamp_lightning.data.clip import Clip, MotionSet
-from lamp_lightning.data.windows import Windows
 from lamp_lightning.diffusion import Conditions, first_frame_loss
 from lamp_lightning.diffusion.flow import FlowLevels
 from lamp_lightning.diffusion.sampler import Sampler
@@ -139,6 +137,15 @@ def test_a_given_frame_is_clean_whatever_noise_it_has():
     assert all(parameter.grad is not None for parameter in model.tuned_parameters())
 
 
+def test_noise_on_a_given_frame_changes_no_video(folder):
+    pipe: Any = quiet(LAMPPipeline.from_pretrained(folder))
+    noise = gaussian(1, CHANNELS, 2, 2, 4, seed=7)
+    other = torch.cat([noise[:, :, :1] + 5, noise[:, :, 1:]], dim=2)
+    said = {"sampler": PLAIN, "output_type": "latent", **HOW}
+    videos = [pipe("a bird", picture(), noise=each, **said).frames for each in (noise, other)]
+    assert torch.equal(*videos)
+
+
 def test_only_a_given_frame_has_timestep_0():
     model, sample = motion(), clips()
     assert model.times_of_frames(400, 2, 3, (0,)).tolist() == [[0, 400, 400]] * 2
@@ -221,9 +228,61 @@ def test_motions_of_other_models_are_refused_and_change_nothing(tmp_path):
     tuned.save_motion(file)
     with pytest.raises(UserError, match="kind 'image_to_video'"):
         inflated(image_unet()).load_motion(file)
-    with pytest.raises(UserError, match="cannot be weighted or mixed"):
-        tuned.set_motions({file: 0.5})
     assert torch.equal(predicted(tuned), before)
+
+
+def test_motions_are_weighted_and_mixed(tmp_path):
+    files = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    a, b = motion(rank=2, seed=5), motion(rank=3, seed=6)
+    for model, file in zip((a, b), files, strict=True):
+        model.save_motion(file)
+    mixed, whole = motion(tuned=False), random_ltx()
+    mixed.set_motions({files[0]: 0.5, files[1]: -2.0})
+    with torch.no_grad():
+        for weight, model in ((0.5, a), (-2.0, b)):
+            for name, layer in model.named_modules():
+                if hasattr(layer, "lora"):
+                    change = layer.lora["up"].weight @ layer.lora["down"].weight
+                    whole.get_submodule(name).weight.add_(weight * change)
+    wanted = predicted(MotionLTX.from_unet(whole))
+    torch.testing.assert_close(predicted(mixed), wanted, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match="several motions are mixed"):
+        mixed.save_motion(tmp_path / "c.safetensors")
+    mixed.load_motion(files[0])
+    assert torch.equal(predicted(mixed), predicted(a))
+    mixed.set_motions({files[0]: 0.0})
+    assert torch.equal(predicted(mixed), predicted(motion(tuned=False)))
+    mixed.unload_motion()
+    assert (mixed.rank, mixed.is_mixed) == (2, False)
+
+
+def test_a_tuner_comes_back_from_its_checkpoint(folder, tmp_path):
+    base = load_base_model(folder)
+    tuner = MotionTuner(inflated(base.unet, None), base.scheduler, base_model=str(folder), rank=3)
+    tune_randomly(tuner.unet)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(tuner)
+    trainer.save_checkpoint(tmp_path / "mine.ckpt")
+    again = MotionTuner.load_from_checkpoint(tmp_path / "mine.ckpt")
+    assert again.unet.rank == 3
+    assert torch.equal(predicted(again.unet), predicted(tuner.unet))
+    text, added = words()
+    batch = {"latents": clips(), "text": text, "added_cond_kwargs": added, "index": torch.tensor([0, 1])}
+    again.sampler = again.sampler.changed({"num_inference_steps": 2})
+    made = again.predict_step(batch, 0)
+    assert torch.equal(made[:, :, 0], batch["latents"][:, :, 0])
+    assert not torch.equal(made[:, :, 1:], batch["latents"][:, :, 1:])
+
+
+def test_tuned_without_a_first_frame_a_given_one_enters_with_noise(folder):
+    base = load_base_model(folder)
+    unet = inflated(base.unet, None, Variant(kind="image_to_video", first_frame=False))
+    pipe: Any = quiet(LAMPPipeline.from_base(base, unet))
+    said = {"num_frames": 5, "seed": 0, "sampler": PLAIN, "output_type": "latent", **HOW}
+    given, made = pipe("a bird", picture(), **said).frames, pipe("a bird", **said).frames
+    pixels = torch.from_numpy(np.array(picture())).permute(2, 0, 1)[None].float() / 127.5 - 1
+    assert torch.equal(given[:, :, 0], base.latents_from_pixels(pixels))
+    assert not torch.equal(given[:, :, 1], made[:, :, 1])
 
 
 def test_diffusers_loads_the_motion_and_predicts_the_same(folder, tmp_path):
@@ -262,66 +321,6 @@ def test_a_saved_pipeline_is_the_same_again(folder, tmp_path):
     said = {"num_frames": 5, "seed": 0, "output_type": "latent", **HOW}
     videos = [each("a bird", picture(), **said).frames for each in (pipe, again)]
     assert torch.equal(*videos)
-
-
-# -- clips ---------------------------------------------------------------------------------------------------
-
-
-def motion_set(frames: int = 12, masked: bool = False) -> MotionSet:
-    rng = np.random.default_rng(0)
-    pixels = [rng.integers(0, 255, (frames, 32, 32, 3), dtype=np.uint8) for _ in range(2)]
-    mask = np.zeros((frames, 32, 32), np.uint8)
-    mask[1:5, :, :16] = 255
-    return MotionSet("rain", [
-        Clip(Path(f"{k}.mp4"), each, 8, (32, 32), "rain", mask=mask if masked else None)
-        for k, each in enumerate(pixels)
-    ])  # fmt: skip
-
-
-def test_windows_are_encoded_each_by_itself_and_read_from_the_cache(folder, tmp_path, monkeypatch):
-    base, windows = load_base_model(folder), Windows(5, 2, 2)
-    found = encode_motion_set(motion_set(), base, flip=True, cache_dir=tmp_path, windows=windows)
-    starts = windows.starts(12)
-    assert starts == [0, 1, 2, 3]
-    assert found.moments[0].shape == (2 * CHANNELS, 2 * len(starts), 2, 2)
-    pixels = torch.from_numpy(motion_set().clips[0].frames[1:10:2]).permute(3, 0, 1, 2)[None].float()
-    second = base.encode_clips(pixels / 127.5 - 1)[0]
-    assert torch.equal(found.moments[0][:, 2:4], second)
-    assert torch.equal(found.flipped[0][:, 2:4], base.encode_clips(pixels.flip(-1) / 127.5 - 1)[0])
-    torch.testing.assert_close(found.added["latent_spacing"][0], torch.tensor([4 / 4, 16.0, 16.0]))
-    monkeypatch.setattr(type(base), "encode_clips", None)  # not called again
-    again = encode_motion_set(motion_set(), base, flip=True, cache_dir=tmp_path, windows=windows)
-    assert torch.equal(again.moments[1], found.moments[1])
-
-
-def test_samples_are_whole_windows(folder, tmp_path):
-    base = load_base_model(folder)
-    found = encode_motion_set(motion_set(), base, cache_dir=tmp_path, windows=Windows(5, 1, 2))
-    data = MotionDataset(found, num_frames=5, seed=0)
-    assert torch.equal(data[3]["latents"], MotionDataset(found, 5, seed=0)[3]["latents"])
-    seen = set()
-    for index in range(40):
-        item = data[index]
-        assert item["latents"].shape == (CHANNELS, 2, 2, 2)
-        mean, spread = (each[0, :, 0, 0, 0] for each in base.statistics(5))
-        for clip, moments in enumerate(found.moments):
-            for window, whole in enumerate(moments.split(2, dim=1)):
-                latents = (whole[:CHANNELS] - mean.view(-1, 1, 1, 1)) / spread.view(-1, 1, 1, 1)
-                deviation = torch.exp(0.5 * whole[CHANNELS:]) / spread.view(-1, 1, 1, 1)
-                if ((item["latents"] - latents).abs() < 5 * deviation).all():
-                    seen.add((clip, window))
-    assert seen >= {(clip, window) for clip in (0, 1) for window in range(4)}
-
-
-def test_masks_weigh_the_latents_of_their_frames(folder, tmp_path):
-    base = load_base_model(folder)
-    found = encode_motion_set(motion_set(masked=True), base, cache_dir=tmp_path, windows=Windows(5, 1, 2))
-    mask = found.masks[0]  # two latents of each of the windows that begin at frames 0, 2, 4 and 7
-    assert mask.shape == (8, 2, 2)
-    assert mask[:, 0, 0].tolist() == [0, 1, 1, 0.5, 1, 0, 0, 0]
-    assert not mask[:, :, 1].any()
-    item = MotionDataset(found, num_frames=5, seed=0)[0]
-    assert item["mask"].shape == item["latents"].shape[1:]
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
@@ -410,7 +409,7 @@ def test_all_latents_of_a_clip_count_for_its_noise_levels():
 
 
 def test_a_style_is_fused_into_the_model_below(folder, tmp_path):
-    tuned = tune_randomly(load_file_model(folder))
+    tuned = tune_randomly(inflated(load_base_model(folder).unet, None))
     file = tmp_path / "a.safetensors"
     tuned.save_motion(file)
     assert convert([f"from={file}", f"out={tmp_path}"]) == 0
@@ -418,7 +417,3 @@ def test_a_style_is_fused_into_the_model_below(folder, tmp_path):
     model = inflated(styled.unet, None)
     torch.testing.assert_close(predicted(model), predicted(tuned), atol=1e-5, rtol=1e-5)
     assert all(".lora_" in name for name in load_file(tmp_path / "pytorch_lora_weights.safetensors"))
-
-
-def load_file_model(folder: Path) -> Any:
-    return inflated(load_base_model(folder).unet, None)

@@ -86,8 +86,10 @@ def test_a_motion_is_tuned_resumed_sampled_and_measured(words, tmp_path):
     assert sample([*few, "out=one.mp4"]) == 0
     Image.fromarray(np.full((32, 32, 3), 200, np.uint8)).save("grey.png")
     assert sample([*few, "first_frame=grey.png", "num_frames=9", "out=long.mp4"]) == 0
-    videos = [decode_clip(tmp_path / name) for name in ("one.mp4", "long.mp4")]
-    assert [len(video.frames) for video in videos] == [5, 9]
+    shutil.copy("run/adapter.safetensors", "other.safetensors")
+    assert sample(["run=run:0.5,other.safetensors:0.5", "sampler=fast", "out=mixed.mp4", *few[1:]]) == 0
+    videos = [decode_clip(tmp_path / name) for name in ("one.mp4", "long.mp4", "mixed.mp4")]
+    assert [len(video.frames) for video in videos] == [5, 9, 5]
     assert videos[0].fps == 8  # that of the clips
     assert evaluate(["folder=one.mp4", "clip=null"]) == 0
 

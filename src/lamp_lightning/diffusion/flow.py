@@ -175,7 +175,7 @@ def flow_scheduler(name: str, levels: FlowLevels, options: Mapping[str, Any] | N
         settings["shift_terminal"] = levels.terminal
     if unknown := sorted(settings.keys() - takes.keys()):
         raise UserError(
-            f"{kind.__name__} has no {unknown[0]}, and this model's noise levels depend on the size: "
+            f"{kind.__name__} has no {unknown[0]}, which this model's noise levels need: "
             f"take {_EULER} or UniPCMultistepScheduler."
         )
     scheduler = kind(**settings | given)

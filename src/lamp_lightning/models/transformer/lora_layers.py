@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -70,6 +71,23 @@ def switched_off(model: nn.Module) -> Iterator[None]:
 def of_rank(shape: tuple[int, ...], rank: int, name: str) -> tuple[int, ...]:
     """The shape of a factor, by its name, at another rank."""
     return (rank, shape[1]) if name.endswith(".down.weight") else (shape[0], rank)
+
+
+def side_by_side(motions: Sequence[tuple[float, Mapping[str, Tensor]]]) -> tuple[int, dict[str, Tensor]]:
+    """The rank and the factors whose change is the weighted sum of those of some motions.
+
+    Args:
+        motions: the weight and the factors of each.
+    """
+    found: dict[str, Tensor] = {}
+    rank = 0
+    for name in motions[0][1]:
+        if name.endswith(".down.weight"):
+            found[name] = torch.cat([factors[name].float() for _, factors in motions])
+            rank = len(found[name])
+        else:
+            found[name] = torch.cat([weight * factors[name].float() for weight, factors in motions], dim=1)
+    return rank, found
 
 
 def is_zero(model: nn.Module) -> bool:

@@ -15,7 +15,6 @@ from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DM
 from einops import rearrange
 from torch import Tensor
 
-from lamp_lightning.models.adapter import header_of
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.denoiser import as_output
 from lamp_lightning.models.header_schema import Header
@@ -61,7 +60,8 @@ class MotionLTX(LTXVideoTransformer3DModel, VideoBackbone):
     _repeated_blocks: ClassVar[list[str]] = ["LTXVideoTransformerBlock"]  # for `compile_repeated_blocks`
     _variant: Variant
     _rank: int
-    _before: tuple[int, dict[str, Tensor]] | None = None  # rank and factors before the first motion
+    _mixed: bool = False
+    _before: tuple[Variant, int, dict[str, Tensor]] | None = None  # with rank and factors, before any motion
 
     @register_to_config
     def __init__(
@@ -230,12 +230,13 @@ class MotionLTX(LTXVideoTransformer3DModel, VideoBackbone):
     def begin_with(self, file: str | Path) -> None:
         """Take a motion's LoRA to tune on from; see `VideoBackbone.begin_with`."""
         file = motion_file(file)
-        if (rank := header_of(file).rank) != self._rank:
-            raise UserError(
-                f"Tuning cannot begin with {file}: it is of rank {rank}, and this run of tuner.rank="
-                f"{self._rank}. Give tuner.rank={rank}."
-            )
-        adapter = self._read(file, check_base=True)
+        adapter, fault = self._read(file, check_base=True), None
+        if (rank := adapter.header.rank) != self._rank:
+            fault = f"it is of rank {rank}, and this run of {self._rank}. Give tuner.rank={rank}."
+        elif different := adapter.header.variant.differences(self.variant):
+            fault = f"it was tuned otherwise than this run. They differ in {different}."
+        if fault:
+            raise UserError(f"Tuning cannot begin with {file}: {fault}")
         self.put_tuned(adapter.tensors)
 
     # -- motions ---------------------------------------------------------------------------------------------
@@ -246,23 +247,40 @@ class MotionLTX(LTXVideoTransformer3DModel, VideoBackbone):
             motion_file(file), check_base
         )  # what is wrong is refused before anything changes
         self.remember_untuned(adapter.header.variant)
-        self._take_rank(adapter.header.rank or RANK)
         self.set_variant(adapter.header.variant)
-        self.put_tuned(adapter.tensors)
+        self._put(adapter.header.rank or RANK, adapter.tensors)
         return adapter.metadata
 
     def unload_motion(self) -> None:
-        """Be what it was before the first `load_motion`, to the bit."""
+        """Be what it was before the first `load_motion` or `set_motions`, to the bit."""
         if self._before is not None:
-            rank, factors = self._before
-            self._take_rank(rank)
-            self.put_tuned(factors)
+            variant, rank, factors = self._before
+            self.set_variant(variant)
+            self._put(rank, factors)
 
     def remember_untuned(self, variant: Variant) -> None:
         if self._before is None:
             own = self.own_parameters()
-            names = self.names_of(("lora",))
-            self._before = self._rank, {name: own[name].detach().to("cpu", copy=True) for name in names}
+            factors = {name: own[name].detach().to("cpu", copy=True) for name in self.names_of(("lora",))}
+            self._before = self.variant, self._rank, factors
+
+    def check_mixing(self) -> None:
+        """Factors can always be weighted, and put side by side."""
+
+    def mix(self, motions: Sequence[tuple[float, Mapping[str, Tensor]]]) -> None:
+        if motions:
+            rank, factors = lora_layers.side_by_side(motions)
+            self._put(rank, factors)
+            self._mixed = True
+
+    @property
+    def is_mixed(self) -> bool:
+        return self._mixed
+
+    def _put(self, rank: int, factors: Mapping[str, Tensor]) -> None:
+        self._mixed = False
+        self._take_rank(rank)
+        self.put_tuned(factors)
 
     def put_tuned(self, tensors: Mapping[str, Tensor]) -> None:
         """Take factors; those that are not given change nothing."""
