@@ -21,6 +21,7 @@ from lamp_lightning.diffusion import Conditions, first_frame_loss
 from lamp_lightning.diffusion.flow import FlowLevels
 from lamp_lightning.diffusion.sampler import Sampler
 from lamp_lightning.models import load_base_model
+from lamp_lightning.models.adapter import copy_adapter
 from lamp_lightning.models.registry import inflated
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError
@@ -55,6 +56,11 @@ def predicted(model: Any, sample: Tensor | None = None, timestep: Any = 400.0, *
     sample = clips() if sample is None else sample
     with torch.no_grad():
         return model(sample, timestep, *words(len(sample)), **how)
+
+
+def saved(model: MotionLTX, file: Path) -> Path:
+    model.save_motion(file)
+    return file
 
 
 def quiet(pipeline: Any) -> Any:
@@ -225,6 +231,11 @@ def test_motions_of_other_models_are_refused_and_change_nothing(tmp_path):
     inflated(image_unet()).save_motion(file)
     with pytest.raises(UserError, match="has motion layers of the kind 'lamp'"):
         tuned.load_motion(file)
+    copy_adapter(saved(motion(rank=3), tmp_path / "three.safetensors"), file, {"rank": "2"})
+    with pytest.raises(UserError, match=r"lora.*shape"):
+        tuned.load_motion(file)
+    with pytest.raises(UserError, match="rank 5000 cannot be made"):
+        MotionLTX.from_unet(random_ltx(), rank=5000)
     tuned.save_motion(file)
     with pytest.raises(UserError, match="kind 'image_to_video'"):
         inflated(image_unet()).load_motion(file)

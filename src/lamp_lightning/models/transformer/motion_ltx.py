@@ -27,7 +27,7 @@ from lamp_lightning.runtime.settings import Norm
 
 __all__ = ["ModelMixin", "MotionLTX"]  # diffusers looks for ModelMixin here when it loads a saved pipeline
 
-RANK = 32
+RANK, MOST = 32, 4096
 SPACING = (8 / 25, 32.0, 32.0)  # of latents in seconds and pixels, at the 25 frames per second of diffusers
 LIVE = 20  # numbers that it keeps alive per token and channel, about, while it samples
 
@@ -102,6 +102,8 @@ class MotionLTX(LTXVideoTransformer3DModel, VideoBackbone):
         return found
 
     def _begin(self, variant: Variant | None, rank: int) -> None:
+        if not 1 <= rank <= MOST:
+            raise UserError(f"A LoRA of rank {rank} cannot be made: give 1 to {MOST}.")
         self._rank = rank
         lora_layers.add_to_attention(self, rank)
         self.set_variant(variant or Variant(kind="image_to_video"))
