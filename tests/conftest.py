@@ -76,7 +76,8 @@ _compose_quickly()
 
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The pipeline folder of a kind ("sd1", "sd2", "sdxl", "sana", "sd3"), saved on first use."""
+    """The pipeline folder of a kind ("sd1", "sd2", "sdxl", "sana", "sd3", "ltx"), saved on first use."""
+    import random_ltx
     import random_transformers
     from random_models import save_random_model
 
@@ -84,6 +85,8 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         folder = tmp_path_factory.mktemp(f"random_{kind}")
         if kind in random_transformers.KINDS:
             return random_transformers.save_random_transformer(folder, kind)
+        if kind == "ltx":
+            return random_ltx.save_random_ltx(folder)
         return save_random_model(folder, kind)
 
     return cache(save)

@@ -34,6 +34,7 @@ _EXPORTS = {
     "MotionTransformer": "lamp_lightning.models.transformer.motion_transformer",
     "MotionSana": "lamp_lightning.models.transformer.motion_transformer",
     "MotionSD3": "lamp_lightning.models.transformer.motion_transformer",
+    "MotionLTX": "lamp_lightning.models.transformer.motion_ltx",
     "ModelMixin": "diffusers",  # diffusers looks for it beside the class of a saved UNet
     "UserError": "lamp_lightning.runtime.errors",
     "wandb_logger": "lamp_lightning.runtime.loggers",

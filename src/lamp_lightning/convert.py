@@ -7,6 +7,8 @@ A folder that the authors' code saved (a UNet's, or a pipeline's with `unet/` in
 adapter. A run folder or an adapter becomes `<out>/unet`, from which the authors' code reads the UNet; it
 takes all else from the base model.
 
+A LoRA of LTX-Video becomes a file that diffusers' `load_lora_weights(<out>)` reads.
+
 An adapter holds the tuned tensors only. On the way back the frozen ones are the base model's: the folder is
 the same again, bit for bit, if its frozen tensors were the base model's, which `base=` makes sure of.
 """
@@ -72,6 +74,9 @@ def convert(cfg: DictConfig) -> None:
     else:
         if cfg.rank is not None:
             raise UserError(f"rank={cfg.rank} makes a smaller adapter: out={out} must be <name>.safetensors.")
+        if is_lora(adapter):
+            to_lora(adapter, out, cfg.overwrite)
+            return
         check_folder_out(source, out, cfg.overwrite)
         quiet_libraries()
         to_official(adapter, out, cfg)
@@ -219,6 +224,43 @@ def check_folder_out(source: Path, out: Path, overwrite: bool) -> None:
         return  # free, but perhaps for what an interrupted conversion left
     if folder.exists():
         check_replaceable(folder, overwrite, official_config, "UNets of LAMP")
+
+
+# -- a LoRA to diffusers -------------------------------------------------------------------------------------
+
+LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers saves and looks for it
+
+
+def is_lora(file: Path) -> bool:
+    """Whether a motion adapter is a LoRA of a video model."""
+    from lamp_lightning.models.adapter import header_of
+
+    return header_of(file).variant.kind == "image_to_video"
+
+
+def to_lora(file: Path, out: Path, overwrite: bool) -> None:
+    """Write a LoRA by the names that diffusers and peft have for its tensors, in the adapter's precision."""
+    from safetensors.torch import save_file
+
+    from lamp_lightning.models.adapter import stored_tensors
+    from lamp_lightning.models.tensors import tensor_names
+    from lamp_lightning.models.transformer.lora_layers import as_diffusers_name
+    from lamp_lightning.runtime.files import replacing
+
+    def check_lora(place: Path) -> None:
+        if not all(".lora_" in name for name in tensor_names(place)):
+            raise UserError(f"{place} is no LoRA.")
+
+    place = out / LORA_FILE
+    if out.is_file():
+        raise UserError(f"out={out} is a file: give a folder, into which {LORA_FILE} is written.")
+    if place.exists():
+        check_replaceable(place, overwrite, check_lora, "LoRAs")
+    tensors = {as_diffusers_name(name): tensor for name, tensor in stored_tensors(file).items()}
+    with replacing(place) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+    print(f"  LoRA     {short(place)}")
+    print(f"  diffusers: LTXImageToVideoPipeline.load_lora_weights({short(out)!r})", flush=True)
 
 
 # -- adapter to adapter --------------------------------------------------------------------------------------

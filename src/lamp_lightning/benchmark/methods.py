@@ -16,9 +16,10 @@ text2video_zero     Khachatryan et al. 2023 (no training)                 its no
 tune_a_video        Wu et al. 2023, tuned on one clip                     replaces frame 0 at each step
 animatediff         Guo et al. 2024, motion modules tuned on the clips    replaces frame 0 at each step
 motion_director     Zhao et al. 2024: single frames' look in a LoRA       replaces frame 0 at each step
+image_to_video      a LoRA of a video model, LTX-Video (model=ltx)        stays clean
 ==================  ====================================================  ===================================
 
-Without first frames the first six generate one with the untuned image model, the last four all frames
+Without first frames the first six generate one with the untuned image model, the last five all frames
 from the prompt, as published. "Replaces": frame 0 is the given one with noise of the step's level, as a model
 that was trained without conditions is given some (Ho et al. 2022, "Video Diffusion Models", section 3.1).
 """

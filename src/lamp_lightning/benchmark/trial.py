@@ -243,7 +243,8 @@ def find_held_out(cfg: DictConfig, trial: Trial) -> HeldOut:
         else:  # first frames by the image model below the run: the same for all methods of that model
             prompts = sample_prompts(cfg, trial.scenes)
             method = load_method(trial.run)
-            stills = method.with_sampler(start="still", num_frames=2, histogram_matching=False)
+            frames = 1 if method.pipeline.base.takes_clips else 2
+            stills = method.with_sampler(start="still", num_frames=frames, histogram_matching=False)
             videos = stills.generate(prompts, at_once=1)
             found = HeldOut(tuple(prompts), np.stack([video[0] for video in videos]))
         arrays = {} if found.truth is None else {"truth": found.truth}

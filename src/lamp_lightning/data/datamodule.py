@@ -16,6 +16,7 @@ from lamp_lightning.data.clip import Clip, MotionSet
 from lamp_lightning.data.clips import list_clips, load_clip, load_motion_set
 from lamp_lightning.data.dataset import HELD_OUT_DRAWS, HeldOutDataset, MotionDataset, SampleStream
 from lamp_lightning.data.latents import LatentClips, encode_motion_set
+from lamp_lightning.data.windows import Windows
 from lamp_lightning.models.devices import on_device
 from lamp_lightning.runtime.console import counted
 from lamp_lightning.runtime.errors import UserError
@@ -127,17 +128,33 @@ class MotionSetDataModule(LightningDataModule):
         `progress(done, total)` follows the encoding. Raises UserError for anything wrong with the folder.
         """
         factor = base.vae_scale_factor
-        size = self.size or _pair(base.unet.config.sample_size, factor)
+        size = self.size or _pair(getattr(base.unet.config, "sample_size", None), factor)
         unit = factor * (getattr(base.unet.config, "patch_size", None) or 1)  # a transformer's tokens
         if size is None or any(side % unit for side in size):
             raise UserError(f"size must be multiples of {unit} for the model {base.name}, found {size}.")
         self.size = size
         self.motion_set, held_out = self.split(self.read(size), size)
-        how: Any = {"cache_dir": self.cache_dir, "mask_black": self.mask_black}
+        how: Any = {"cache_dir": self.cache_dir, "mask_black": self.mask_black, **self.windows_for(base)}
         if held_out is not None:
             self.held_out_clips = encode_motion_set(held_out, base, **how)
         self.latent_clips = encode_motion_set(self.motion_set, base, flip=self.flip, progress=progress, **how)
         return self.latent_clips
+
+    def windows_for(self, base: Any) -> dict[str, Any]:
+        """How clips are encoded as a whole, where a base takes such (`Windows`); else nothing.
+
+        Raises:
+            UserError: it takes none of `num_frames`.
+        """
+        if not getattr(base, "takes_clips", False):
+            return {}
+        latents = base.latent_frames(self.num_frames, "data.num_frames")
+        if latents < 2:
+            raise UserError(
+                f"data.num_frames={self.num_frames} leaves nothing to tune on but the first frame: give "
+                f"{base.frames_per_latent + 1} or more."
+            )
+        return {"windows": Windows(self.num_frames, self.frame_stride, latents)}
 
     def prepare_data(self) -> None:
         """Decode and encode the clips into the cache: Lightning's hook, called by one process."""
@@ -218,12 +235,16 @@ class MotionSetDataModule(LightningDataModule):
     @property
     def first_clip(self) -> Tensor:
         """The most likely latents of the first clip's beginning, unscaled, `f c h w`."""
-        return self.latents[: self.num_frames]
+        return self.latents[: self._encoded.window or self.num_frames]
 
     @property
     def latents(self) -> Tensor:
-        """The most likely latents of the first clip, `frame_stride` apart, unscaled, `f c h w`."""
-        mean, _ = self._encoded.moments[0][:, :: self.frame_stride].chunk(2)
+        """The most likely latents of the first clip, `frame_stride` apart, unscaled, `f c h w`.
+
+        Of a clip in windows, those of all windows, one after the other.
+        """
+        stride = 1 if self._encoded.window else self.frame_stride
+        mean, _ = self._encoded.moments[0][:, ::stride].chunk(2)
         return mean.transpose(0, 1)
 
     @property
@@ -312,6 +333,14 @@ class ClipDataModule(MotionSetDataModule):
         if len(clip.frames) < span:
             raise UserError(f"{clip.path}: this video has become shorter: begin a new edit of it.")
         return MotionSet(self.motion, [replace(clip, frames=clip.frames[:span])])
+
+    def windows_for(self, base: Any) -> dict[str, Any]:
+        if getattr(base, "takes_clips", False):
+            raise UserError(
+                f"An edit needs a latent for each frame, and {base.frames_per_latent} frames of {base.name} "
+                "are one: take a text-to-image model, such as model=sd15."
+            )
+        return {}
 
     @property
     def clip(self) -> Clip:

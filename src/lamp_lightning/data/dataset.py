@@ -22,7 +22,7 @@ class MotionDataset(Dataset):
     with latents drawn from the posterior: {"latents": (c, f, h, w), "text": (l, d), "index": i}, for
     some models with "added_cond_kwargs", such as SDXL's {"text_embeds": (p,), "time_ids": (6,)}. Of a clip
     with several captions one is drawn. Where clips have masks, "mask" (f, h, w) is the weight of each latent
-    in the loss.
+    in the loss. Of clips that were encoded in windows an item is one of these, whatever `num_frames` says.
 
     Example:
         >>> import torch
@@ -34,6 +34,8 @@ class MotionDataset(Dataset):
     """
 
     def __init__(self, clips: LatentClips, num_frames: int, frame_stride: int = 1, seed: int = 0) -> None:
+        if clips.window is not None:  # strides were taken before the encoding
+            num_frames, frame_stride = clips.window, 1
         needed = (num_frames - 1) * frame_stride + 1
         shortest = min(moments.shape[1] for moments in clips.moments)
         if shortest < needed:
@@ -55,13 +57,19 @@ class MotionDataset(Dataset):
         return self.cut(source, clip, min(int(place * (room + 1)), room), index, generator)
 
     def room(self, clip: int) -> int:
-        """The last frame of a clip at which a sample can begin."""
+        """The last frame of a clip at which a sample can begin, or the number of its last window."""
+        if self.clips.window is not None:
+            return self.clips.moments[clip].shape[1] // self.clips.window - 1
         return self.clips.moments[clip].shape[1] - (self.num_frames - 1) * self.frame_stride - 1
 
     def cut(
         self, source: list[torch.Tensor], clip: int, start: int, index: int, generator: torch.Generator
     ) -> dict[str, Any]:
-        """Item `index`: the sample of a clip that begins at frame `start`, drawn from moments."""
+        """Item `index`: the sample of a clip that begins at frame `start`, drawn from moments.
+
+        Of a clip in windows, the window of that number.
+        """
+        start *= self.clips.window or 1
         span = (self.num_frames - 1) * self.frame_stride + 1
         crop = source[clip][:, start : start + span : self.frame_stride]
         latents = self.clips.sample(crop, generator)

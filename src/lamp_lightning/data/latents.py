@@ -14,6 +14,7 @@ from einops import rearrange
 
 from lamp_lightning.data.cache import Cache
 from lamp_lightning.data.clip import Clip, MotionSet
+from lamp_lightning.data.windows import Windows
 from lamp_lightning.diffusion.conditions import Conditions, size_conditions
 from lamp_lightning.runtime.errors import UserError
 
@@ -28,7 +29,9 @@ class LatentClips:
     the mirrored clip, or None where direction matters; `text`: prompt embeddings (n, l, d), a row for each
     clip; `added`, of some models: pooled prompts `text_embeds` (n, p) and size conditions `time_ids` (n, 6);
     `rows`: where clips have several captions, the rows of `text` and `added` that are each clip's; `masks`:
-    where clips have masks, the weight of each latent in the loss, (F, h, w), None for a clip without.
+    where clips have masks, the weight of each latent in the loss, (F, h, w), None for a clip without;
+    `window`: where clips were encoded in windows (`data.windows`), the number of latents of each, which
+    `moments` and `masks` have one after the other. `scale` and `shift` may then be (c, 1, 1, 1).
 
     Example:
         >>> import torch
@@ -41,11 +44,12 @@ class LatentClips:
     moments: list[torch.Tensor]
     flipped: list[torch.Tensor] | None
     text: torch.Tensor
-    scale: float = 1.0
-    shift: float = 0.0
+    scale: float | torch.Tensor = 1.0
+    shift: float | torch.Tensor = 0.0
     added: dict[str, torch.Tensor] | None = None
     rows: list[list[int]] | None = None
     masks: list[torch.Tensor | None] | None = None
+    window: int | None = None
 
     def __len__(self) -> int:
         return len(self.moments)
@@ -66,12 +70,14 @@ def encode_motion_set(
     cache_dir: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     mask_black: float = 0.0,
+    windows: Windows | None = None,
 ) -> LatentClips:
     """Encode all clips (and their mirror images, with `flip`) and prompts with `base`, a BaseModel.
 
     What was encoded before from the same pixels or prompts with the same weights is read from the cache.
     `progress(done, total)` is called after each clip. `mask_black` is what black counts in the loss where a
-    clip has a mask; white counts 1. Raises UserError where the autoencoder gives NaN.
+    clip has a mask; white counts 1. `windows` are those of a `base` that takes clips. Raises UserError where
+    the autoencoder gives NaN.
 
     Example:
         >>> import tempfile
@@ -89,7 +95,7 @@ def encode_motion_set(
     jobs = list(product([False, True] if flip else [False], motion_set.clips))
     moments = []
     for done, (mirrored, clip) in enumerate(jobs, start=1):
-        moments.append(_clip_moments(clip, mirrored, base, cache))
+        moments.append(_clip_moments(clip, mirrored, base, cache, windows))
         if progress is not None:
             progress(done, len(jobs))
     count = len(motion_set.clips)
@@ -100,17 +106,30 @@ def encode_motion_set(
         for _ in clip.prompts
     ]
     conditions = _text(prompts, base, cache).of_size(torch.stack(sizes))
-    masks = [_weights(clip, moments[i], mask_black) for i, clip in enumerate(motion_set.clips)]
+    masks = [_weights(clip, moments[i], mask_black, windows) for i, clip in enumerate(motion_set.clips)]
+    scale, shift = _statistics(base)
+    if windows is not None:
+        conditions = conditions.spaced(base.spacing(motion_set.fps / windows.stride))
     return LatentClips(
         moments=moments[:count],
         flipped=moments[count:] if flip else None,
         text=conditions.text,
-        scale=float(base.vae.config.scaling_factor),
-        shift=float(getattr(base.vae.config, "shift_factor", None) or 0.0),
+        scale=scale,
+        shift=shift,
         added=conditions.added,
         rows=_rows(motion_set) if len(prompts) > count else None,
         masks=masks if any(mask is not None for mask in masks) else None,
+        window=None if windows is None else windows.latents,
     )
+
+
+def _statistics(base: Any) -> tuple[Any, Any]:
+    """What latents are multiplied by, and what is taken from them before."""
+    if getattr(base, "takes_clips", False):
+        mean, spread = (each[0].float().cpu() for each in base.statistics(5))
+        return 1 / spread, mean
+    config = base.vae.config
+    return float(config.scaling_factor), float(getattr(config, "shift_factor", None) or 0.0)
 
 
 def _rows(motion_set: MotionSet) -> list[list[int]]:
@@ -119,22 +138,33 @@ def _rows(motion_set: MotionSet) -> list[list[int]]:
     return [list(range(start, end)) for start, end in pairwise([0, *ends])]
 
 
-def _weights(clip: Clip, moments: torch.Tensor, black: float) -> torch.Tensor | None:
+def _weights(clip: Clip, moments: torch.Tensor, black: float, windows: Windows | None) -> torch.Tensor | None:
     """The weight of each latent of a clip in the loss, float32 `(F, h, w)`; None where all count alike."""
     if clip.mask is None:
         return None
     pixels = torch.from_numpy(np.array(clip.mask)).float()[:, None] / 255
     white = torch.nn.functional.adaptive_avg_pool2d(pixels, (moments.shape[-2], moments.shape[-1]))[:, 0]
     weights = black + (1 - black) * white
-    return None if bool((weights == 1).all()) else weights.expand(moments.shape[1], -1, -1)
+    if bool((weights == 1).all()):
+        return None
+    if windows is not None:
+        return windows.weights(weights, len(clip.frames))
+    return weights.expand(moments.shape[1], -1, -1)
 
 
-def _clip_moments(clip: Clip, mirrored: bool, base: Any, cache: Cache) -> torch.Tensor:
+def _clip_moments(
+    clip: Clip, mirrored: bool, base: Any, cache: Cache, windows: Windows | None
+) -> torch.Tensor:
     fields = {"frames": clip.digest, "shape": list(clip.frames.shape), "mirrored": mirrored}
+    if windows is not None:
+        fields["windows"] = windows.facts()
     entry = cache.path("latents", {**fields, "model": _identity(base, "vae")}, ".safetensors")
 
     def make() -> dict[str, torch.Tensor]:
-        moments = _encode(clip.frames, mirrored, base)
+        if windows is None:
+            moments = _encode(clip.frames, mirrored, base)
+        else:
+            moments = windows.moments(clip.frames, mirrored, base)
         if not moments.isfinite().all():
             raise UserError(
                 f"{clip.path}: the autoencoder of {base.name} gives numbers that are not finite for this "

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 # The conditions besides the text, by the names that diffusers has for them.
-_ADDED = {"pooled": "text_embeds", "sizes": "time_ids", "mask": "encoder_attention_mask"}
+_ADDED = {
+    "pooled": "text_embeds",
+    "sizes": "time_ids",
+    "mask": "encoder_attention_mask",
+    "spacing": "latent_spacing",  # our own
+}
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class Conditions:
     """The conditions of clips, a row for each: `text` `n l d`, and what some models have besides.
 
     That is `pooled` `n p`, one vector for the whole prompt (SDXL, Stable Diffusion 3), `sizes` `n 6`, see
-    `size_conditions` (SDXL), and `mask` `n l`, 1 for each token of the text that counts (Sana).
+    `size_conditions` (SDXL), `mask` `n l`, 1 for each token of the text that counts (Sana, LTX-Video), and
+    `spacing` `n 3`, seconds, pixels and pixels from one latent to the next (LTX-Video).
 
     Example:
         >>> prompts = Conditions(torch.ones(1, 77, 32))
@@ -31,6 +37,7 @@ class Conditions:
     pooled: Tensor | None = None
     sizes: Tensor | None = None
     mask: Tensor | None = None
+    spacing: Tensor | None = None
 
     @classmethod
     def of(cls, text: Tensor | Conditions, added: Mapping[str, Tensor] | None = None) -> Conditions:
@@ -58,13 +65,16 @@ class Conditions:
         return self._each(lambda tensor: tensor[rows])
 
     def to(self, *args: Any) -> Conditions:
-        """On a device, in a dtype; the arguments are those of `Tensor.to`."""
-        return self._each(lambda tensor: tensor.to(*args))
+        """On a device, in a dtype; the arguments are those of `Tensor.to`. Spacing keeps its precision."""
+        moved = self._each(lambda tensor: tensor.to(*args))
+        if self.spacing is None:
+            return moved
+        return replace(moved, spacing=self.spacing.to(moved.text.device))
 
     def zeros(self) -> Conditions:
         """No prompt at all, as SDXL was trained to understand it."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
-        return Conditions(torch.zeros_like(self.text), pooled, self.sizes, self.mask)
+        return replace(self, text=torch.zeros_like(self.text), pooled=pooled)
 
     def followed_by(self, others: Conditions) -> Conditions:
         """The rows of both."""
@@ -85,6 +95,10 @@ class Conditions:
         if self.pooled is None:
             return self
         return replace(self, sizes=sizes.to(self.pooled).expand(len(self), 6))
+
+    def spaced(self, spacing: Tensor | None) -> Conditions:
+        """With a spacing of latents `(3,)` for all rows; None: of a model that is not told any."""
+        return self if spacing is None else replace(self, spacing=spacing.expand(len(self), 3))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
         others = {name: getattr(self, name) for name in _ADDED}

@@ -122,7 +122,7 @@ def denoise_clips(
     The other arguments and the result are those of `denoise`.
     """
     noise = share_noise(noise, sampler.shared_noise, sampler.noise_sharing)
-    sampler.set_timesteps(scheduler, noise.device, (noise.shape[-2], noise.shape[-1]))
+    sampler.set_timesteps(scheduler, noise.device, tuple(noise.shape[-3:]))
     begun = noise * first_scale(scheduler)
     if sampler.start == "first_frame" and known.clean:
         begun = over_known(scheduler, noise, known.like(noise))

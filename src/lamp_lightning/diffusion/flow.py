@@ -58,6 +58,9 @@ class FlowLevels:
         base_shift, max_shift: of that, for `base_tokens` and `max_tokens`; between them it grows linearly.
         base_tokens, max_tokens: see there.
         patch_size: rows and columns of latents that make one token.
+        of_clips: the tokens of all frames of a clip count, as in video models. Those sample along levels that
+            fall evenly from 1 to one step above 0, before the shift.
+        terminal: the last level before 0, to which shifted levels are stretched; None: they are not.
 
     Example:
         >>> FlowLevels(shift=3.0).shifted(0.5, (32, 32))
@@ -72,9 +75,13 @@ class FlowLevels:
     base_tokens: int = 256
     max_tokens: int = 4096
     patch_size: int = 2
+    of_clips: bool = False
+    terminal: float | None = None
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], patch_size: int | None = None) -> FlowLevels:
+    def of(
+        cls, config: Mapping[str, Any], patch_size: int | None = None, of_clips: bool = False
+    ) -> FlowLevels:
         """From the config of a diffusers scheduler; `patch_size` where that does not know it."""
         if (kept := config.get(_KEPT)) is not None:
             return cls(**{each.name: kept[each.name] for each in fields(cls) if each.name in kept})
@@ -83,26 +90,31 @@ class FlowLevels:
             found["dynamic"] = config.get("time_shift_type") or "exponential"
         if patch_size is not None:
             found["patch_size"] = patch_size
+        found |= {"of_clips": of_clips, "terminal": config.get("shift_terminal")}
         return cls(shift=float(config.get("shift") or config.get("flow_shift") or 1.0), **found)
 
-    def mu(self, size: tuple[int, int]) -> float:
-        """What diffusers' schedulers take as `mu`, for latents of so many rows and columns."""
-        tokens = (size[0] // self.patch_size) * (size[1] // self.patch_size)
+    def mu(self, size: tuple[int, ...]) -> float:
+        """What diffusers' schedulers take as `mu`, for latents of that size.
+
+        The size is rows and columns, everywhere here; before them, the number of frames may stand.
+        """
+        frames = size[0] if self.of_clips and len(size) == 3 else 1
+        tokens = frames * (size[-2] // self.patch_size) * (size[-1] // self.patch_size)
         slope = (self.max_shift - self.base_shift) / max(self.max_tokens - self.base_tokens, 1)
         return self.base_shift + slope * (tokens - self.base_tokens)
 
-    def shift_at(self, size: tuple[int, int]) -> float:
-        """The shift for latents of so many rows and columns."""
+    def shift_at(self, size: tuple[int, ...]) -> float:
+        """The shift for latents of that size."""
         if self.dynamic is None:
             return self.shift
         return math.exp(self.mu(size)) if self.dynamic == "exponential" else self.mu(size)
 
-    def shifted(self, level: float, size: tuple[int, int]) -> float:
+    def shifted(self, level: float, size: tuple[int, ...]) -> float:
         """A level from 0 to 1 as the model sees it at that size."""
         shift = self.shift_at(size)
         return shift * level / (1 + (shift - 1) * level)
 
-    def drawn(self, generator: torch.Generator, size: tuple[int, int]) -> Tensor:
+    def drawn(self, generator: torch.Generator, size: tuple[int, ...]) -> Tensor:
         """A random timestep to train at, float32 `(1,)`, logit-normal (Esser et al. 2024, section 3.1)."""
         level = torch.randn(1, generator=generator).sigmoid()
         shift = self.shift_at(size)
@@ -159,11 +171,13 @@ def flow_scheduler(name: str, levels: FlowLevels, options: Mapping[str, Any] | N
         settings |= {"use_dynamic_shifting": True, "time_shift_type": levels.dynamic}
         if name not in _WITH_FLOW_SIGMAS:
             settings |= {theirs: getattr(levels, ours) for ours, theirs in _NAMES.items()}
-        if unknown := sorted(settings.keys() - takes.keys()):
-            raise UserError(
-                f"{kind.__name__} has no {unknown[0]}, and this model's noise levels depend on the size: "
-                f"take {_EULER} or UniPCMultistepScheduler."
-            )
+    if levels.terminal is not None:
+        settings["shift_terminal"] = levels.terminal
+    if unknown := sorted(settings.keys() - takes.keys()):
+        raise UserError(
+            f"{kind.__name__} has no {unknown[0]}, which this model's noise levels need: "
+            f"take {_EULER} or UniPCMultistepScheduler."
+        )
     scheduler = kind(**settings | given)
     own = {key: given[key] for key in ("shift", "flow_shift") if key in given}  # asked for: the levels', then
     kept = asdict(levels) | ({"shift": next(iter(own.values()))} if own else {})
@@ -172,15 +186,23 @@ def flow_scheduler(name: str, levels: FlowLevels, options: Mapping[str, Any] | N
 
 
 def set_flow_steps(
-    scheduler: Any, steps: int, device: Any, size: tuple[int, int], timesteps: list[int] | None = None
+    scheduler: Any, steps: int, device: Any, size: tuple[int, ...], timesteps: list[int] | None = None
 ) -> None:
     """Give a scheduler of flow matching so many steps for latents of that size, or these timesteps.
 
     Raises:
-        UserError: timesteps for a scheduler that takes none.
+        UserError: timesteps for a scheduler or a model that takes none, or too few steps.
     """
     levels = FlowLevels.of(scheduler.config)
+    if levels.terminal is not None and (timesteps is not None or steps < 2):
+        raise UserError(
+            f"The noise levels of this model are stretched to end at {levels.terminal:g}: give "
+            "num_inference_steps of at least 2, and no timesteps."
+        )
     dynamic = {} if levels.dynamic is None else {"mu": levels.mu(size)}
+    if timesteps is None and levels.of_clips and type(scheduler).__name__ == _EULER:
+        evenly = torch.linspace(1.0, 1 / steps, steps, dtype=torch.float64).tolist()
+        return scheduler.set_timesteps(sigmas=evenly, device=device, **dynamic)
     if timesteps is None:
         return scheduler.set_timesteps(steps, device=device, **dynamic)
     takes = inspect.signature(scheduler.set_timesteps).parameters

@@ -57,7 +57,7 @@ def invert(
         >>> torch.equal(noise[:, :, 0], clip[:, :, 0]), torch.equal(noise[:, :, 1], clip[:, :, 1])
         (True, False)
     """
-    set_steps(scheduler, num_inference_steps, latents.device, (latents.shape[-2], latents.shape[-1]))
+    set_steps(scheduler, num_inference_steps, latents.device, tuple(latents.shape[-3:]))
     conditions = Conditions.of(text_embeddings, added_cond_kwargs)
     timesteps = scheduler.timesteps.flip(0)[: round(strength * num_inference_steps)]
     known = KnownFrames.of(latents, [0] if keep_first else [])

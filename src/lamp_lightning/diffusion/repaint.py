@@ -46,7 +46,7 @@ def repaint(
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie between 0 and 1, not {strength}.")
-    set_steps(scheduler, num_inference_steps, latents.device, (latents.shape[-2], latents.shape[-1]))
+    set_steps(scheduler, num_inference_steps, latents.device, tuple(latents.shape[-3:]))
     steps = round(strength * num_inference_steps)
     if steps == 0:
         return latents

@@ -66,12 +66,13 @@ class Sampler(SamplerSettings):
             given["timesteps"] = None
         return usable(type(self), "sampler", {**dict(self), **given})
 
-    def set_timesteps(self, scheduler: Any, device: Any, size: tuple[int, int]) -> None:
+    def set_timesteps(self, scheduler: Any, device: Any, size: tuple[int, ...]) -> None:
         """Give a scheduler its steps: so many, or these timesteps.
 
         Args:
             scheduler, device: that and where its timesteps are to be.
-            size: rows and columns of the latents, on which some noise levels of flow matching depend.
+            size: frames, rows and columns of the latents, on which some noise levels of flow matching
+                depend; rows and columns will do for image models.
 
         Raises:
             UserError: timesteps that it does not take.

@@ -117,27 +117,27 @@ def target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) ->
 # -- timesteps -----------------------------------------------------------------------------------------------
 
 
-def random_timestep(scheduler: Any, generator: torch.Generator, size: tuple[int, int]) -> Tensor:
+def random_timestep(scheduler: Any, generator: torch.Generator, size: tuple[int, ...]) -> Tensor:
     """A timestep to train at, `(1,)`: uniform, or of flow matching as `FlowLevels.drawn`.
 
     Args:
         scheduler: of the model.
         generator: where it is drawn from, on the CPU.
-        size: rows and columns of the latents.
+        size: rows and columns of the latents, perhaps after the number of frames.
     """
     if is_flow(scheduler.config):
         return FlowLevels.of(scheduler.config).drawn(generator, size)
     return torch.randint(scheduler.config.num_train_timesteps, (1,), generator=generator)
 
 
-def timestep_at(scheduler: Any, share: float, size: tuple[int, int]) -> float:
+def timestep_at(scheduler: Any, share: float, size: tuple[int, ...]) -> float:
     """The timestep at a share, 0..1, of all noise levels, for latents of so many rows and columns."""
     if is_flow(scheduler.config):
         return FlowLevels.of(scheduler.config).shifted(share, size) * scheduler.config.num_train_timesteps
     return int(share * scheduler.config.num_train_timesteps)
 
 
-def set_steps(scheduler: Any, steps: int, device: Any, size: tuple[int, int]) -> None:
+def set_steps(scheduler: Any, steps: int, device: Any, size: tuple[int, ...]) -> None:
     """Give a scheduler so many steps for latents of so many rows and columns."""
     if is_flow(scheduler.config):
         set_flow_steps(scheduler, steps, device, size)

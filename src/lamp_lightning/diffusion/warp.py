@@ -46,7 +46,7 @@ def denoise_warped(
     """
     steps, frames = sampler.num_inference_steps, noise.shape[2]
     after_t0, after_t1 = levels(steps)
-    sampler.set_timesteps(scheduler, noise.device, (noise.shape[-2], noise.shape[-1]))
+    sampler.set_timesteps(scheduler, noise.device, tuple(noise.shape[-3:]))
     timesteps = scheduler.timesteps
     low, high = timesteps[-after_t0 - 1], timesteps[-after_t1 - 1]
     own_noise = noise[:, :, :1]

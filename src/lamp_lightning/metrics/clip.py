@@ -16,13 +16,13 @@ from torchmetrics import MeanMetric
 from lamp_lightning.data.video import as_frames, as_videos
 from lamp_lightning.metrics.batches import VideoMetric, one_each
 from lamp_lightning.models.checks import (
-    ClipConfig,
     check_folder,
     check_processor,
     check_size,
     check_tokenizer,
     library_reason,
 )
+from lamp_lightning.models.part_configs import ClipConfig
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.reading import read_json
 

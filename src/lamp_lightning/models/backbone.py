@@ -21,6 +21,7 @@ from lamp_lightning.models.adapter import (
     write_adapter,
 )
 from lamp_lightning.models.denoiser import ClipDenoiser
+from lamp_lightning.models.header_schema import Header
 from lamp_lightning.models.lora import own_name, without_lora
 from lamp_lightning.models.stored import added, differences, in_precision, tuned_below
 from lamp_lightning.models.variant import USUAL, Variant, query_names
@@ -280,9 +281,11 @@ class VideoBackbone(ClipDenoiser):
     def fingerprint(self, variant: Variant | None = None, tensors: int = 32) -> list[float]:
         """Two weights of each of some frozen tensors, by which the base model is known in any precision.
 
-        They are chosen among those that neither LAMP's layers nor `variant` (None: the model's own) tunes.
+        They are chosen among those that neither LAMP's layers nor `variant` (None: the model's own) tunes,
+        nor any of its kind.
         """
-        tuned = set(self.names_of((*USUAL, *(variant or self.variant).sets)))
+        variant = variant or self.variant
+        tuned = set(self.names_of((*USUAL, *Variant(kind=variant.kind).sets, *variant.sets)))
         untuned = self.untuned()  # what a motion that is loaded now has changed, as it was before
         frozen = [(n, p) for n, p in sorted(self.own_parameters().items()) if n not in tuned and p.ndim >= 2]
         values: list[float] = []
@@ -301,10 +304,7 @@ class VideoBackbone(ClipDenoiser):
                 f"{file} has motion layers of the kind {header.variant.kind!r}, and this UNet those of "
                 f"{self.variant.kind!r}. LAMPPipeline.from_motion({str(file)!r}) loads the right one."
             )
-        self.add_layers(header.variant)
-        parameters = self.own_parameters()
-        shapes = {name: tuple(parameters[name].shape) for name in self.names_of(header.variant.sets)}
-        self.drop_layers()
+        shapes = self.shapes_of(header)
         adapter = read_adapter(file, shapes, channels=int(self.config["in_channels"]))
         same = same_weights(self.fingerprint(header.variant), header.base_fingerprint)
         if check_base and not same:
@@ -320,3 +320,11 @@ class VideoBackbone(ClipDenoiser):
         if header.queries == "whole":
             tensors = differences(tensors, tuned_below(type(self), header, file, queries))
         return replace(adapter, tensors=added(tensors, self.base_queries(queries)))
+
+    def shapes_of(self, header: Header) -> dict[str, tuple[int, ...]]:
+        """The shapes of the whole weights that an adapter with this header tunes, by name."""
+        self.add_layers(header.variant)
+        parameters = self.own_parameters()
+        shapes = {name: tuple(parameters[name].shape) for name in self.names_of(header.variant.sets)}
+        self.drop_layers()
+        return shapes

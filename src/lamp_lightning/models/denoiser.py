@@ -44,6 +44,7 @@ class ClipDenoiser(ABC, nn.Module):
             added_cond_kwargs: further conditions, one row per clip (`text_embeds` and `time_ids` of SDXL,
                 `image_embeds` of an IP-Adapter).
             known: numbers of the frames that are clean, for a variant of `known="any"`; None: frame 0 alone.
+                `()`, for backbones that `makes_first_frame`: none.
             return_dict: None: the prediction itself, a tensor, which is not diffusers' default. True:
                 diffusers' output with `.sample`. False: a tuple of one.
 
@@ -106,6 +107,11 @@ class ClipDenoiser(ABC, nn.Module):
     def knows_image_model(self) -> bool:
         """Whether `image_model()` can be used."""
         return True
+
+    @property
+    def makes_first_frame(self) -> bool:
+        """Whether all frames can be made from the prompt at once, the first with the others."""
+        return False
 
     def queries_and_keys(self) -> Iterator[nn.Module]:
         """The layers that project queries and keys where frames attend to frames, for attention injection."""

@@ -24,7 +24,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.checks import Count, UNetConfig, check_config, library_reason
+from lamp_lightning.models.checks import check_config, library_reason
+from lamp_lightning.models.part_configs import Count, UNetConfig
 from lamp_lightning.models.tensors import check_finite, check_shapes, read_tensors
 from lamp_lightning.models.variant import Variant
 from lamp_lightning.runtime.errors import UserError

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from lamp_lightning.models.backbone import VideoBackbone
@@ -22,6 +23,7 @@ __all__ = ["BACKBONES", "MotionUNet", "Variant", "inflated"]
 BACKBONES: dict[Kind, tuple[str, str]] = {
     "lamp": ("lamp_lightning.models.unet.motion_unet", "MotionUNet"),
     "animatediff": ("lamp_lightning.models.unet.animatediff", "AnimateDiffUNet"),
+    "image_to_video": ("lamp_lightning.models.transformer.motion_ltx", "MotionLTX"),
 }
 _OF_TRANSFORMERS = ("lamp_lightning.models.transformer.motion_transformer", "MotionTransformer")
 
@@ -32,16 +34,16 @@ def inflated(
     """An image model's denoiser with the motion layers of a variant's kind.
 
     Args:
-        unet: a `UNet2DConditionModel`, or the transformer of Sana or Stable Diffusion 3. It is used up: for
-            the kind "lamp" it becomes the result, in place.
+        unet: a `UNet2DConditionModel`, or the transformer of Sana, Stable Diffusion 3 or LTX-Video. It is
+            used up: but for the kind "animatediff" it becomes the result, in place.
         norm: "joint" or "per_frame"; None: what is usual for its kind.
-        variant: what of the method it has; None: LAMP.
+        variant: what of the method it has; None: LAMP, or of LTX-Video a LoRA.
         modules: of the kind "animatediff", the structure of its motion modules (`MotionModules`), or a folder
             or hub id of published ones; None: new ones as of version 1.
 
     Returns:
-        A `MotionUNet`, for the kind "animatediff" an `AnimateDiffUNet`, or of a transformer a
-        `MotionTransformer`: they are used alike.
+        A `MotionUNet`, for the kind "animatediff" an `AnimateDiffUNet`, of a transformer a
+        `MotionTransformer`, or of LTX-Video a `MotionLTX`: they are used alike.
 
     Example:
         >>> from lamp_lightning.models import load_base_model
@@ -50,8 +52,15 @@ def inflated(
         ('lamp', 'joint', 'conv_in.conv1d.bias')
     """
     is_unet = isinstance(unet, UNet2DConditionModel)
-    kind: Kind = "lamp" if variant is None else variant.kind
-    module, name = BACKBONES[kind] if is_unet else _OF_TRANSFORMERS
+    of_clips = isinstance(unet, LTXVideoTransformer3DModel)
+    usual_kind: Kind = "image_to_video" if of_clips else "lamp"
+    kind: Kind = usual_kind if variant is None else variant.kind
+    if kind == "image_to_video" and not of_clips:
+        raise UserError(
+            f"method=image_to_video (model.layers.kind) is for models of clips, and a {type(unet).__name__} "
+            "is a model of images: give model=ltx, or another method."
+        )
+    module, name = BACKBONES[usual_kind if of_clips else kind] if is_unet or of_clips else _OF_TRANSFORMERS
     usual: Norm = "joint" if is_unet else "per_frame"
     found = importlib.import_module(module)
     if modules is None:

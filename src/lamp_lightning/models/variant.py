@@ -16,6 +16,7 @@ LAMP_SETS = ("conv1d", "conv_gate", "attn1.to_q", "attn_temp")  # what LAMP tune
 SETS: dict[Kind, tuple[str, ...]] = {  # what can be tuned, by the kind of motion layers
     "lamp": (*LAMP_SETS, "conv_first", "attn2.to_q"),
     "animatediff": ("motion_modules",),
+    "image_to_video": ("lora",),
 }
 _SWITCHES = {  # the layer settings that a parameter set needs
     "conv1d": ("temporal_conv",),
@@ -39,7 +40,7 @@ class Variant(LayerSettings):
         first_frame: frame 0 is clean and given in tuning and sampling; False: it is noised and denoised as
             the others are, and the loss is on all frames.
         tuned: names of `SETS`; the other parameters stay as in the untuned model. None: all of `LAMP_SETS`
-            that these layers have, or the motion modules.
+            that these layers have, the motion modules, or the LoRA.
 
     Raises:
         ValidationError: an unknown name or value (`from_settings` says it in a UserError).

@@ -332,7 +332,7 @@ class Convert(Settings):
         alias="from",
         description="A checkpoint folder of the authors' code; or a run folder or adapter of ours",
     )
-    out: Text = setting(..., "The adapter to write (.safetensors); or the folder to write unet/ into")
+    out: Text = setting(..., "The adapter to write (.safetensors); or a folder for unet/, or for a LoRA")
     base: Text | None = setting(
         None, "The model below: a folder, hub id or single file; null: as tuned, or not compared"
     )

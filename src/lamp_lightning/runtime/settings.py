@@ -62,7 +62,7 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 Norm = Literal["joint", "per_frame"]
 Fit = Literal["crop", "pad"]
 Format = Literal["mp4", "gif", "webp", "png"]
-Kind = Literal["lamp", "animatediff"]
+Kind = Literal["lamp", "animatediff", "image_to_video"]
 SelfAttention = Literal["first_frame", "own", "first_and_former"]
 Known = Literal["first", "any"]
 OptimizerName = Literal["adamw", "adamw8bit", "muon"]
@@ -157,7 +157,7 @@ class MotionSettings(Settings):
 class LayerSettings(Settings):
     """What of LAMP's motion layers a model has (paper, section 3.3)."""
 
-    kind: Kind = setting("lamp", "LAMP's motion layers, or AnimateDiff's motion modules in their place")
+    kind: Kind = setting("lamp", "LAMP's motion layers, AnimateDiff's modules, or a video model's LoRA")
     gate: bool = setting(True, "A gate weighs the temporal convolution; false adds it as it is")
     temporal_conv: bool = setting(True, "Each 2D convolution is followed by a temporal convolution")
     causal: bool = setting(True, "It looks at past frames only; false: at the frame before and the one after")

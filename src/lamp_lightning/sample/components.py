@@ -11,6 +11,7 @@ from diffusers import (
     AsymmetricAutoencoderKL,
     AutoencoderDC,
     AutoencoderKL,
+    AutoencoderKLLTXVideo,
     AutoencoderTiny,
     ConsistencyDecoderVAE,
     DDIMScheduler,
@@ -35,6 +36,7 @@ from lamp_lightning.models.base.folder import index_class, not_from_hub, pipelin
 from lamp_lightning.models.base.load import load_base_model
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.registry import MotionUNet, inflated
+from lamp_lightning.models.transformer.motion_ltx import MotionLTX
 from lamp_lightning.models.transformer.motion_transformer import MotionSana, MotionSD3
 from lamp_lightning.models.unet.animatediff import AnimateDiffUNet
 from lamp_lightning.models.unet.inflate import Norm
@@ -105,10 +107,11 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
         | AutoencoderTiny
         | AsymmetricAutoencoderKL
         | ConsistencyDecoderVAE
-        | AutoencoderDC,
-        text_encoder: CLIPTextModel | CLIPTextModelWithProjection | Gemma2Model,
-        tokenizer: CLIPTokenizer | GemmaTokenizer,
-        unet: MotionUNet | AnimateDiffUNet | MotionSana | MotionSD3 | UNet2DConditionModel,
+        | AutoencoderDC
+        | AutoencoderKLLTXVideo,
+        text_encoder: CLIPTextModel | CLIPTextModelWithProjection | Gemma2Model | T5EncoderModel,
+        tokenizer: CLIPTokenizer | GemmaTokenizer | T5Tokenizer,
+        unet: MotionUNet | AnimateDiffUNet | MotionSana | MotionSD3 | MotionLTX | UNet2DConditionModel,
         scheduler: DDIMScheduler | FlowMatchEulerDiscreteScheduler,
         text_encoder_2: CLIPTextModelWithProjection | None = None,
         tokenizer_2: CLIPTokenizer | None = None,

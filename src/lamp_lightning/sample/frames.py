@@ -163,6 +163,8 @@ def decode(
     at_once: int | None = None,
 ) -> np.ndarray:
     """Videos `b f h w 3` in 0..1, float32, of which so many frames are decoded at once."""
+    if base.takes_clips:
+        return _decoded_clips(base, latents, histogram_matching, progress)
     videos, done, total = [], 0, latents.shape[0] * latents.shape[2]
     for clip in latents.transpose(1, 2):  # f c h w
         parts = []
@@ -171,11 +173,28 @@ def decode(
             done += len(part)
             if progress is not None:
                 progress("decoding", done, total)
-        frames = (torch.cat(parts).float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        if histogram_matching:
-            frames = np.stack([frames[0], *(histogram_match(frame, frames[0]) for frame in frames[1:])])
-        videos.append(frames)
+        videos.append(_pictures(torch.cat(parts), histogram_matching))
     return np.stack(videos)
+
+
+def _decoded_clips(
+    base: BaseModel, latents: Tensor, histogram_matching: bool, progress: Progress | None
+) -> np.ndarray:
+    """The same of an autoencoder that takes clips: each is decoded as a whole."""
+    videos = []
+    for clip in latents.split(1):
+        videos.append(_pictures(base.decode_clips(clip)[0].transpose(0, 1), histogram_matching))
+        if progress is not None:
+            progress("decoding", len(videos), len(latents))
+    return np.stack(videos)
+
+
+def _pictures(pixels: Tensor, histogram_matching: bool) -> np.ndarray:
+    """Frames `f 3 h w` in [-1, 1] to `f h w 3` in 0..1, perhaps in the colours of the first."""
+    frames = (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+    if histogram_matching:
+        frames = np.stack([frames[0], *(histogram_match(frame, frames[0]) for frame in frames[1:])])
+    return frames
 
 
 def as_type(videos: np.ndarray, output_type: str) -> Any:

@@ -297,7 +297,7 @@ def bytes_of_video(pipeline: LAMPPipeline, video: Video, precision: str) -> int:
     sampler, factor = video.sampler, pipeline.base.vae_scale_factor
     assert sampler.size is not None
     rows = 1 if sampler.guidance_scale in (0, 1) else 2
-    frames = min(sampler.num_frames, sampler.window)
+    frames = min(pipeline.base.latent_frames(sampler.num_frames), sampler.window)
     numbers = pipeline.unet.live_numbers(sampler.size[0] // factor, sampler.size[1] // factor)
     each = 4 if precision == "32-true" and pipeline.unet.dtype == torch.float32 else 2
     return max(1, rows * frames * numbers * each)

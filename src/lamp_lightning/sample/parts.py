@@ -19,6 +19,7 @@ from lamp_lightning.runtime.hub import OPTIONS, motion_file
 from lamp_lightning.sample.components import PipelineComponents
 from lamp_lightning.sample.frames import either
 
+SIZE_OF_CLIPS = (512, 704)  # of LTX-Video in diffusers; its configuration does not say it
 _HUB = ("weight_name", *OPTIONS)
 
 
@@ -195,6 +196,8 @@ class MotionPipeline(PipelineComponents):
         """Height and width in pixels of the motion's clips, else those that the UNet was made for."""
         if self.sampler.size is not None:
             return self.sampler.size
+        if self.base.takes_clips:
+            return SIZE_OF_CLIPS
         own, factor = self.unet.config.sample_size, self.base.vae_scale_factor
         rows, columns = own if isinstance(own, (list, tuple)) else (own, own)
         return rows * factor, columns * factor

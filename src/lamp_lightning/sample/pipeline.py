@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from lamp_lightning.diffusion import KnownFrames, invert
+from lamp_lightning.diffusion import KnownFrames
 from lamp_lightning.diffusion.denoise import Generators, denoise_clips
 from lamp_lightning.diffusion.sampler import Sampler
-from lamp_lightning.diffusion.schedule import prediction_type
 from lamp_lightning.diffusion.windows import check_sampler, count_steps, sample_clips
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.sample.beginnings import BeginningPipeline
 from lamp_lightning.sample.frames import (
     FirstFrame,
     Progress,
@@ -37,7 +35,6 @@ from lamp_lightning.sample.frames import (
 )
 from lamp_lightning.sample.known import check_known
 from lamp_lightning.sample.prompts import Prompts, as_list, embeddings
-from lamp_lightning.sample.steps import SteppingPipeline
 
 OUTPUT_TYPES = ("np", "pt", "pil", "latent")
 
@@ -53,7 +50,7 @@ class LAMPOutput(BaseOutput):
     frames: Any
 
 
-class LAMPPipeline(SteppingPipeline):
+class LAMPPipeline(BeginningPipeline):
     """Animate first frames with a tuned motion (LAMP, Wu et al. 2024).
 
     `PipelineComponents` has what loads it, and `MotionPipeline` its motions:
@@ -195,9 +192,8 @@ class LAMPPipeline(SteppingPipeline):
         if decode_chunk_size is not None and decode_chunk_size < 1:
             raise UserError(f"decode_chunk_size={decode_chunk_size} cannot be used: give 1 or more frames.")
         clips = prompts.count * prompts.videos
-        frames = (
-            sampler.num_frames if noise is None else check_noise(noise, clips, self.unet.config.in_channels)
-        )
+        made = None if noise is None else check_noise(noise, clips, self.unet.config.in_channels)
+        frames = self._latent_frames(sampler, made, loop)
         size = self._size(sampler, height, width)
         check_sampler(sampler, self.scheduler, frames)
         if sampler.start == "inversion" and noise is None and frames > 1:
@@ -214,6 +210,7 @@ class LAMPPipeline(SteppingPipeline):
         self._clip_skip, self._cross_attention_kwargs = clip_skip, cross_attention_kwargs
         self._interrupt, self._num_timesteps = False, count_steps(sampler, frames)
         self._pictures = self._picture_embeds(ip_adapter_image, ip_adapter_image_embeds, clips)
+        self._fps = sampler.fps
         self._told = self._conditions(prompts, sampler.guidance_scale, size)
         video, given = None, KnownFrames.none()
         if first_frame is not None:
@@ -238,7 +235,7 @@ class LAMPPipeline(SteppingPipeline):
                         report, callback_on_step_end, callback_on_step_end_tensor_inputs
                     )
                 video = sample_clips(
-                    self._predict(self.unet, self._now), self.scheduler, noise, given, sampler,
+                    self._predict(self._model(from_text), self._now), self.scheduler, noise, given, sampler,
                     clean=self.unet.variant.known == "any", generator=generators, callback=report,
                 )  # fmt: skip
             if loop:
@@ -341,60 +338,3 @@ class LAMPPipeline(SteppingPipeline):
             embeddings(prompt_embeds, None, False, "prompt_embeds"),
             embeddings(negative_prompt_embeds, None, False, "negative_prompt_embeds"),
         )
-
-    @property
-    def _latent_dtype(self) -> torch.dtype:
-        """Of the tuned weights: float32 where only the frozen ones are in half precision."""
-        tuned = self.unet.tuned_parameters()
-        dtype = tuned[0].dtype if tuned else self.unet.dtype
-        return self.unet.dtype if dtype.itemsize == 1 else dtype  # float8 only stores
-
-    def invert_clip(self, latents: Tensor, sampler: Sampler) -> None:
-        """Find and keep the noise of a tuned clip, which `start="inversion"` begins at.
-
-        As Tune-A-Video does it (Wu et al. 2023, section 3.3): DDIM inversion, without a prompt.
-
-        Args:
-            latents: of the clip, unscaled, `f c h w`.
-            sampler: with the steps that sampling will take.
-
-        Raises:
-            UserError: the sampler's scheduler is no DDIMScheduler.
-        """
-        scheduler = sampler.make_scheduler(self.own_scheduler.config)
-        if not isinstance(scheduler, DDIMScheduler | FlowMatchEulerDiscreteScheduler):
-            raise UserError(f"start=inversion needs scheduler DDIMScheduler, not {sampler.scheduler}.")
-        factor = self.base.vae_scale_factor
-        size = latents.shape[2] * factor, latents.shape[3] * factor
-        clip = self.base.scale(latents.to(self._execution_device, self._latent_dtype)).transpose(0, 1)
-        self.inverted_clip = invert(
-            self.unet,
-            scheduler,
-            clip.unsqueeze(0),
-            self.conditions([""], None, 1, size),
-            num_inference_steps=sampler.num_inference_steps,
-            prediction_type=prediction_type(scheduler),
-            keep_first=self.unet.variant.first_frame,
-        )
-
-    def _needs_no_first_frame(self, sampler: Sampler) -> bool:
-        """Whether frame 0, where none is given, is made with the others instead of before them."""
-        if sampler.start == "still":
-            return False
-        return sampler.start == "warp" or not self.unet.variant.first_frame
-
-    def _size(self, sampler: Sampler, height: int | None, width: int | None) -> tuple[int, int]:
-        """Height and width in pixels."""
-        factor = self.base.vae_scale_factor
-        default = sampler.size or self.default_size
-        size = height or default[0], width or default[1]
-        unit = factor * self.unet.latent_multiple
-        if any(side < unit or side % unit for side in size):
-            raise UserError(f"height and width must be multiples of {unit}, not {size[0]} and {size[1]}.")
-        return size
-
-    def _noise(self, clips: int, frames: int, size: tuple[int, int], generators: Generators) -> Tensor:
-        """Independent Gaussian noise, `b c f h w`."""
-        factor = self.base.vae_scale_factor
-        shape = (clips, self.unet.config.in_channels, frames, size[0] // factor, size[1] // factor)
-        return randn_tensor(shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype)

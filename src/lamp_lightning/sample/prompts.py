@@ -138,6 +138,7 @@ class PromptedPipeline(MotionPipeline):
     """A pipeline that encodes prompts, as diffusers' pipelines do."""
 
     _cross_attention_kwargs: Mapping[str, Any] | None = None  # of the call that runs
+    _fps: float = 8.0  # of the video of the call that runs, which models of clips are told
     _read: dict[str, Conditions] | None = None  # embeddings of texts that were read, where that takes long
 
     def encode_prompt(
@@ -174,9 +175,9 @@ class PromptedPipeline(MotionPipeline):
             clip_skip,
             num_images_per_prompt,
         )
-        if isinstance(self.unet, SanaTransformer2DModel):
+        if isinstance(self.unet, SanaTransformer2DModel) or self.base.takes_clips:
             raise UserError(
-                "Embeddings of Sana's prompts go with a mask, which a call does not take: give texts."
+                "Embeddings of this model's prompts go with a mask, which a call does not take: give texts."
             )
         with lora_scaled(self, lora_scale):
             told = self._encoded(prompts, guidance=do_classifier_free_guidance)
@@ -230,4 +231,5 @@ class PromptedPipeline(MotionPipeline):
     def _conditions(self, prompts: Prompts, guidance_scale: float, size: tuple[int, int]) -> Conditions:
         with lora_scaled(self, (self._cross_attention_kwargs or {}).get("scale")):
             told = self._encoded(prompts, guidance=guidance_scale not in (0, 1))
-        return told.to(self._execution_device, self.unet.dtype).of_size(size_conditions(None, size))
+        told = told.to(self._execution_device, self.unet.dtype).of_size(size_conditions(None, size))
+        return told.spaced(self.base.spacing(self._fps))

@@ -143,4 +143,5 @@ class SteppingPipeline(PromptedPipeline):
         if negative is not None and negative is not given["negative_prompt_embeds"] and len(text) > clips:
             text = torch.cat([negative.to(text), text[clips:]])
         mask = None if self._told.mask is None else self._told.mask[-len(text) :]
-        return Conditions(text, chosen("add_text_embeds"), chosen("add_time_ids"), mask)
+        spacing = None if self._told.spacing is None else self._told.spacing[-len(text) :]
+        return Conditions(text, chosen("add_text_embeds"), chosen("add_time_ids"), mask, spacing)

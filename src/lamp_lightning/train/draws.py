@@ -28,7 +28,7 @@ def item_generator(seed: int, index: int, stream: int = NOISE_STREAM) -> torch.G
 
 def draw(scheduler: Any, latents: Tensor, index: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Noise like `latents` (b, c, f, h, w) and timesteps (b,) of the items `index` (b,)."""
-    noise, timesteps, size = [], [], (latents.shape[-2], latents.shape[-1])
+    noise, timesteps, size = [], [], tuple(latents.shape[-3:])
     for item in index.tolist():
         generator = item_generator(seed, item)
         timesteps.append(random_timestep(scheduler, generator, size))
@@ -38,7 +38,7 @@ def draw(scheduler: Any, latents: Tensor, index: Tensor, seed: int) -> tuple[Ten
 
 def draw_held_out(scheduler: Any, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """As `draw`, but the same at any seed, with timesteps that spread evenly over all levels."""
-    noise, timesteps, size = [], [], (latents.shape[-2], latents.shape[-1])
+    noise, timesteps, size = [], [], tuple(latents.shape[-3:])
     for item in index.tolist():
         generator = item_generator(0, item, HELD_OUT_STREAM)
         noise.append(torch.randn(latents.shape[1:], generator=generator))

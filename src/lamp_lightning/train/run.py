@@ -140,6 +140,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
             make("trainer.max_time", {"_target_": "lightning.pytorch.callbacks.Timer", "duration": longest})
         )
     data = make("data", data_cfg, motion=motion_prompt(cfg), seed=cfg.seed)
+    if hasattr(data, "windows_for"):  # a number of frames that the model does not take is said now
+        data.windows_for(base)
     begun = cfg.model.get("motion_adapter")
     unet = inflated(base.unet, cfg.model.norm, variant, begun if variant.kind == "animatediff" else None)
     tuner = make(
@@ -151,7 +153,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
         gradient_checkpointing=cfg.model.gradient_checkpointing,
         **base_names(cfg),
     )
-    if begun is not None and variant.kind == "lamp" and not run.checkpoint.exists():
+    if begun is not None and variant.kind != "animatediff" and not run.checkpoint.exists():
         begin_with(unet, begun)
     tuner._log_hyperparams = False  # the logger gets the whole config
     progress = TrainingProgress(str(cfg.motion.name))
@@ -188,9 +190,8 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     studio.clip = data.first_clip
     if cfg.sampler.fps is None and hasattr(data, "fps"):  # a user's own data module may not know
         studio.sampler = sampler.changed({"fps": data.fps})
-    if is_first_process():
-        say_doubts_of(cfg, data)
     if is_first_process():  # now, while the device is empty, and so that what is wrong shows before training
+        say_doubts_of(cfg, data)
         while_training = cfg.samples.while_training if cfg.samples.every else 0
         studio.first_frames(max(while_training, cfg.samples.final))
     stop.check()

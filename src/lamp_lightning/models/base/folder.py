@@ -14,12 +14,10 @@ from diffusers import DDIMScheduler, ModelMixin
 from torch import nn
 
 from lamp_lightning.diffusion.flow import FlowLevels, flow_scheduler, is_flow
-from lamp_lightning.models.base.kinds import SD, SDXL, kind_of, named
+from lamp_lightning.models.base.kinds import LTX, SD, SDXL, kind_of, named
 from lamp_lightning.models.base.model import BaseModel
 from lamp_lightning.models.checks import (
-    CONFIGS,
     FETCH,
-    SchedulerConfig,
     check_folder,
     check_size,
     check_tokenizer,
@@ -27,6 +25,7 @@ from lamp_lightning.models.checks import (
     quiet_loading,
     weights_variant,
 )
+from lamp_lightning.models.part_configs import CONFIGS, SchedulerConfig
 from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.reading import checked, read_json
@@ -54,7 +53,7 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
             continue
         raise UserError(
             f"{source}: its model_index.json names no {part}. A text-to-image pipeline is needed: of Stable "
-            f"Diffusion ({', '.join(SD.parts)}, scheduler), Stable Diffusion XL or 3, or Sana."
+            f"Diffusion ({', '.join(SD.parts)}, scheduler), Stable Diffusion XL or 3, or Sana; or LTX-Video."
         )
     with quiet_loading() if os.path.isdir(source) else nullcontext():  # a download does show its progress
         loaded = {
@@ -62,9 +61,10 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
             for part, found in parts.items()
         }
     patch = loaded["unet"].config.get("patch_size") if kind.denoiser == "transformer" else None
+    levels = _load(DDIMScheduler.load_config, source, "scheduler")
     base = BaseModel(
         name=name,
-        scheduler=make_scheduler(_load(DDIMScheduler.load_config, source, "scheduler"), source, patch),
+        scheduler=make_scheduler(levels, source, patch, of_clips=kind is LTX),
         zeros_for_no_prompt=kind is SDXL and bool(index.get("force_zeros_for_empty_prompt")),
         **loaded,
     )
@@ -101,13 +101,14 @@ def index_class(index: Mapping[str, Any]) -> str | None:
     return name[-1] if isinstance(name, list) and name else name
 
 
-def make_scheduler(config: Any, source: str, patch_size: int | None = None) -> Any:
+def make_scheduler(config: Any, source: str, patch_size: int | None = None, *, of_clips: bool = False) -> Any:
     """The scheduler with the noise levels of a model's `scheduler_config.json`, whatever class that names.
 
     Args:
         config: of the scheduler.
         source: the model, for messages.
         patch_size: of a transformer, which is a model of flow matching; None: of a UNet.
+        of_clips: whether that is a video model.
 
     Returns:
         A `DDIMScheduler`, or for flow matching a `FlowMatchEulerDiscreteScheduler`.
@@ -124,7 +125,7 @@ def make_scheduler(config: Any, source: str, patch_size: int | None = None) -> A
         config.pop(
             "_flow", None
         )  # what we keep of the levels stands in the other keys, too, which were checked
-        return flow_scheduler("FlowMatchEulerDiscreteScheduler", FlowLevels.of(config, patch_size))
+        return flow_scheduler("FlowMatchEulerDiscreteScheduler", FlowLevels.of(config, patch_size, of_clips))
     if "beta_schedule" not in config or is_flow(config) or "EDM" in name:
         raise UserError(
             f"{source}: its scheduler is a {name}, without the noise levels of a diffusion model that "

@@ -12,7 +12,7 @@ _CLIP_TEXT = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of text-to-image pipeline.
+    """A kind of text-to-image pipeline, or LTX-Video's, which generates clips.
 
     Args:
         title: its name, for messages.
@@ -75,13 +75,23 @@ SD3 = Kind(
     },
     droppable=("tokenizer_3", "text_encoder_3"),
 )
-KINDS = (SD, SDXL, SANA, SD3)
+LTX = Kind(
+    "LTX-Video",
+    "transformer",
+    {
+        "tokenizer": ("T5Tokenizer", "T5TokenizerFast"),
+        "text_encoder": ("T5EncoderModel",),
+        "vae": ("AutoencoderKLLTXVideo",),
+        "transformer": ("LTXVideoTransformer3DModel",),
+    },
+)
+KINDS = (SD, SDXL, SANA, SD3, LTX)
 
 
 def kind_of(index: Mapping[str, Any]) -> Kind:
     """The kind of model that a pipeline's index describes; Stable Diffusion where it is no other."""
     name = named(index.get("transformer"))[1]
-    for kind in (SANA, SD3):
+    for kind in (SANA, SD3, LTX):
         if name in kind.parts["transformer"]:
             return kind
     return SDXL if any(named(index.get(part))[0] for part in ("tokenizer_2", "text_encoder_2")) else SD

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+from diffusers.models.transformers.transformer_ltx import LTXVideoTransformer3DModel
 
 from lamp_lightning.models.base.folder import SINGLE_FILES, load_folder
 from lamp_lightning.models.base.model import BaseModel
@@ -23,7 +24,7 @@ def load_base_model(
     torch_dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> BaseModel:
-    """Load a text-to-image pipeline's parts: of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, or Sana.
+    """Load a pipeline's parts: of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, Sana, or LTX-Video.
 
     Args:
         path_or_id: a diffusers pipeline folder, a hub id, a single-file checkpoint (`.safetensors` or
@@ -34,7 +35,8 @@ def load_base_model(
         lora: a style LoRA that is fused into the weights, see `base.style.lora_file`.
         lora_scale: its strength; 1 is the LoRA as it was trained.
         torch_dtype: of all weights. Where float16 is asked for, the autoencoders of SDXL and Sana stay in
-            float32, and Gemma and T5 take bfloat16: their activations pass what float16 can hold.
+            float32, as LTX-Video's does, and Gemma and T5 take bfloat16: their activations pass what float16
+            can hold.
         device: of all weights.
 
     Raises:
@@ -103,7 +105,9 @@ def _check_texts_of_transformer(base: BaseModel) -> None:
             "tuned here. Give the model that it was distilled from."
         )
     width = base.text_encoder.config.hidden_size
-    if isinstance(base.unet, SanaTransformer2DModel):
+    if isinstance(base.unet, LTXVideoTransformer3DModel):
+        _check_clips(base)
+    if isinstance(base.unet, SanaTransformer2DModel | LTXVideoTransformer3DModel):
         wanted = {"text embeddings": (config.caption_channels, width)}
     else:
         clips = (base.text_encoder.config, base.text_encoder_2.config)
@@ -118,6 +122,22 @@ def _check_texts_of_transformer(base: BaseModel) -> None:
                 f"{base.name}: its transformer reads {what} of {reads} numbers, its text encoders give "
                 f"{given}."
             )
+
+
+def _check_clips(base: BaseModel) -> None:
+    """Refuse parts of LTX-Video that do not go together, or a decoder whose result is not always the same."""
+    config = base.unet.config
+    width = config.num_attention_heads * config.attention_head_dim
+    if config.cross_attention_dim != width:
+        raise UserError(
+            f"{base.name}: its transformer is {width} wide, and its attention to the text reads "
+            f"{config.cross_attention_dim} numbers. Fetch the model again."
+        )
+    if any(base.vae.config.decoder_inject_noise):
+        raise UserError(
+            f"{base.name}: its autoencoder draws noise while it decodes, so that no two decoded videos would "
+            "be the same. Give a version without, such as Lightricks/LTX-Video or Lightricks/LTX-Video-0.9.5."
+        )
 
 
 def _check_texts_of_unet(base: BaseModel) -> None:

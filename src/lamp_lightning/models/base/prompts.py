@@ -1,4 +1,4 @@
-"""Prompts to conditions: the text encoders of Stable Diffusion 1.x, 2.x, XL and 3, and of Sana."""
+"""Prompts to conditions: the text encoders of Stable Diffusion 1.x, 2.x, XL and 3, of Sana and LTX-Video."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from lamp_lightning.diffusion.conditions import Conditions
 
 SANA_TOKENS = 300  # these two as in diffusers' pipelines
 T5_TOKENS = 256
+LTX_TOKENS = 128
 
 
 def tokenize(tokenizer: Any, prompts: Sequence[str]) -> Any:
@@ -134,6 +135,16 @@ def encode_for_sana(
     states = text_encoder(found.input_ids.to(text_encoder.device), attention_mask=mask)[0]
     kept = [0, *range(-tokens + 1, 0)]
     return Conditions(states[:, kept], mask=mask[:, kept])
+
+
+@torch.no_grad()
+def encode_for_ltx(text_encoder: Any, tokenizer: Any, prompts: Sequence[str]) -> Conditions:
+    """LTX-Video: the last hidden state of T5, with a mask of the tokens that count."""
+    found = tokenizer(
+        list(prompts), padding="max_length", max_length=LTX_TOKENS, truncation=True, return_tensors="pt"
+    )
+    states = text_encoder(found.input_ids.to(text_encoder.device))[0]
+    return Conditions(states, mask=found.attention_mask.to(text_encoder.device))
 
 
 @cache

@@ -98,6 +98,8 @@ def _pipeline(base: BaseModel) -> Any:
     if isinstance(base.unet, diffusers.SD3Transformer2DModel):
         third: Any = {name: getattr(base, name) for name in ("text_encoder_3", "tokenizer_3")}
         return diffusers.StableDiffusion3Pipeline(**parts, **second, **third, transformer=base.unet)
+    if isinstance(base.unet, diffusers.LTXVideoTransformer3DModel):
+        return diffusers.LTXImageToVideoPipeline(**parts, transformer=base.unet)
     if base.text_encoder_2 is not None:
         return diffusers.StableDiffusionXLPipeline(**parts, **second, unet=base.unet)
     unused: Any = dict.fromkeys(("safety_checker", "feature_extractor"))
