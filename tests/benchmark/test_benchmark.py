@@ -99,7 +99,7 @@ def test_a_suite_ends_in_tables_and_a_page_and_called_again_does_nothing_anew(wo
         ("baselines", "lamp,text2video_zero"),
         pytest.param("baselines", None, marks=pytest.mark.slow),  # all of them
         ("ablations", "full,noise_05"),
-        pytest.param("anchored", None, marks=pytest.mark.slow),
+        pytest.param("plus", None, marks=pytest.mark.slow),
     ],
 )
 def test_quick_goes_once_through_a_suite(suite, entries, words, tmp_path):
