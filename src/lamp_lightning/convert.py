@@ -257,6 +257,8 @@ def to_lora(file: Path, out: Path, overwrite: bool) -> None:
     if place.exists():
         check_replaceable(place, overwrite, check_lora, "LoRAs")
     tensors = {as_diffusers_name(name): tensor for name, tensor in stored_tensors(file).items()}
+    if not tensors:
+        raise UserError(f"{file} tunes nothing (tuner.tuned=[]): there is no LoRA to write.")
     with replacing(place) as part:
         save_file(tensors, part, metadata={"format": "pt"})
     print(f"  LoRA     {short(place)}")

@@ -12,6 +12,7 @@ from lamp_lightning.data import MotionDataset, encode_motion_set
 from lamp_lightning.data.clip import Clip, MotionSet
 from lamp_lightning.data.windows import Windows
 from lamp_lightning.models import load_base_model
+from lamp_lightning.runtime.errors import UserError
 from random_ltx import CHANNELS
 
 
@@ -52,6 +53,8 @@ def test_samples_are_whole_windows(folder, tmp_path):
     found = encode_motion_set(motion_set(), base, cache_dir=tmp_path, windows=Windows(5, 1, 2))
     data = MotionDataset(found, num_frames=5, seed=0)
     assert torch.equal(data[3]["latents"], MotionDataset(found, 5, seed=0)[3]["latents"])
+    for moments in found.moments:
+        moments[CHANNELS:] = -30  # a draw is the mean then
     seen = set()
     for index in range(40):
         item = data[index]
@@ -60,10 +63,14 @@ def test_samples_are_whole_windows(folder, tmp_path):
         for clip, moments in enumerate(found.moments):
             for window, whole in enumerate(moments.split(2, dim=1)):
                 latents = (whole[:CHANNELS] - mean.view(-1, 1, 1, 1)) / spread.view(-1, 1, 1, 1)
-                deviation = torch.exp(0.5 * whole[CHANNELS:]) / spread.view(-1, 1, 1, 1)
-                if ((item["latents"] - latents).abs() < 5 * deviation).all():
+                if torch.allclose(item["latents"], latents, atol=1e-5):
                     seen.add((clip, window))
-    assert seen >= {(clip, window) for clip in (0, 1) for window in range(4)}
+    assert seen == {(clip, window) for clip in (0, 1) for window in range(4)}
+
+
+def test_clips_that_are_too_short_are_refused():
+    with pytest.raises(UserError, match="A clip of 8 frames is too short for 5 frames, 2 apart"):
+        Windows(5, 2, 2).starts(8)
 
 
 def test_masks_weigh_the_latents_of_their_frames(folder, tmp_path):

@@ -201,7 +201,10 @@ def test_only_factors_are_tuned():
     assert len(model.trainable_names()) == 2 * 2 * 4 * 2  # blocks, attentions, projections, factors
     assert {p.shape[0 if "down" in n else 1] for n, p in model.named_parameters() if p.requires_grad} == {3}
     assert model.rank == 3
-    assert motion(tuned=False, rank=3).set_rank(5) is None
+    other = motion(tuned=False, rank=3)
+    other.set_rank(5)
+    assert other.rank == 5
+    assert {p.shape[0 if "down" in n else 1] for n, p in other.named_parameters() if p.requires_grad} == {5}
     with pytest.raises(UserError, match="begins at an untuned one"):
         model.set_rank(5)
 
@@ -220,6 +223,20 @@ def test_a_motion_comes_back_of_whatever_rank(tmp_path, dtype):
     assert other.rank == 2
     assert torch.equal(predicted(other), before)
     assert all(torch.equal(p, params[n]) for n, p in other.own_parameters().items())
+
+
+def test_a_motion_of_another_rank_keeps_half_precision(tmp_path):
+    one, two = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    motion(rank=3).save_motion(one)
+    motion(rank=2, seed=4).save_motion(two)
+    model = motion(tuned=False, rank=5).to(torch.bfloat16)
+    before = {n: p.clone() for n, p in model.own_parameters().items()}
+    model.load_motion(one)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    model.set_motions({one: 0.5, two: 0.5})
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    model.unload_motion()
+    assert all(torch.equal(p, before[n]) for n, p in model.own_parameters().items())
 
 
 def test_motions_of_other_models_are_refused_and_change_nothing(tmp_path):

@@ -149,11 +149,6 @@ class MotionSetDataModule(LightningDataModule):
         if not getattr(base, "takes_clips", False):
             return {}
         latents = base.latent_frames(self.num_frames, "data.num_frames")
-        if latents < 2:
-            raise UserError(
-                f"data.num_frames={self.num_frames} leaves nothing to tune on but the first frame: give "
-                f"{base.frames_per_latent + 1} or more."
-            )
         return {"windows": Windows(self.num_frames, self.frame_stride, latents)}
 
     def prepare_data(self) -> None:

@@ -158,6 +158,8 @@ def _clip_moments(
     fields = {"frames": clip.digest, "shape": list(clip.frames.shape), "mirrored": mirrored}
     if windows is not None:
         fields["windows"] = windows.facts()
+    if getattr(base.vae, "use_tiling", False):
+        fields["tiled"] = True
     entry = cache.path("latents", {**fields, "model": _identity(base, "vae")}, ".safetensors")
 
     def make() -> dict[str, torch.Tensor]:

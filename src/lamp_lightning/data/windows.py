@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from lamp_lightning.runtime.errors import UserError
+
 PLACES = 4  # windows of a clip, at most
 
 
@@ -38,6 +40,10 @@ class Windows:
     def starts(self, length: int) -> list[int]:
         """The first frames of the windows of a clip of so many frames."""
         room = length - (self.frames - 1) * self.stride - 1
+        if room < 0:
+            raise UserError(
+                f"A clip of {length} frames is too short for {self.frames} frames, {self.stride} apart."
+            )
         return sorted({room * k // (PLACES - 1) for k in range(PLACES)})
 
     def cut(self, frames: np.ndarray, start: int) -> np.ndarray:
@@ -61,6 +67,11 @@ class Windows:
             window = torch.from_numpy(np.array(self.cut(frames, start)))
             pixels = rearrange(window, "f h w c -> 1 c f h w").float() / 127.5 - 1
             moments = base.encode_clips(pixels.flip(-1) if mirrored else pixels)
+            if moments.shape[2] != self.latents:
+                raise UserError(
+                    f"{base.name}: its autoencoder makes {moments.shape[2]} latents of {self.frames} frames. "
+                    f"By its configuration they would be {self.latents}: fetch the model again."
+                )
             parts.append(moments[0].float().cpu().clone())
         return torch.cat(parts, dim=1).contiguous()
 

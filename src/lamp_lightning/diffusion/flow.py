@@ -185,6 +185,13 @@ def flow_scheduler(name: str, levels: FlowLevels, options: Mapping[str, Any] | N
     return scheduler
 
 
+def keep_levels(scheduler: Any, patch_size: int, of_clips: bool) -> None:
+    """Let a scheduler of flow matching that is diffusers' own know what its configuration does not say."""
+    if _KEPT not in scheduler.config:
+        kept = asdict(FlowLevels.of(scheduler.config, patch_size, of_clips))
+        scheduler.register_to_config(**{_KEPT: kept})
+
+
 def set_flow_steps(
     scheduler: Any, steps: int, device: Any, size: tuple[int, ...], timesteps: list[int] | None = None
 ) -> None:

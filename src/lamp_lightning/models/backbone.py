@@ -281,11 +281,10 @@ class VideoBackbone(ClipDenoiser):
     def fingerprint(self, variant: Variant | None = None, tensors: int = 32) -> list[float]:
         """Two weights of each of some frozen tensors, by which the base model is known in any precision.
 
-        They are chosen among those that neither LAMP's layers nor `variant` (None: the model's own) tunes,
-        nor any of its kind.
+        They are chosen among those that neither LAMP's layers nor `variant` (None: the model's own) tunes. A
+        LoRA is none of them.
         """
-        variant = variant or self.variant
-        tuned = set(self.names_of((*USUAL, *Variant(kind=variant.kind).sets, *variant.sets)))
+        tuned = set(self.names_of((*USUAL, "lora", *(variant or self.variant).sets)))
         untuned = self.untuned()  # what a motion that is loaded now has changed, as it was before
         frozen = [(n, p) for n, p in sorted(self.own_parameters().items()) if n not in tuned and p.ndim >= 2]
         values: list[float] = []

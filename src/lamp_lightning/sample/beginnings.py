@@ -40,7 +40,7 @@ class BeginningPipeline(SteppingPipeline):
         Raises:
             UserError: the sampler's scheduler is no DDIMScheduler, or a model of several frames to a latent.
         """
-        self._latent_frames(sampler)
+        self.latent_frames(sampler.changed({"start": "inversion"}))
         scheduler = sampler.make_scheduler(self.own_scheduler.config)
         if not isinstance(scheduler, DDIMScheduler | FlowMatchEulerDiscreteScheduler):
             raise UserError(f"start=inversion needs scheduler DDIMScheduler, not {sampler.scheduler}.")
@@ -67,11 +67,11 @@ class BeginningPipeline(SteppingPipeline):
         """The backbone, told where it is to make the first frame, too."""
         return partial(self.unet, known=()) if from_text and self.unet.makes_first_frame else self.unet
 
-    def _latent_frames(self, sampler: Sampler, given: int | None = None, loop: bool = False) -> int:
+    def latent_frames(self, sampler: Sampler, given: int | None = None) -> int:
         """How many latents, one after the other, make a video: of most models a latent for each frame.
 
         Args:
-            sampler, loop: of the call.
+            sampler: of the call.
             given: how many latents of noise it has; None: as many as the sampler's frames need.
 
         Raises:
@@ -92,8 +92,6 @@ class BeginningPipeline(SteppingPipeline):
                 f"This model generates its {frames} frames at once and goes on in no windows: give window="
                 f"{frames} or more, or fewer num_frames."
             )
-        if loop:
-            raise UserError("This model closes no loop: it goes on from its first frame alone.")
         return latents
 
     def _size(self, sampler: Sampler, height: int | None, width: int | None) -> tuple[int, int]:

@@ -31,6 +31,7 @@ from transformers import (
     T5Tokenizer,
 )
 
+from lamp_lightning.diffusion.flow import keep_levels
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.base.folder import index_class, not_from_hub, pipeline_class
 from lamp_lightning.models.base.load import load_base_model
@@ -141,6 +142,8 @@ class PipelineComponents(Loaders, StableDiffusionMixin, DiffusionPipeline):
             text_encoder_3=text_encoder_3,
             tokenizer_3=tokenizer_3,
         )
+        if isinstance(unet, MotionLTX) and scheduler is not None:
+            keep_levels(scheduler, unet.config.patch_size, of_clips=True)
         if unet is not None:
             self.register_to_config(unet=("lamp_lightning", type(unet).__name__))  # a name that stays
         self.register_to_config(

@@ -111,6 +111,11 @@ def check_known(variant: Variant, known: Mapping[int, Any] | None, loop: bool, f
     """
     if not known and not loop:
         return {}
+    if variant.kind == "image_to_video":
+        raise UserError(
+            "A video model goes on from its first frame alone: it takes no further known frames, and "
+            "closes no loop. Tune an image model with method=lamp_known."
+        )
     if variant.known != "any":
         raise UserError(
             "This motion was tuned with the first frame as the only known one. It takes no further ones, and "

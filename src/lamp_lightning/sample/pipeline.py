@@ -193,7 +193,7 @@ class LAMPPipeline(BeginningPipeline):
             raise UserError(f"decode_chunk_size={decode_chunk_size} cannot be used: give 1 or more frames.")
         clips = prompts.count * prompts.videos
         made = None if noise is None else check_noise(noise, clips, self.unet.config.in_channels)
-        frames = self._latent_frames(sampler, made, loop)
+        frames = self.latent_frames(sampler, made)
         size = self._size(sampler, height, width)
         check_sampler(sampler, self.scheduler, frames)
         if sampler.start == "inversion" and noise is None and frames > 1:

@@ -325,6 +325,8 @@ def _check_optimizer(
         count = len(optimizer.param_groups[0].params)
         raise _unusable(file, f"its optimiser has {count} parameters, and this model tunes {len(shapes)}")
     kept = STATES[checkpoint.optimizer]
+    if checkpoint.optimizer == "muon" and optimizer.param_groups[0].model_dump().get("matrices") is not True:
+        raise _unusable(file, "its optimiser is no Muon of matrices")
     for number, state in optimizer.state.items():
         if not 0 <= number < len(shapes):
             raise _unusable(file, f"its optimiser has a parameter {number}, which this model lacks")

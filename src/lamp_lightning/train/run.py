@@ -159,6 +159,7 @@ def prepare(run: RunFolder, cfg: DictConfig, stop: StopRequest) -> Parts:
     progress = TrainingProgress(str(cfg.motion.name))
     pipeline = LAMPPipeline.from_base(base, unet)
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.latent_frames(sampler)  # how a video model cannot sample is said now, too
     spare_memory(pipeline, cfg.model)
     studio = Studio(run, cfg, pipeline, sampler, None, progress, stop)
     trainer = make(

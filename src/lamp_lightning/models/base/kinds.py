@@ -85,7 +85,6 @@ LTX = Kind(
         "transformer": ("LTXVideoTransformer3DModel",),
     },
 )
-KINDS = (SD, SDXL, SANA, SD3, LTX)
 
 
 def kind_of(index: Mapping[str, Any]) -> Kind:

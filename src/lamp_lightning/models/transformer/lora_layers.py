@@ -25,8 +25,9 @@ class LoraLinear(nn.Linear):
 
     @staticmethod
     def add(layer: nn.Linear, rank: int) -> None:
-        """Put factors of this rank beside a layer, in place of any that are there."""
-        like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        """Put factors of this rank beside a layer, in place of any that are there, whose dtype they take."""
+        before = layer.lora["up"].weight if isinstance(layer, LoraLinear) else layer.weight
+        like: dict[str, Any] = {"device": layer.weight.device, "dtype": before.dtype}
         down = nn.Linear(layer.in_features, rank, bias=False, **like)
         up = nn.Linear(rank, layer.out_features, bias=False, **like)
         nn.init.kaiming_uniform_(down.weight, a=math.sqrt(5))

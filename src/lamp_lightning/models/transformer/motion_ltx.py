@@ -225,8 +225,6 @@ class MotionLTX(LTXVideoTransformer3DModel, VideoBackbone):
         if rank != self._rank:
             self._rank = rank
             lora_layers.add_to_attention(self, rank)
-            for parameter in self.tuned_parameters():
-                parameter.data = parameter.data.float()
             self.set_variant(self.variant)
 
     def begin_with(self, file: str | Path) -> None:
@@ -245,9 +243,7 @@ class MotionLTX(LTXVideoTransformer3DModel, VideoBackbone):
 
     def load_motion(self, file: str | Path, *, check_base: bool = True) -> dict[str, str]:
         """Take a motion adapter's LoRA, of whatever rank; see `VideoBackbone.load_motion`."""
-        adapter = self._read(
-            motion_file(file), check_base
-        )  # what is wrong is refused before anything changes
+        adapter = self._read(motion_file(file), check_base)  # which refuses before anything changes
         self.remember_untuned(adapter.header.variant)
         self.set_variant(adapter.header.variant)
         self._put(adapter.header.rank or RANK, adapter.tensors)
