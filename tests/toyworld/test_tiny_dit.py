@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, SanaPipeline
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from lamp_lightning import LAMPPipeline, toyworld
 from lamp_lightning.models import load_base_model
 from lamp_lightning.runtime.errors import UserError
-from lamp_lightning.toyworld import tiny_model_path
+from lamp_lightning.toyworld import tiny_clip_path, tiny_dit_path, tiny_model_path
 from lamp_lightning.toyworld.pretraining import transformer as pretraining
-from lamp_lightning.toyworld.pretraining.stages import write_transformer
+from lamp_lightning.toyworld.pretraining.judge import judged_right
+from lamp_lightning.toyworld.pretraining.stages import decode, held_out_pictures, write_transformer
 from lamp_lightning.toyworld.pretraining.stills import Stills, draw_scenes
 
 LARGEST = 20 * 2**20  # bytes that the package may grow by
@@ -89,3 +90,29 @@ def test_what_to_run_is_said_where_it_has_no_weights(folder, tmp_path, monkeypat
         load_base_model("tiny_dit")
     monkeypatch.setattr(toyworld, "tiny_dit_path", lambda: folder)
     assert load_base_model("tiny_dit").is_transformer
+
+
+@pytest.mark.parametrize(
+    ("count", "steps"),
+    [
+        (64, 12),  # a few steps do: eight pictures of each motion
+        pytest.param(200, 30, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),  # as it was measured
+    ],
+)
+def test_what_is_shipped_generates_held_out_captions_as_asked(parts, count, steps):
+    pipeline = SanaPipeline.from_pretrained(tiny_dit_path())
+    clip = CLIPModel.from_pretrained(tiny_clip_path()).float().eval()
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_clip_path())
+    scenes = held_out_pictures(count)
+    latents = pretraining.paint_with_flow(
+        pipeline.transformer.float(),
+        pipeline.text_encoder.float(),
+        pipeline.tokenizer,
+        [scene.caption for scene in scenes],
+        steps=steps,
+        batch=32,
+    )
+    shares = judged_right(clip, tokenizer, decode(parts["vae"], latents), scenes)
+    assert shares["motion"] >= 0.9
+    assert shares["place"] >= 0.9
+    assert shares["colour"] >= 0.8

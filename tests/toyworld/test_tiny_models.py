@@ -44,9 +44,11 @@ def pipeline() -> StableDiffusionPipeline:
 def test_weights_are_half_precision_and_small() -> None:
     folder = tiny_model_path().parent
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 24 * 2**20
+    of_transformer = [path for path in files if path.is_relative_to(folder / "tiny_dit")]
+    assert sum(path.stat().st_size for path in of_transformer) <= 20 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 44 * 2**20
     weights = [path for path in files if path.suffix == ".safetensors" and path.name != KNOWN_FILE]
-    assert len(weights) == 4
+    assert len(weights) == 4 + 3
     from safetensors import safe_open
 
     for path in weights:

@@ -60,7 +60,7 @@ class Recipe:
     clip_batch: int = 128
     painter_steps: int = 4600
     painter_batch: int = 24
-    transformer_steps: int = 4000
+    transformer_steps: int = 2600
     transformer_batch: int = 32
 
 
