@@ -367,7 +367,7 @@ def test_other_models_and_settings_are_named(folder):
         "multiples of 16": {"height": 40, "num_frames": 5},
         "take start=noise": {"start": "warp", "num_frames": 5},
         "goes on in no windows: give window=9": {"num_frames": 9, "window": 5, "overlap": 1},
-        "tuned with the first frame as the only known one": {"known": {4: picture()}, "num_frames": 5},
+        "goes on from its first frame alone": {"known": {4: picture()}, "num_frames": 5},
         "no loop": {"loop": True, "num_frames": 5},
         "clip_skip is about CLIP's layers": {"clip_skip": 1, "num_frames": 5},
         "is not for LTX-Video": {"cross_attention_kwargs": {"scale": 0.5}, "num_frames": 5},

@@ -29,8 +29,8 @@ SUITS = {  # precision, and the frozen weights of a large model
     "mps": ("32-true", "float32"),
 }
 MODELS = {"tiny": None, "sd14": "sd1", "sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
-MODELS |= {"tiny_dit": None, "sana": "sana", "sd35": "sd3"}
-LARGE = ("sdxl", "sana", "sd35")
+MODELS |= {"tiny_dit": None, "sana": "sana", "sd35": "sd3", "ltx": "ltx"}
+LARGE = ("sdxl", "sana", "sd35", "ltx")
 
 
 @pytest.fixture(params=KINDS)

@@ -28,7 +28,7 @@ def test_a_run_of_lamp_plus_resumes_to_the_bit(small, tmp_path, capsys):
         frozenset({"step", "exp_avg", "exp_avg_sq"}),
     }
     capsys.readouterr()
-    assert train([*words, "resume=parts", "tuner.optimizer=adamw", "trainer.max_steps=4"]) == 1
+    assert train(["resume=parts", "tuner.optimizer=adamw", "trainer.max_steps=4"]) == 1
     assert "muon" in capsys.readouterr().err
 
 
