@@ -175,8 +175,9 @@ def flow_scheduler(name: str, levels: FlowLevels, options: Mapping[str, Any] | N
         settings["shift_terminal"] = levels.terminal
     if unknown := sorted(settings.keys() - takes.keys()):
         raise UserError(
-            f"{kind.__name__} has no {unknown[0]}, which this model's noise levels need: "
-            f"take {_EULER} or UniPCMultistepScheduler."
+            f"{kind.__name__} has no {unknown[0]}, and this model's noise levels "
+            f"{'depend on the size' if levels.dynamic is not None else 'need it'}: take {_EULER} or "
+            "UniPCMultistepScheduler."
         )
     scheduler = kind(**settings | given)
     own = {key: given[key] for key in ("shift", "flow_shift") if key in given}  # asked for: the levels', then
