@@ -445,3 +445,16 @@ def test_a_style_is_fused_into_the_model_below(folder, tmp_path):
     model = inflated(styled.unet, None)
     torch.testing.assert_close(predicted(model), predicted(tuned), atol=1e-5, rtol=1e-5)
     assert all(".lora_" in name for name in load_file(tmp_path / "pytorch_lora_weights.safetensors"))
+
+
+def test_the_real_model_has_as_many_parameters_as_the_docs_say():
+    """diffusers' defaults are those of LTX-Video 2B; its text encoder is T5 XXL's."""
+    from transformers import T5Config, T5EncoderModel
+
+    t5 = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "d_kv": 64, "vocab_size": 32128}
+    with torch.device("meta"):
+        video, autoencoder = diffusers.LTXVideoTransformer3DModel(), diffusers.AutoencoderKLLTXVideo()
+        text = T5EncoderModel(T5Config(**t5, feed_forward_proj="gated-gelu"))
+        parts = [sum(p.numel() for p in part.parameters()) for part in (video, autoencoder, text)]
+        tuned = sum(p.numel() for p in MotionLTX.from_unet(video).tuned_parameters())
+    assert (tuned, *parts) == (29_360_128, 1_923_385_472, 419_193_649, 4_762_310_656)

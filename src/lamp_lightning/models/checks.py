@@ -118,6 +118,11 @@ def _tensor_count(files: list[Path]) -> int:
         return 100_000  # loading it says why it cannot be read
 
 
+def lacks_data(error: Exception) -> bool:
+    """Whether this is torch's error of a model that a file has left partly without data."""
+    return "meta tensor" in str(error)
+
+
 def library_reason(error: BaseException) -> str:
     """What a library said of a part that it could not load, in one line, without its advice on calling it."""
     cause: BaseException | None = error

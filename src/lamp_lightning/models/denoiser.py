@@ -165,6 +165,15 @@ class ClipDenoiser(ABC, nn.Module):
         return rows * columns * self.config.block_out_channels[0] * LIVE
 
 
+def check_clips(sample: Tensor, text: Tensor) -> None:
+    """Raises ValueError for anything but clips `b c f h w` with a text each, `b l d`."""
+    if sample.ndim != 5 or text.shape[0] != sample.shape[0]:
+        raise ValueError(
+            "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
+            f"{tuple(sample.shape)} with {tuple(text.shape)}."
+        )
+
+
 def as_output(prediction: Tensor, return_dict: bool | None) -> Any:
     """A prediction as `VideoBackbone.forward` is asked to return it."""
     if return_dict is None:

@@ -20,7 +20,7 @@ from lamp_lightning.models.base.folder import (
 )
 from lamp_lightning.models.base.kinds import SD, SD3, SDXL, Kind
 from lamp_lightning.models.base.model import BaseModel
-from lamp_lightning.models.checks import library_reason, quiet_loading
+from lamp_lightning.models.checks import lacks_data, library_reason, quiet_loading
 from lamp_lightning.models.tensors import tensor_names
 from lamp_lightning.runtime.errors import UserError
 
@@ -136,7 +136,7 @@ def _check_count(
 def _not_loaded(file: Path, source: Any, local: bool, error: Exception) -> UserError:
     if isinstance(error, KeyError):
         return UserError(f"{file} lacks the tensor {error.args[0]!r}: {_OTHER}")
-    if isinstance(error, NotImplementedError):  # torch's, of a model that is left partly without data
+    if lacks_data(error):
         return UserError(f"{file} lacks tensors of its UNet or autoencoder: {_OTHER}")
     if local:
         return UserError(

@@ -21,7 +21,7 @@ from lamp_lightning.models.base.folder import (
     not_from_hub,
     read_index,
 )
-from lamp_lightning.models.checks import check_folder, check_vocabulary, quiet_loading
+from lamp_lightning.models.checks import check_folder, check_vocabulary, lacks_data, quiet_loading
 from lamp_lightning.models.tensors import read_pickle
 from lamp_lightning.runtime.errors import UserError
 
@@ -130,7 +130,7 @@ def _load_file(file: Path, config: str | None, dtype: torch.dtype) -> Any:
         pipeline = cls.from_single_file(str(file), **options)
     except Exception as error:  # whatever the libraries meet
         reason = f"it lacks the tensor {error}." if isinstance(error, KeyError) else one_line(error)
-        if "meta tensor" in reason:  # what the file lacks has no data, and cannot be cast
+        if lacks_data(error):
             reason = "it lacks tensors of such a model."
         raise UserError(f"{file} cannot be loaded with the configuration of {source}: {reason}") from error
     for part, model in pipeline.components.items():

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lamp_lightning.models.backbone import VideoBackbone
-from lamp_lightning.models.denoiser import as_output
+from lamp_lightning.models.denoiser import as_output, check_clips
 from lamp_lightning.models.header_schema import Header
 from lamp_lightning.models.lora import as_saved_by_diffusers
 from lamp_lightning.models.transformer import lora_layers
@@ -133,11 +133,7 @@ class MotionLTX(LTXVideoTransformer3DModel, VideoBackbone):
         """
         if cross_attention_kwargs:
             raise UserError(f"cross_attention_kwargs={cross_attention_kwargs} is not for LTX-Video.")
-        if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
-            raise ValueError(
-                "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
-                f"{tuple(sample.shape)} with {tuple(encoder_hidden_states.shape)}."
-            )
+        check_clips(sample, encoder_hidden_states)
         clips, _channels, frames, rows, columns = sample.shape
         added = added_cond_kwargs or {}
         times = self.times_of_frames(timestep, clips, frames, self._known(known, frames), sample.device)

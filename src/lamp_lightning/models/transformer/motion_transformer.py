@@ -16,7 +16,7 @@ from diffusers.models.transformers.transformer_sd3 import SD3Transformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lamp_lightning.models.denoiser import as_output
+from lamp_lightning.models.denoiser import as_output, check_clips
 from lamp_lightning.models.inflated import InflatedModel
 from lamp_lightning.models.lora import as_saved_by_diffusers
 from lamp_lightning.models.transformer.blocks import MotionJointBlock, MotionSanaBlock
@@ -147,11 +147,7 @@ class MotionTransformer(_Beside):
             raise UserError(
                 f"cross_attention_kwargs={cross_attention_kwargs} is about layers that UNets have."
             )
-        if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
-            raise ValueError(
-                "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
-                f"{tuple(sample.shape)} with {tuple(encoder_hidden_states.shape)}."
-            )
+        check_clips(sample, encoder_hidden_states)
         clips, _channels, frames, rows, columns = sample.shape
         patch = self.config.patch_size
         if rows % patch or columns % patch:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lamp_lightning.models.backbone import VideoBackbone
 from lamp_lightning.models.checks import check_folder
-from lamp_lightning.models.denoiser import as_output
+from lamp_lightning.models.denoiser import as_output, check_clips
 from lamp_lightning.models.lora import LoraLayers, refuse_loaded
 from lamp_lightning.models.modules import MotionModules
 from lamp_lightning.models.tensors import check_finite
@@ -106,6 +106,7 @@ class AnimateDiffUNet(LoraLayers, UNetMotionModel, VideoBackbone):
         return_dict: bool | None = None,
         **kwargs: Any,  # what `UNetMotionModel` takes further, such as a ControlNet's residuals
     ) -> Any:
+        check_clips(sample, encoder_hidden_states)
         frames = sample.shape[2]
         if frames > self.config.motion_max_seq_length:
             raise UserError(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lamp_lightning.models.base.single_file import load_single_unet
-from lamp_lightning.models.denoiser import as_output
+from lamp_lightning.models.denoiser import as_output, check_clips
 from lamp_lightning.models.inflated import InflatedModel
 from lamp_lightning.models.lora import LoraLayers, as_saved_by_diffusers, refuse_loaded
 from lamp_lightning.models.official import (
@@ -223,11 +223,7 @@ class MotionUNet(LoraLayers, FixedUNet, UNet2DConditionModel, InflatedModel):
                 frames, `(b f) c h w`, to be added to the image model's features.
             down_intrablock_additional_residuals: likewise, of a T2I-Adapter.
         """
-        if sample.ndim != 5 or encoder_hidden_states.shape[0] != sample.shape[0]:
-            raise ValueError(
-                "sample must be (b, c, f, h, w) with one text per clip (b, l, d), not "
-                f"{tuple(sample.shape)} with {tuple(encoder_hidden_states.shape)}."
-            )
+        check_clips(sample, encoder_hidden_states)
         clips, _channels, frames, _height, _width = sample.shape
         self.see(frames, known)
         if timestep_cond is not None:
