@@ -350,5 +350,5 @@ def test_without_bitsandbytes_it_is_said_what_to_install(
 
 def test_an_unknown_optimiser_is_refused(random_base):
     base = load_base_model(random_base)
-    with pytest.raises(UserError, match="one of adamw, adamw8bit, but is 'sgd'"):
+    with pytest.raises(UserError, match="one of adamw, adamw8bit, muon, but is 'sgd'"):
         MotionTuner(MotionUNet.from_unet(base.unet), base.scheduler, optimizer="sgd")
