@@ -1,7 +1,7 @@
 """Tune all eight motions of the toy world and measure them against the true continuation.
 
     python benchmarks/toy_motions.py              # everything: docs/results.md and its pictures
-    python benchmarks/toy_motions.py --motions rain trainer.max_steps=100
+    python benchmarks/toy_motions.py trainer.max_steps=100 --motions rain
 
 Each motion is tuned by the ordinary command on its 8 clips, with logging and samples off. Then 16 held-out
 first frames, which neither the painter nor the tuning has seen, are continued by the tuned model, by the
