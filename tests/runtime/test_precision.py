@@ -175,7 +175,7 @@ def test_half_frozen_weights_learn_what_float32_learns(random_base, precision, d
 
 
 @pytest.mark.usefixtures("like_a_gpu")
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "muon"])
 def test_scaled_losses_are_clipped_at_their_true_size(random_base, monkeypatch, optimizer):
     if optimizer == "adamw8bit":
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install bitsandbytes")

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from lamp_lightning.models.adapter import header_of
 from lamp_lightning.runtime.config import composed
+from lamp_lightning.runtime.hardware import VARIABLE
 from lamp_lightning.train.__main__ import main as train
 from processes import assert_same_end
 
 
-def test_a_run_of_lamp_plus_resumes_to_the_bit(small, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["cpu", "cpu_bf16"])
+def test_a_run_of_lamp_plus_resumes_to_the_bit(small, tmp_path, capsys, monkeypatch, kind):
+    monkeypatch.setenv(VARIABLE, kind)
     kept = [word for word in small if not word.startswith("trainer.max_steps")]
     words = ["motion=rain", "method=lamp_plus", "logger=none", "samples.final=0", *kept]
     words += ["tuner.schedule=constant", "tuner.warmup_steps=0"]
