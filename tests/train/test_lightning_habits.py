@@ -309,7 +309,7 @@ def test_two_spawned_processes_tune_as_one(make_data, make_tuner, trainer):
     trainer(max_steps=1, strategy="ddp_spawn", devices=2).fit(tuner, make_data(validation=None))
     trainer(max_steps=1).fit(plain, make_data(validation=None, batch_size=2))
     after = tuned(plain)
-    # AdamW's first step moves a weight by the whole rate, 1e-2, however small its gradient: rounding shows in a few.
+    # AdamW's first step moves a weight by the whole rate, 1e-2, however small its gradient: rounding shows.
     assert all(torch.allclose(p, after[name], atol=2e-4) for name, p in tuned(tuner).items())
 
 
