@@ -33,7 +33,7 @@ demo: setup ## tune "waterfall" on the tiny model and show what it learned (no G
 
 test: dev ## lint, type-check, build the site, and all tests but the slow ones
 	$(MAKE) --no-print-directory --jobs=2 lint docs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder --durations=25
 
 test-slow: dev ## the tests that take minutes (12 GB of memory, 9 GB of disk)
 	$(BIN)/python -m pytest -m slow

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lamp_lightning.app import __main__ as command
 from lamp_lightning.app import clips
-from lamp_lightning.app.actions import Actions
+from lamp_lightning.app.actions import Actions, check_gpu, models
 from lamp_lightning.app.gate import LOCAL, Gate
 from lamp_lightning.app.jobs import Job, Jobs
 from lamp_lightning.app.progress import last_numbers, progress_of
@@ -27,6 +27,7 @@ from lamp_lightning.data.video import write_mp4
 from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.locks import hold, in_folder
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.toyworld import motion_set_scenes, render_clip
 
 HOSTILE = ["it's", 'a "b"', "${oc.env:HOME}", "null", "a,b=[c]", "end\\", "\\'", "-m", "{x: 1}"]
@@ -77,6 +78,17 @@ def test_a_command_knows_all_that_the_page_asks_of_it(tmp_path):
     edit = Edit(video="pictures/car.mp4", prompt="a red car", steps=5)
     cfg = composed("edit", [w for w in edit.call("0004", tmp_path)[1] if not w.startswith("hydra.")])
     assert (cfg.video, cfg.trainer.max_steps) == ("pictures/car.mp4", 5)
+
+
+def test_the_page_offers_models_that_it_can_tune_and_those_of_the_toy_world_without_a_gpu(tmp_path):
+    offered = [name for _, name in models()]
+    assert offered[:2] == ["tiny", "tiny_dit"] and "sd15" in offered
+    assert "ltx" not in offered  # it is tuned by another method
+    for name in offered:
+        _, words = Tune(motion="rain", model=name, steps=3, every=1).call("0001", tmp_path)
+        assert ("trainer=gpu" in words) == (name not in TOY_MODELS)
+    for name in TOY_MODELS:
+        check_gpu(name)
 
 
 def test_a_known_motion_brings_its_prompts_and_a_begun_run_goes_on(tmp_path):

@@ -16,6 +16,7 @@ from lamp_lightning.app.words import for_page
 from lamp_lightning.app.workspace import Workspace, words_of
 from lamp_lightning.runtime.config import options
 from lamp_lightning.runtime.errors import UserError
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.reading import read_json
 from lamp_lightning.runtime.schema import usable
 from lamp_lightning.toyworld import MOTIONS
@@ -32,6 +33,7 @@ MODELS = {
     "sd35": "Stable Diffusion 3.5 Medium",
     "sana": "Sana 1.6B",
 }
+BY_COMMAND = ("ltx",)  # a model of clips, which has a method of its own
 # What to do about a diagnosis, on this page.
 PRESS = {
     "static": (
@@ -49,8 +51,9 @@ Choice = tuple[str, str]  # what is shown, and what it stands for
 
 
 def models() -> list[Choice]:
-    """The models of the config group, the tiny one first."""
-    names = sorted(options("model"), key=lambda name: (name != "tiny", name))
+    """The text-to-image models of the config group, those of the toy world first."""
+    names = [name for name in options("model") if name not in BY_COMMAND]
+    names.sort(key=lambda name: (name not in TOY_MODELS, name))
     return [(MODELS.get(name, name), name) for name in names]
 
 
@@ -259,7 +262,7 @@ def rate_of(typed: Any) -> float | None:
 
 def check_gpu(model: str) -> None:
     """UserError where a model needs a GPU that is not there: before gigabytes of it are downloaded."""
-    if model == "tiny":
+    if model in TOY_MODELS:
         return
     import torch
 

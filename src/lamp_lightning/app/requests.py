@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 from lamp_lightning.app.workspace import words_of
 from lamp_lightning.runtime.command import quoted
 from lamp_lightning.runtime.config import composed, options
+from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.reading import Schema
 from lamp_lightning.runtime.settings import LARGEST_SEED
 
@@ -46,8 +47,8 @@ class _OfModel(_Request):
 
     @property
     def _chosen(self) -> list[str]:
-        # The tiny model runs anywhere; the others are tuned in reasonable time on a GPU only.
-        return [f"model={self.model}", *([] if self.model == "tiny" else ["trainer=gpu"])]
+        # The toy world's models run anywhere; the others are tuned in reasonable time on a GPU only.
+        return [f"model={self.model}", *([] if self.model in TOY_MODELS else ["trainer=gpu"])]
 
 
 class Tune(_OfModel):
