@@ -82,7 +82,8 @@ def test_a_command_knows_all_that_the_page_asks_of_it(tmp_path):
 
 def test_the_page_offers_models_that_it_can_tune_and_those_of_the_toy_world_without_a_gpu(tmp_path):
     offered = [name for _, name in models()]
-    assert offered[:2] == ["tiny", "tiny_dit"] and "sd15" in offered
+    assert offered[:2] == ["tiny", "tiny_dit"]
+    assert "sd15" in offered
     assert "ltx" not in offered  # it is tuned by another method
     for name in offered:
         _, words = Tune(motion="rain", model=name, steps=3, every=1).call("0001", tmp_path)
