@@ -1,8 +1,8 @@
-"""LAMP beside its rivals and without each of its parts: the tables and pictures of docs/comparisons.md,
-and its main columns in docs/results.md.
+"""LAMP beside its rivals and without each of its parts, on a UNet and on a transformer: the tables and
+pictures of docs/comparisons.md, and its main columns in docs/results.md.
 
-    python benchmarks/comparisons.py             # both suites: about four hours on two cores
-    python benchmarks/comparisons.py baselines   # one of them: 77 minutes
+    python benchmarks/comparisons.py             # all suites: six hours on two plain cores
+    python benchmarks/comparisons.py baselines   # one of them
 
 Calls `python -m lamp_lightning.benchmark` for each suite, which goes on where it was stopped and does nothing
 anew that is finished, and copies what it found into the page.
@@ -23,7 +23,7 @@ from lamp_lightning.report.comparison import TRUTH
 from lamp_lightning.report.statistics import summary
 from lamp_lightning.runtime.config import composed
 
-SUITES = ("baselines", "ablations")
+SUITES = ("baselines", "ablations", "transformer")
 PLOTS = ("moving_error_ratio", "motion_fidelity", "moving_error_ratio_over_frames")
 SHORT = ("moving_error_ratio", "motion_fidelity", "frame_consistency", "clip_score")
 NEVER_PAINTED = "frozen"  # needs no row in a contact sheet
@@ -79,7 +79,7 @@ def rows(found: Comparison, motion: str) -> list[tuple[str, Any]]:
 
 def main() -> None:
     asked = parser(__doc__)
-    asked.add_argument("suites", nargs="*", default=SUITES, help=f"of {', '.join(SUITES)}; both")
+    asked.add_argument("suites", nargs="*", default=SUITES, help=f"of {', '.join(SUITES)}; all")
     options = asked.parse_args()
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
