@@ -18,9 +18,9 @@ from hydra.core.singleton import Singleton
 
 from lamp_lightning.benchmark import suite as benchmarking
 from lamp_lightning.benchmark.__main__ import main
-from lamp_lightning.benchmark.suite import QUICK, command_of
+from lamp_lightning.benchmark.suite import QUICK, command_of, find_methods
 from lamp_lightning.report import Comparison
-from lamp_lightning.runtime.config import composed
+from lamp_lightning.runtime.config import composed, options
 from lamp_lightning.train.__main__ import main as train
 from processes import start, wait_for
 
@@ -119,6 +119,13 @@ def test_quick_goes_once_through_a_suite(suite, entries, words, tmp_path):
     once = QUICK["steps"]
     assert set(steps) <= {0, once, 2 * once}  # untuned; of two clips; of one clip, as the authors tune
     assert (folder / "index.html").is_file()
+
+
+@pytest.mark.parametrize("suite", options("suite"))
+def test_every_suite_has_methods_that_can_be_tuned_and_claims_about_them(suite):
+    cfg = composed("benchmark", [f"suite={suite}", "motions=[helicopter]"])
+    methods = {method.name for method in find_methods(cfg)}  # which checks all of their overrides
+    assert {name for claim in cfg.suite.claims for name in (claim.entry, *claim.against)} <= methods
 
 
 @pytest.mark.usefixtures("trained_here")
