@@ -219,6 +219,7 @@ def test_the_report_names_the_command_that_makes_it(words):
         ("seeds=null", "seeds must be a list of whole numbers"),
         ("entries=[lamb]", "no 'lamb'; it has lamp"),
         ('words=["trainer.max_step=1"]', "trainer.max_step"),
+        ('words=["model.layers.temporal_conv=false"]', "give model.layers.gate=true"),
         ("suite=paper", "suite"),
         ("scenes=0", "scenes must be"),
         ("entries=[]", "entries must be"),

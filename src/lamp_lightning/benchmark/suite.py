@@ -39,6 +39,7 @@ from lamp_lightning.runtime.schema import check_settings
 from lamp_lightning.runtime.stopping import StopRequest
 from lamp_lightning.runtime.sweeps import changed_settings
 from lamp_lightning.train.__main__ import PATHS, settle_paths
+from lamp_lightning.train.run import variant_from
 
 QUICK = {"scenes": 2, "steps": 3}
 # The first needs the truth, which only the toy world has.
@@ -155,8 +156,10 @@ def find_methods(cfg: DictConfig) -> list[Contender]:
     for method in methods:
         if method.of is not None and method.of not in wanted:
             raise UserError(f"{method.name} is {method.of} sampled in another way: ask for {method.of}, too.")
-        for motion in cfg.motions:  # a typo is said now
-            check_settings(Train, _composed([*method.overrides, *cfg.words, f"motion={motion}"]))
+        for motion in cfg.motions:  # a typo, or what contradicts itself, is said now
+            asked = _composed([*method.overrides, *cfg.words, f"motion={motion}"])
+            check_settings(Train, asked)
+            variant_from(asked)
     return methods
 
 
