@@ -101,7 +101,8 @@ def _headline_of_parts(c: Comparison, measure: Measure) -> str:
         f"{how} with {joined(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         for how, names in changes.items()
     ]
-    rest = f"; {len(other)} changes make no clear difference" if other else ""
+    few = "one change makes" if len(other) == 1 else f"{len(other)} changes make"
+    rest = f"; {few} no clear difference" if other else ""
     return f"By {measure.words}, {c.ours.label} is clearly {'; clearly '.join(parts)}{rest}."
 
 
