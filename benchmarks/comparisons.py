@@ -1,7 +1,7 @@
 """LAMP beside its rivals and without each of its parts, on a UNet and on a transformer: the tables and
 pictures of docs/comparisons.md, and its main columns in docs/results.md.
 
-    python benchmarks/comparisons.py             # all suites: six hours on two plain cores
+    python benchmarks/comparisons.py             # all suites: hours on two cores
     python benchmarks/comparisons.py baselines   # one of them
 
 Calls `python -m lamp_lightning.benchmark` for each suite, which goes on where it was stopped and does nothing
