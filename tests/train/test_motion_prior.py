@@ -23,8 +23,9 @@ def prior(small) -> list[str]:
     return [*words, "model.motion_adapter=prior", "hydra.run.dir=begun"]
 
 
-def test_a_run_begins_with_the_parameters_of_another(prior):
-    assert main([*prior, "motion=waterfall", "trainer.max_steps=0"]) == 0
+@pytest.mark.parametrize("known", ["first", "any"])  # other frames may be given than in the prior's tuning
+def test_a_run_begins_with_the_parameters_of_another(prior, known):
+    assert main([*prior, "motion=waterfall", "trainer.max_steps=0", f"model.layers.known={known}"]) == 0
     begun, before = tuned("begun"), tuned("prior")
     assert before.keys() == begun.keys()
     assert all(torch.equal(begun[name], before[name]) for name in before)

@@ -179,7 +179,8 @@ class VideoBackbone(ClipDenoiser):
     def begin_with(self, file: str | Path) -> None:
         """Take a motion's parameters to tune on from, such as those of a motion prior.
 
-        Unlike after `load_motion`, nothing is remembered that `unload_motion` would put back.
+        Unlike after `load_motion`, nothing is remembered that `unload_motion` would put back. Which frames were
+        given in its tuning (`known`) makes no difference: the layers are the same.
 
         Args:
             file: an adapter of this base model, or `owner/name` of one on the hub.
@@ -193,7 +194,9 @@ class VideoBackbone(ClipDenoiser):
             fault = f"a run of tuner.rank={self.rank} tunes factors from the start. Give tuner.rank=null."
         elif header.norm != self.norm:
             fault = f"it was tuned with model.norm={header.norm}, not {self.norm}."
-        elif different := header.variant.differences(self.variant):
+        elif different := header.variant.model_copy(update={"known": self.variant.known}).differences(
+            self.variant
+        ):
             fault = f"it has other motion layers than this run. They differ in {different}."
         if fault:
             raise UserError(f"Tuning cannot begin with {file}: {fault}")
