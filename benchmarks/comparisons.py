@@ -3,6 +3,7 @@ pictures of docs/comparisons.md, and its main columns in docs/results.md.
 
     python benchmarks/comparisons.py             # all suites: hours on two cores
     python benchmarks/comparisons.py baselines   # one of them
+    python benchmarks/comparisons.py plus "entries=[plus,plus_third,neither]" "seeds=[0]"   # a part of one
 
 Calls `python -m lamp_lightning.benchmark` for each suite, which goes on where it was stopped and does nothing
 anew that is finished, and copies what it found into the page.
@@ -23,7 +24,7 @@ from lamp_lightning.report.comparison import TRUTH
 from lamp_lightning.report.statistics import summary
 from lamp_lightning.runtime.config import composed
 
-SUITES = ("baselines", "ablations", "transformer")
+SUITES, PLUS = ("baselines", "ablations", "transformer"), "plus"
 PLOTS = ("moving_error_ratio", "motion_fidelity", "moving_error_ratio_over_frames")
 SHORT = ("moving_error_ratio", "motion_fidelity", "frame_consistency", "clip_score")
 NEVER_PAINTED = "frozen"  # needs no row in a contact sheet
@@ -79,14 +80,15 @@ def rows(found: Comparison, motion: str) -> list[tuple[str, Any]]:
 
 def main() -> None:
     asked = parser(__doc__)
-    asked.add_argument("suites", nargs="*", default=SUITES, help=f"of {', '.join(SUITES)}; all")
+    asked.add_argument("words", nargs="*", help=f"of {', '.join((*SUITES, PLUS))}, or overrides of benchmark")
     options = asked.parse_args()
+    overrides = [word for word in options.words if "=" in word]
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for name in options.suites:
-        if status := benchmark.main([f"suite={name}"]):
+    for name in [word for word in options.words if "=" not in word] or SUITES:
+        if status := benchmark.main([f"suite={name}", *overrides]):
             raise SystemExit(status)
-        folder = Path(composed("benchmark", [f"suite={name}"]).out)
+        folder = Path(composed("benchmark", [f"suite={name}", *overrides]).out)
         found = Comparison.load(folder / "comparison.json")
         fill(options.docs / "comparisons.md", name, section(found, folder, images))
         fill(options.docs / "results.md", f"{name} in short", in_short(found))
