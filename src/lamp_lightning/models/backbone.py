@@ -179,8 +179,8 @@ class VideoBackbone(ClipDenoiser):
     def begin_with(self, file: str | Path) -> None:
         """Take a motion's parameters to tune on from, such as those of a motion prior.
 
-        Unlike after `load_motion`, nothing is remembered that `unload_motion` would put back. Which frames were
-        given in its tuning (`known`) makes no difference: the layers are the same.
+        Unlike after `load_motion`, nothing is remembered that `unload_motion` would put back. Which frames
+        were given in its tuning (`known`) makes no difference: the layers are the same.
 
         Args:
             file: an adapter of this base model, or `owner/name` of one on the hub.
