@@ -24,7 +24,7 @@ from lamp_lightning.report.comparison import TRUTH
 from lamp_lightning.report.statistics import summary
 from lamp_lightning.runtime.config import composed
 
-SUITES, PLUS = ("baselines", "ablations", "transformer"), "plus"
+SUITES = ("baselines", "ablations", "transformer")  # those that are run in full
 PLOTS = ("moving_error_ratio", "motion_fidelity", "moving_error_ratio_over_frames")
 SHORT = ("moving_error_ratio", "motion_fidelity", "frame_consistency", "clip_score")
 NEVER_PAINTED = "frozen"  # needs no row in a contact sheet
@@ -80,12 +80,12 @@ def rows(found: Comparison, motion: str) -> list[tuple[str, Any]]:
 
 def main() -> None:
     asked = parser(__doc__)
-    asked.add_argument("words", nargs="*", help=f"of {', '.join((*SUITES, PLUS))}, or overrides of benchmark")
+    asked.add_argument("suites", nargs="*", help=f"and overrides of benchmark; none: {', '.join(SUITES)}")
     options = asked.parse_args()
-    overrides = [word for word in options.words if "=" in word]
+    overrides = [each for each in options.suites if "=" in each]
     images = options.docs / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for name in [word for word in options.words if "=" not in word] or SUITES:
+    for name in [each for each in options.suites if "=" not in each] or SUITES:
         if status := benchmark.main([f"suite={name}", *overrides]):
             raise SystemExit(status)
         folder = Path(composed("benchmark", [f"suite={name}", *overrides]).out)

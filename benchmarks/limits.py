@@ -21,6 +21,7 @@ from pages import fill, parser
 from lamp_lightning.benchmark.methods import Method, load_method
 from lamp_lightning.benchmark.trial import HeldOut
 from lamp_lightning.diffusion.denoise import solve
+from lamp_lightning.diffusion.first_frame import steadied
 from lamp_lightning.diffusion.guidance import with_guidance
 from lamp_lightning.diffusion.known import KnownFrames
 from lamp_lightning.diffusion.schedule import add_noise
@@ -38,15 +39,14 @@ Row = tuple[str, dict[str, float]]
 
 
 def error(videos: np.ndarray, held_out: HeldOut) -> dict[str, float]:
-    """Of videos uint8 `n f h w 3`, with frame 0 as given."""
+    """Of videos uint8 `n f h w 3` of these scenes."""
     assert held_out.truth is not None
-    videos = np.concatenate([held_out.truth[:, :1], videos[:, 1:]], axis=1)
     return compared_to_truth(list(zip(videos, held_out.truth, strict=True)))
 
 
-def tuned_scenes(motion: str, clips: int) -> HeldOut:
+def tuned_scenes(motion: str) -> HeldOut:
     """The scenes of the tuned clips, from their first moment on."""
-    scenes = motion_set_scenes(motion, clips)
+    scenes = motion_set_scenes(motion)
     truth = np.stack([continuation(scene, FRAMES, 64) for scene in scenes])
     return HeldOut(tuple(scene.caption for scene in scenes), truth[:, 0], truth)
 
@@ -65,10 +65,12 @@ def along_the_way(method: Method, held_out: HeldOut) -> Iterator[Row]:
 
     yield "the autoencoder", judged(clean)
     scheduler = method.sampler.make_scheduler(pipeline.scheduler.config)
-    predict = with_guidance(unet, base.encode_prompts(held_out.prompts), scale=1.0)
+    image = with_guidance(unet, base.encode_prompts(held_out.prompts), scale=1.0)
+    tuned = steadied(image, scheduler, method.sampler.steady) if method.sampler.steady else image
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(7))
     known = KnownFrames.of(clean, [0])
-    for name, layers in (("the tuned model", nullcontext), ("the image model", unet.image_layers)):
+    models = ("the tuned model", tuned, nullcontext), ("the image model", image, unet.image_layers)
+    for name, predict, layers in models:
         for left_out in LEFT_OUT:
             method.sampler.set_timesteps(scheduler, clean.device, tuple(clean.shape[-3:]))
             left = scheduler.timesteps[left_out:]
@@ -82,7 +84,7 @@ def rows(run: Path, scenes: int) -> Iterator[Row]:
     cfg = RunFolder.open(run)[1]
     motion, method = str(cfg.motion.name), load_method(run, device="cpu")
     held_out = HeldOut.drawn(motion, scenes, FRAMES, skip=SKIPPED)
-    tuned = tuned_scenes(motion, min(scenes, 8))
+    tuned = tuned_scenes(motion)
     drawn = [held_out.generate(method, seed=1000 * k) for k in range(VIDEOS)]
     each = [error(videos, held_out) for videos in drawn]
     yield "videos of held-out scenes", {name: float(np.mean([one[name] for one in each])) for name in SHOWN}

@@ -190,13 +190,12 @@ class VideoBackbone(ClipDenoiser):
         """
         file = motion_file(file)
         header, fault = header_of(file), None
+        theirs = header.variant.model_copy(update={"known": self.variant.known})
         if self.rank is not None:
             fault = f"a run of tuner.rank={self.rank} tunes factors from the start. Give tuner.rank=null."
         elif header.norm != self.norm:
             fault = f"it was tuned with model.norm={header.norm}, not {self.norm}."
-        elif different := header.variant.model_copy(update={"known": self.variant.known}).differences(
-            self.variant
-        ):
+        elif different := theirs.differences(self.variant):
             fault = f"it has other motion layers than this run. They differ in {different}."
         if fault:
             raise UserError(f"Tuning cannot begin with {file}: {fault}")
