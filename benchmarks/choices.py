@@ -9,6 +9,7 @@ rate or a part that is chosen on those looks better there than it is. Here the n
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +33,7 @@ def main() -> None:
     words = dict(word.split("=", 1) for word in options.parse_args().overrides)
     run = words.pop("run", None)
     if run is None:
-        run = f"runs/choices/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        run = f"runs/choices/{datetime.now():%Y-%m-%d_%H-%M-%S}_{os.getpid()}"  # two may run side by side
         quiet = ["logger=none", "samples.every=null", "samples.final=0", f"hydra.run.dir={run}"]
         if status := train.main([*(f"{key}={value}" for key, value in words.items()), *quiet]):
             sys.exit(status)

@@ -61,7 +61,7 @@ class Conditions:
     def __len__(self) -> int:
         return len(self.text)
 
-    def __getitem__(self, rows: slice) -> Conditions:
+    def __getitem__(self, rows: slice | Tensor) -> Conditions:
         return self._each(lambda tensor: tensor[rows])
 
     def to(self, *args: Any) -> Conditions:

@@ -18,28 +18,33 @@ from lamp_lightning.diffusion.flow import FlowLevels, is_flow, set_flow_steps
 
 @dataclass(frozen=True)
 class Prediction:
-    """A kind of prediction: what a model is to predict, and the noise that follows from its output."""
+    """A kind of prediction: what a model is to predict, and the noise and clean latents of its output."""
 
     target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     noise: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    clean: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 PREDICTIONS = {
     "epsilon": Prediction(
         target=lambda clean, noise, signal, sigma: noise,
         noise=lambda output, noisy, signal, sigma: output,
+        clean=lambda output, noisy, signal, sigma: (noisy - sigma * output) / signal,
     ),
     "v_prediction": Prediction(  # Salimans and Ho 2022, appendix D
         target=lambda clean, noise, signal, sigma: signal * noise - sigma * clean,
         noise=lambda output, noisy, signal, sigma: signal * output + sigma * noisy,
+        clean=lambda output, noisy, signal, sigma: signal * noisy - sigma * output,
     ),
     "sample": Prediction(
         target=lambda clean, noise, signal, sigma: clean,
         noise=lambda output, noisy, signal, sigma: (noisy - signal * output) / sigma,
+        clean=lambda output, noisy, signal, sigma: output,
     ),
     "flow_prediction": Prediction(  # the velocity of flow matching, where signal + sigma = 1
         target=lambda clean, noise, signal, sigma: noise - clean,
         noise=lambda output, noisy, signal, sigma: noisy + signal * output,
+        clean=lambda output, noisy, signal, sigma: noisy - sigma * output,
     ),
 }
 

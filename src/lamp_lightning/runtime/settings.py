@@ -269,6 +269,7 @@ class TunerSettings(Settings):
     rank: Rank | None = setting(
         None, "Tune factors of this rank in place of weights, for small files, like 16; null: whole weights"
     )
+    scheduled_sampling: Share = setting(0.0, "Not in the paper: share of clips shown as the model has them")
     appearance_rank: Rank | None = setting(
         None, "Beside them tune a LoRA of single frames' look, and leave it out (MotionDirector); null: none"
     )

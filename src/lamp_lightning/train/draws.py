@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lamp_lightning.diffusion.flow import is_flow
 from lamp_lightning.diffusion.schedule import random_timestep, timestep_at
 
 NOISE_STREAM = 1  # sets the noise of item i apart from whatever else is drawn for (seed, i)
 HELD_OUT_STREAM = 2
 KNOWN_STREAM = 3
 FRAME_STREAM = 4
+OWN_STREAM = 5
 GOLDEN = (5**0.5 - 1) / 2  # its multiples spread evenly over [0, 1), however many there are
 
 
@@ -34,6 +36,16 @@ def draw(scheduler: Any, latents: Tensor, index: Tensor, seed: int) -> tuple[Ten
         timesteps.append(random_timestep(scheduler, generator, size))
         noise.append(torch.randn(latents.shape[1:], generator=generator))
     return torch.stack(noise).to(latents), torch.cat(timesteps).to(latents.device)
+
+
+def draw_noisier(scheduler: Any, timesteps: Tensor, index: Tensor, seed: int, share: float) -> Tensor:
+    """For a share of the items a timestep between their own and the last, `(b,)`; others keep their own."""
+    last = scheduler.config.num_train_timesteps - (0 if is_flow(scheduler.config) else 1)
+    noisier = []
+    for own, item in zip(timesteps.cpu(), index.tolist(), strict=True):
+        chosen, way = torch.rand(2, generator=item_generator(seed, item, OWN_STREAM)).tolist()
+        noisier.append((own + way * (last - own)).to(own.dtype) if chosen < share else own)
+    return torch.stack(noisier).to(timesteps.device)
 
 
 def draw_held_out(scheduler: Any, latents: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from lamp_lightning.diffusion.guidance import with_guidance
 from lamp_lightning.diffusion.known import KnownFrames, random_known
 from lamp_lightning.diffusion.loss import known_frames_loss
 from lamp_lightning.diffusion.sampler import Sampler
+from lamp_lightning.diffusion.scheduled_sampling import own_noise
 from lamp_lightning.models.registry import Variant, inflated
 from lamp_lightning.runtime.errors import UserError
 from lamp_lightning.runtime.precision import check_precision, fast_float32
@@ -24,7 +25,7 @@ from lamp_lightning.runtime.schema import usable
 from lamp_lightning.runtime.settings import TunerSettings
 from lamp_lightning.train.appearance import Appearance
 from lamp_lightning.train.checkpoints import WEIGHTS, read_module
-from lamp_lightning.train.draws import KNOWN_STREAM, draw, draw_held_out, item_generator
+from lamp_lightning.train.draws import KNOWN_STREAM, draw, draw_held_out, draw_noisier, item_generator
 from lamp_lightning.train.optimizers import adamw8bit, make_optimizer
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class MotionTuner(LightningModule):
             (`all_frames_loss`). None: as `unet.variant` says.
         tuned: which parameter sets are tuned (`Variant`). None: as `unet.variant` says.
         rank: of the factors that are tuned in place of weights (`models.lowrank`). None: whole weights.
+        scheduled_sampling: share of the clips that are shown as the model's own prediction from a noisier
+            timestep would have them (`diffusion.scheduled_sampling`). The authors have none.
         appearance_rank: of a LoRA that learns beside them what single frames look like, and is left out of
             the motion (`train.appearance`). None: no such LoRA.
         seed: of noise and timesteps.
@@ -100,6 +103,7 @@ class MotionTuner(LightningModule):
         first_frame: bool | None = None,
         tuned: Sequence[str] | None = None,
         rank: int | None = None,
+        scheduled_sampling: float = 0.0,
         appearance_rank: int | None = None,
         seed: int = 0,
         gradient_checkpointing: bool = False,
@@ -117,6 +121,7 @@ class MotionTuner(LightningModule):
             "schedule": schedule,
             "warmup_steps": warmup_steps,
             "rank": rank,
+            "scheduled_sampling": scheduled_sampling,
             "appearance_rank": appearance_rank,
         }
         usable(TunerSettings, "tuner", settings)
@@ -133,6 +138,7 @@ class MotionTuner(LightningModule):
         self.weight_decay = weight_decay
         self.schedule = schedule
         self.warmup_steps = warmup_steps
+        self.scheduled_sampling = scheduled_sampling
         self.seed = seed
         self.register_load_state_dict_pre_hook(_keep_frozen)
         given = {"first_frame": first_frame, "tuned": tuned}
@@ -145,8 +151,9 @@ class MotionTuner(LightningModule):
             # Steps of 3e-5 vanish in half precision: tuned weights are float32 whatever the frozen ones are.
             parameter.data = parameter.data.float()
         self.appearance = None if appearance_rank is None else Appearance(unet, appearance_rank)
-        if gradient_checkpointing and self.appearance is not None:
-            raise UserError("tuner.appearance_rank does not go with model.gradient_checkpointing=true.")
+        if self.appearance is not None and (gradient_checkpointing or scheduled_sampling):
+            other = "model.gradient_checkpointing" if gradient_checkpointing else "tuner.scheduled_sampling"
+            raise UserError(f"tuner.appearance_rank does not go with {other}: leave one of them out.")
         if gradient_checkpointing:
             unet.enable_gradient_checkpointing()
 
@@ -166,6 +173,8 @@ class MotionTuner(LightningModule):
         """The mean loss of a batch, a scalar; logged as `train/loss`."""
         known = self.draw_known(batch["latents"].shape[2], batch["index"])
         noise, timesteps = self.draw(batch["latents"], batch["index"])
+        if self.scheduled_sampling:
+            noise = self.own_noise(batch, noise, timesteps, known)
         if self.appearance is None:
             loss = self.loss(batch, noise, timesteps, known)
         else:
@@ -219,6 +228,21 @@ class MotionTuner(LightningModule):
         return known_frames_loss(
             self.unet, self.scheduler, batch["latents"], noise, timesteps, conditions,
             known=self.known_frames(known), weights=batch.get("mask"),
+        )  # fmt: skip
+
+    @torch.compiler.disable
+    def own_noise(
+        self, batch: dict[str, Any], noise: Tensor, timesteps: Tensor, known: Sequence[int] | None = None
+    ) -> Tensor:
+        """Noise `b c f h w` in whose place a share of the clips has that of the model's own predictions.
+
+        Arguments are those of `loss`.
+        """
+        noisier = draw_noisier(self.scheduler, timesteps, batch["index"], self.seed, self.scheduled_sampling)
+        conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
+        return own_noise(
+            self.unet, self.scheduler, batch["latents"], noise, timesteps, noisier, conditions,
+            known=self.known_frames(known),
         )  # fmt: skip
 
     @torch.compiler.disable
