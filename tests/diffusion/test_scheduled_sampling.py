@@ -6,8 +6,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from lamp_lightning.diffusion.schedule import add_noise
-from lamp_lightning.diffusion.scheduled_sampling import LEAST_SIGMA, own_noise
+from lamp_lightning.diffusion.loss import known_frames_loss
+from lamp_lightning.diffusion.schedule import add_noise, signal_and_sigma
+from lamp_lightning.diffusion.scheduled_sampling import FULL_SIGMA, own_noise
 from lamp_lightning.train.draws import draw_noisier
 
 CLIPS, NOISE = (torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
@@ -28,7 +29,7 @@ def test_noisy_clips_are_what_a_step_of_ddim_leads_to(kind):
     scheduler = DDIMScheduler(prediction_type=kind, clip_sample=False)
     scheduler.set_timesteps(10)
     noisier, timesteps = torch.tensor([800, 800]), torch.tensor([700, 700])
-    own = made(scheduler, timesteps, noisier)
+    own, _ = made(scheduler, timesteps, noisier)
     begun = add_noise(scheduler, CLIPS, NOISE, noisier)
     stepped = scheduler.step(half(begun, noisier, TEXT), 800, begun).prev_sample
     found = add_noise(scheduler, CLIPS, own, timesteps)
@@ -39,7 +40,7 @@ def test_noisy_clips_are_what_a_step_of_eulers_leads_to():
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(sigmas=[0.9, 0.7])
     noisier, timesteps = torch.tensor([900.0, 900.0]), torch.tensor([700.0, 700.0])
-    own = made(scheduler, timesteps, noisier)
+    own, _ = made(scheduler, timesteps, noisier)
     begun = add_noise(scheduler, CLIPS, NOISE, noisier)
     stepped = scheduler.step(half(begun, noisier, TEXT), scheduler.timesteps[0], begun).prev_sample
     found = add_noise(scheduler, CLIPS, own, timesteps)
@@ -53,31 +54,29 @@ def test_the_noise_of_a_model_that_predicts_the_truth_stays_as_it_is():
         return CLIPS
 
     steps = torch.tensor([400, 20])
-    own = own_noise(true, scheduler, CLIPS, NOISE, steps, torch.tensor([900, 500]), TEXT, known=[0])
+    own, _ = own_noise(true, scheduler, CLIPS, NOISE, steps, torch.tensor([900, 500]), TEXT, known=[0])
     torch.testing.assert_close(own, NOISE, rtol=1e-4, atol=1e-4)
 
 
 def test_known_frames_and_clips_that_were_not_chosen_keep_their_noise_to_the_bit():
-    own = made(DDIMScheduler(), torch.tensor([400, 400]), torch.tensor([400, 700]))
+    own, scale = made(DDIMScheduler(), torch.tensor([400, 400]), torch.tensor([400, 700]))
+    assert scale.tolist() == [1, 1]
     assert torch.equal(own[0], NOISE[0])
     assert torch.equal(own[1, :, 0], NOISE[1, :, 0])
     assert not torch.equal(own[1, :, 1:], NOISE[1, :, 1:])
 
 
-def test_at_little_noise_the_error_counts_in_proportion_to_the_noise():
-    scheduler = DDIMScheduler(prediction_type="sample")
-    timesteps = torch.tensor([10, 10])
-    noisy = add_noise(scheduler, CLIPS, made(scheduler, timesteps, timesteps + 300), timesteps)
-    signal, sigma = (
-        x.item() ** 0.5 for x in (scheduler.alphas_cumprod[10], 1 - scheduler.alphas_cumprod[10])
-    )
-    assert sigma < LEAST_SIGMA
-    begun = add_noise(scheduler, CLIPS, NOISE, timesteps + 300)
-    there = scheduler.alphas_cumprod[310]
-    clean = 0.5 * begun
-    noise = (begun - there.sqrt() * clean) / (1 - there).sqrt()
-    wanted = signal * CLIPS + sigma * noise + sigma / LEAST_SIGMA * signal * (clean - CLIPS)
-    torch.testing.assert_close(noisy[:, :, 1:], wanted[:, :, 1:], rtol=1e-4, atol=1e-4)
+def test_with_little_noise_the_loss_is_of_the_clean_latents_in_a_fixed_proportion():
+    scheduler = DDIMScheduler(prediction_type="v_prediction")
+    timesteps = torch.tensor([10, 80])
+    own, scale = made(scheduler, timesteps, timesteps + 300)
+    signals, sigmas = signal_and_sigma(scheduler, CLIPS, timesteps)
+    assert (sigmas < FULL_SIGMA).all()
+    noisy = add_noise(scheduler, CLIPS, own, timesteps)
+    clean = signals * noisy - sigmas * half(noisy, timesteps, TEXT)
+    loss = known_frames_loss(half, scheduler, CLIPS, own, timesteps, TEXT, known=[0], scale=scale)
+    wanted = ((clean - CLIPS)[:, :, 1:] ** 2).mean() / FULL_SIGMA**2
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler(), FlowMatchEulerDiscreteScheduler()])

@@ -39,6 +39,7 @@ def predicted(
     *,
     known: Sequence[int],
     weights: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The prediction for the frames that are not known, what it should be, and what it counts.
 
@@ -51,6 +52,7 @@ def predicted(
         conditions: a row for each clip. A tensor is the text alone, `b l d`.
         known: the numbers of the frames that are given. They enter as they are, whatever `noise` holds there.
         weights: what each latent counts, `b f h w`; None: all count alike.
+        scale: what the prediction and what it should be are multiplied with, `(b,)`; None: nothing.
 
     Returns:
         All three `b c n h w` in float32, of the frames that are not known; the last None without weights.
@@ -63,6 +65,8 @@ def predicted(
     prediction = unet(frames.whole(noisy), timesteps, told.text, **told.extra, **frames.said)
     wanted = target(scheduler, latents, noise, timesteps)
     found, true = frames.others(prediction).float(), frames.others(wanted).float()
+    if scale is not None:
+        found, true = (x * scale.reshape(-1, 1, 1, 1, 1) for x in (found, true))
     return found, true, None if weights is None else frames.others(weights[:, None].float()).expand_as(true)
 
 

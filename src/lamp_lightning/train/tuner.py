@@ -171,12 +171,12 @@ class MotionTuner(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The mean loss of a batch, a scalar; logged as `train/loss`."""
-        known = self.draw_known(batch["latents"].shape[2], batch["index"])
+        known, scale = self.draw_known(batch["latents"].shape[2], batch["index"]), None
         noise, timesteps = self.draw(batch["latents"], batch["index"])
         if self.scheduled_sampling:
-            noise = self.own_noise(batch, noise, timesteps, known)
+            noise, scale = self.own_noise(batch, noise, timesteps, known)
         if self.appearance is None:
-            loss = self.loss(batch, noise, timesteps, known)
+            loss = self.loss(batch, noise, timesteps, known, scale)
         else:
             loss = self.appearance.loss(self, batch, noise, timesteps, known)
         self._log_loss("train/loss", loss.detach(), batch)
@@ -214,7 +214,12 @@ class MotionTuner(LightningModule):
         return denoise_clips(predict, scheduler, noise, known, self.sampler)
 
     def loss(
-        self, batch: dict[str, Any], noise: Tensor, timesteps: Tensor, known: Sequence[int] | None = None
+        self,
+        batch: dict[str, Any],
+        noise: Tensor,
+        timesteps: Tensor,
+        known: Sequence[int] | None = None,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """The mean loss of a batch, a scalar.
 
@@ -223,18 +228,19 @@ class MotionTuner(LightningModule):
             noise: `b c f h w`.
             timesteps: `(b,)`.
             known: see `known_frames`.
+            scale: of each clip, `(b,)`; see `diffusion.loss.predicted`.
         """
         conditions = Conditions.of(batch["text"], batch.get("added_cond_kwargs"))
         return known_frames_loss(
             self.unet, self.scheduler, batch["latents"], noise, timesteps, conditions,
-            known=self.known_frames(known), weights=batch.get("mask"),
+            known=self.known_frames(known), weights=batch.get("mask"), scale=scale,
         )  # fmt: skip
 
     @torch.compiler.disable
     def own_noise(
         self, batch: dict[str, Any], noise: Tensor, timesteps: Tensor, known: Sequence[int] | None = None
-    ) -> Tensor:
-        """Noise `b c f h w` in whose place a share of the clips has that of the model's own predictions.
+    ) -> tuple[Tensor, Tensor]:
+        """Noise `b c f h w` that for a share of the clips is of the model's own predictions, and their scale.
 
         Arguments are those of `loss`.
         """
