@@ -47,7 +47,7 @@ def over_known(scheduler: Any, noise: Tensor, known: KnownFrames) -> Tensor:
         >>> known = KnownFrames.first(torch.ones(1, 4, 8, 8))
         >>> begun = over_known(scheduler, torch.zeros(1, 4, 3, 8, 8), known)
         >>> begun.shape, round(begun.mean().item(), 3)
-        (torch.Size([1, 4, 3, 8, 8]), 0.114)
+        (torch.Size([1, 4, 3, 8, 8]), 0.016)
     """
     padded = F.pad(known.between(noise.shape[2]), (BLUR // 2,) * 4 + (0, 0), mode="replicate")
     blurred = F.avg_pool3d(padded, (1, BLUR, BLUR), stride=1)
