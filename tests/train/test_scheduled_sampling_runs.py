@@ -6,12 +6,17 @@ import pytest
 import torch
 
 from lamp_lightning.runtime.config import composed
+from lamp_lightning.runtime.hardware import VARIABLE
 from lamp_lightning.train.__main__ import main as train
 from processes import assert_same_end
 
 
-@pytest.mark.parametrize("method", ["lamp", "lamp_known", "animatediff"])
-def test_a_run_with_scheduled_sampling_resumes_to_the_bit(small, tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("lamp", "cpu"), ("lamp", "cpu_bf16"), ("lamp_known", "cpu"), ("animatediff", "cpu")],
+)
+def test_a_run_with_scheduled_sampling_resumes_to_the_bit(small, tmp_path, monkeypatch, method, kind):
+    monkeypatch.setenv(VARIABLE, kind)
     kept = [word for word in small if not word.startswith("trainer.max_steps")]
     words = [f"method={method}", "motion=rain", "logger=none", "samples.final=0", *kept]
     words += ["tuner.schedule=constant", "tuner.warmup_steps=0"]
