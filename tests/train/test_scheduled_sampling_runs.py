@@ -7,6 +7,7 @@ import torch
 
 from lamp_lightning.runtime.config import composed
 from lamp_lightning.runtime.hardware import VARIABLE
+from lamp_lightning.runtime.runs import RunFolder
 from lamp_lightning.train.__main__ import main as train
 from processes import assert_same_end
 
@@ -29,6 +30,19 @@ def test_a_run_with_scheduled_sampling_resumes_to_the_bit(small, tmp_path, monke
     states = [torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True) for run in ("whole", "without")]
     ours, others = (state["state_dict"] for state in states)
     assert any(not torch.equal(ours[name], others[name]) for name in ours)
+
+
+def test_the_toy_worlds_transformer_is_tuned_so_and_resumes_to_the_bit(small, tmp_path):
+    replaced = ("model.", "trainer.max_steps", "samples.final")
+    words = [word for word in small if not word.startswith(replaced)]
+    words += ["model=tiny_dit", "motion=rain", "logger=none", "samples.final=0"]
+    words += ["tuner.schedule=constant", "tuner.warmup_steps=0"]
+    assert train([*words, "hydra.run.dir=whole", "trainer.max_steps=3"]) == 0
+    assert train([*words, "hydra.run.dir=parts", "trainer.max_steps=1"]) == 0
+    assert train(["resume=parts", "trainer.max_steps=3"]) == 0
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    config = RunFolder.open("whole")[1]
+    assert (config.method.name, config.tuner.scheduled_sampling) == ("lamp_scheduled", 1)
 
 
 def test_the_authors_recipe_has_no_scheduled_sampling():

@@ -64,6 +64,24 @@ def test_the_model_alone_decides_what_suits_it():
     assert (list(large.data.size), large.sampler.guidance_scale) == ([320, 512], 12.5)
 
 
+DEFAULT_METHODS = {"tiny": "lamp", "sd15": "lamp", "tiny_dit": "lamp_scheduled", "ltx": "image_to_video"}
+
+
+def test_a_model_is_tuned_by_the_method_that_suits_it():
+    for model, method in DEFAULT_METHODS.items():
+        assert composed(f"model={model}") == composed(f"model={model}", f"method={method}")
+        assert composed(f"model={model}", "method=lamp_paper").method.name == "lamp_paper"
+    others = set(options("method/default")) - set(DEFAULT_METHODS)
+    assert not others, "The list above says the method of each model that has one of its own."
+
+
+def test_the_paper_and_the_ablations_are_lamp_on_every_model():
+    for experiment in ("paper", *(f"ablation/{name}" for name in options("experiment/ablation"))):
+        for model in DEFAULT_METHODS:
+            words = (f"experiment={experiment}", f"model={model}")
+            assert composed(*words) == composed(*words, "method=lamp")
+
+
 def test_motions_with_a_direction_are_not_flipped():
     assert {name for name in options("motion") if motion(name).flip} == {
         "custom",

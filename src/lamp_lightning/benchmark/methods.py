@@ -9,6 +9,7 @@ method              what it is                                            a give
 lamp                LAMP with the recipe that suits the model             stays clean; all frames look at it
 lamp_anchored       LAMP that keeps closer to its first frame             likewise
 lamp_plus           lamp_anchored, tuned by Muon                          likewise
+lamp_scheduled      lamp_plus by scheduled sampling                       likewise
 lamp_known          LAMP with any known frames                            likewise, and further ones
 lamp_paper          LAMP by the authors' recipe                           likewise
 untuned             the inflated image model (no training)                likewise
@@ -20,7 +21,7 @@ motion_director     Zhao et al. 2024: single frames' look in a LoRA       replac
 image_to_video      a LoRA of a video model, LTX-Video (model=ltx)        stays clean
 ==================  ====================================================  ===================================
 
-Without first frames the first seven generate one with the untuned image model, the last five all frames
+Without first frames the first eight generate one with the untuned image model, the last five all frames
 from the prompt, as published. "Replaces": frame 0 is the given one with noise of the step's level, as a model
 that was trained without conditions is given some (Ho et al. 2022, "Video Diffusion Models", section 3.1).
 """

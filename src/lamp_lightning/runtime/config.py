@@ -80,6 +80,7 @@ OmegaConf.register_new_resolver("file_name", lambda path: Path(str(path)).absolu
 OmegaConf.register_new_resolver("file_stem", lambda path: Path(str(path)).stem, replace=True)
 OmegaConf.register_new_resolver("hardware", hardware.resolver, replace=True)
 OmegaConf.register_new_resolver("times", lambda a, b: a * b, replace=True)
+OmegaConf.register_new_resolver("rounded", round, replace=True)  # to a whole number
 
 
 # The declared settings as configs of Hydra's, for the files in conf/ to begin with.
