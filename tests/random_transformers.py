@@ -198,6 +198,64 @@ def save_sd3_file(folder: Path, file: Path, *, t5: bool = True) -> Path:
     return file
 
 
+def save_transformer_file(
+    folder: Path, file: Path, kind: str, prefix: str = "", **others: torch.Tensor
+) -> Path:
+    """The transformer of a pipeline folder, "sana", "sd3" or "ltx", by the original names; returns `file`."""
+    tensors = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    tensors = {"sana": _as_sana, "sd3": _as_mmdit, "ltx": _as_ltx}[kind](tensors)
+    tensors = {f"{prefix}{name}": x for name, x in tensors.items()} | others
+    tensors = {name: x.contiguous() for name, x in tensors.items()}
+    if file.suffix == ".pth":
+        torch.save({"state_dict": tensors, "epoch": 3}, file)
+    else:
+        save_file(tensors, file, metadata={"format": "pt"})
+    return file
+
+
+def _as_sana(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Queries, keys and values are one matrix there; diffusers computes two tensors, or does without."""
+    found = dict(tensors)
+    for name in [name for name in tensors if re.search(r"attn1\.to_q\.", name)]:
+        found[name.replace("to_q", "qkv")] = torch.cat(
+            [found.pop(name.replace("to_q", f"to_{x}")) for x in "qkv"]
+        )
+    for name in [name for name in tensors if re.search(r"attn2\.to_k\.", name)]:
+        found[name.replace("to_k", "kv_linear")] = torch.cat(
+            [found.pop(name.replace("to_k", f"to_{x}")) for x in "kv"]
+        )
+    found["pos_embed"], found["y_embedder.y_embedding"] = torch.zeros(1, 64, 16), torch.zeros(TOKENS, TEXT)
+    rules = [
+        (r"^patch_embed\.proj", "x_embedder.proj"),
+        (
+            r"^time_embed\.emb\.timestep_embedder\.linear_(\d)",
+            lambda m: f"t_embedder.mlp.{2 * int(m[1]) - 2}",
+        ),
+        (r"^time_embed\.linear", "t_block.1"),
+        (r"^caption_projection\.linear_", "y_embedder.y_proj.fc"),
+        (r"^caption_norm", "attention_y_norm"),
+        (r"^proj_out", "final_layer.linear"),
+        (r"^scale_shift_table", "final_layer.scale_shift_table"),
+        (r"^transformer_blocks", "blocks"),
+        (r"\.attn1\.to_out\.0", ".attn.proj"),
+        (r"\.attn1", ".attn"),
+        (r"\.attn2\.to_out\.0", ".cross_attn.proj"),
+        (r"\.attn2\.to_q", ".cross_attn.q_linear"),
+        (r"\.attn2", ".cross_attn"),
+        (r"\.ff\.conv_(inverted|depth|point)", r".mlp.\1_conv.conv"),
+    ]
+    return _renamed(found, rules)
+
+
+def _as_ltx(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    rules = [
+        (r"^proj_in", "patchify_proj"),
+        (r"^time_embed", "adaln_single"),
+        (r"\.norm_([qk])\.", r".\1_norm."),
+    ]
+    return _renamed(tensors, rules)
+
+
 def _as_mmdit(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Queries, keys and values are one matrix there, and the last norm has scale and shift the other way."""
     last = max(int(name.split(".")[1]) for name in tensors if name.startswith("transformer_blocks."))

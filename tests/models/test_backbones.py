@@ -286,7 +286,7 @@ def text(file: Path) -> Path:
         (lambda model, here: cut(model, here / "half.safetensors"), "not a readable safetensors file"),
         (lambda model, here: text(here / "text.safetensors"), "not a readable safetensors file"),
         (lambda model, here: text(here / "text.ckpt"), "not a plain file of tensors"),
-        (lambda model, here: text(here / "text.pt"), ".safetensors or .ckpt"),
+        (lambda model, here: text(here / "text.pt"), ".safetensors, .ckpt or .pth"),
         (lambda model, here: noise(here / "noise.safetensors", "a", "b"), "no Stable Diffusion checkpoint"),
         (
             lambda model, here: noise(

@@ -1,4 +1,4 @@
-"""Files of tensors, read safely: safetensors, and torch's own (.bin, .ckpt, .pt) as plain tensors only.
+"""Files of tensors, read safely: safetensors, and torch's own (.bin, .ckpt, .pt, .pth) as plain tensors only.
 
 They may come from somebody else: code in them is never run, and small files do not fill the memory.
 """

@@ -183,7 +183,7 @@ class ModelSettings(Settings):
     name: Text = setting(..., "Name of this config")
     path: Text = setting(..., "A diffusers folder, a hub id, a single-file checkpoint, or tiny or tiny_dit")
     config: Text | None = setting(
-        None, "Folder or hub id with a single file's configuration; null: the hub's"
+        None, "Folder or hub id with what a single file lacks, such as its configuration; null: the hub's"
     )
     variant: Text | None = setting(None, "Variant of the weight files, like fp16; null: the plain ones")
     lora: Text | None = setting(

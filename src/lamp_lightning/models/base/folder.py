@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from lamp_lightning.runtime.errors import UserError, first_line
 from lamp_lightning.runtime.names import TOY_MODELS
 from lamp_lightning.runtime.reading import checked, read_json
 
-SINGLE_FILES = (".safetensors", ".ckpt")
+SINGLE_FILES = (".safetensors", ".ckpt", ".pth")
 _LIBRARIES = ("diffusers", "transformers")
 _NOT_WEIGHTS = "position_ids"  # once saved in checkpoints, now computed: it may be there or not
 FAULTS = {  # in the words of the libraries, which only warn of them, and in ours
@@ -40,8 +40,16 @@ FAULTS = {  # in the words of the libraries, which only warn of them, and in our
 }
 
 
-def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> BaseModel:
-    """The parts of the pipeline folder, hub id or packaged model `name` (see `models.base.load`)."""
+def load_folder(
+    name: str,
+    variant: str | None,
+    torch_dtype: torch.dtype,
+    denoiser: Callable[[Any], Any] | None = None,
+) -> BaseModel:
+    """The parts of the pipeline folder, hub id or packaged model `name` (see `models.base.load`).
+
+    `denoiser` makes a transformer or UNet of the class that the folder names, in place of the folder's.
+    """
     source = find_model(name)
     index = read_index(source)
     kind = kind_of(index)
@@ -59,7 +67,12 @@ def load_folder(name: str, variant: str | None, torch_dtype: torch.dtype) -> Bas
         loaded = {
             kind.attribute(part): _load_part(source, part, kind.parts[part], found, variant, torch_dtype)
             for part, found in parts.items()
+            if denoiser is None or part != kind.denoiser
         }
+    if denoiser is not None:
+        loaded["unet"] = denoiser(
+            _class_of(source, kind.denoiser, kind.parts[kind.denoiser], parts[kind.denoiser])
+        )
     patch = loaded["unet"].config.get("patch_size") if kind.denoiser == "transformer" else None
     levels = _load(DDIMScheduler.load_config, source, "scheduler")
     base = BaseModel(
@@ -158,7 +171,7 @@ def find_model(name: str, what: str = "") -> str:
         fault = "is no model" if path.exists() else "does not exist"
         raise UserError(
             f"{what}{path} {fault}: give a diffusers pipeline folder, a single-file checkpoint "
-            "(.safetensors or .ckpt) or a hub id like owner/model."
+            "(.safetensors, .ckpt or .pth) or a hub id like owner/model."
         )
     return name
 
@@ -189,6 +202,17 @@ def _load_part(
     variant: str | None,
     torch_dtype: torch.dtype,
 ) -> Any:
+    cls = _class_of(source, part, classes, found)
+    folder = Path(source) / part
+    if folder.is_dir():
+        check_folder(folder, CONFIGS.get(cls.__name__))
+    if part.startswith("tokenizer"):
+        return _load(cls.from_pretrained, source, part)
+    return load_weights(cls, source, part, variant, torch_dtype)
+
+
+def _class_of(source: str, part: str, classes: Sequence[str], found: tuple[str, str]) -> Any:
+    """The class of a part that `model_index.json` names by library and name, if it is one of `classes`."""
     library, class_name = found
     if library not in _LIBRARIES:
         raise UserError(f"{source}: its {part} is a {library}.{class_name}; only {_LIBRARIES} are known.")
@@ -201,12 +225,7 @@ def _load_part(
         raise UserError(
             f"{source}: its {part} is a {class_name}; LAMP works with {' or '.join(classes)} there."
         )
-    folder = Path(source) / part
-    if folder.is_dir():
-        check_folder(folder, CONFIGS.get(class_name))
-    if part.startswith("tokenizer"):
-        return _load(cls.from_pretrained, source, part)
-    return load_weights(cls, source, part, variant, torch_dtype)
+    return cls
 
 
 def load_weights(

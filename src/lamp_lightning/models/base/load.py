@@ -27,10 +27,11 @@ def load_base_model(
     """Load a pipeline's parts: of Stable Diffusion 1.x, 2.x, XL, 3 and 3.5, Sana, or LTX-Video.
 
     Args:
-        path_or_id: a diffusers pipeline folder, a hub id, a single-file checkpoint (`.safetensors` or
-            `.ckpt`), or "tiny", the model that comes with this package.
+        path_or_id: a diffusers pipeline folder, a hub id, a single-file checkpoint (`.safetensors`,
+            `.ckpt` or `.pth`), or "tiny", the model that comes with this package.
         config: for a single-file checkpoint, the diffusers folder or hub id that its configuration and
-            tokenizers are taken from; None: the hub's, by the kind of model that the file holds.
+            tokenizers are taken from; None: the hub's, by the kind of model that the file holds. Of a file
+            with a transformer and no text encoders it brings all else, weights included.
         variant: of the weight files, such as "fp16" (`diffusion_pytorch_model.fp16.safetensors`).
         lora: a style LoRA that is fused into the weights, see `base.style.lora_file`.
         lora_scale: its strength; 1 is the LoRA as it was trained.

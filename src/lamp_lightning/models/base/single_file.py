@@ -1,4 +1,4 @@
-"""Base models in one file, as people share them: the original formats of Stable Diffusion."""
+"""Base models in one file, as people share them: in the original formats."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from lamp_lightning.models.base.denoiser_file import kind_of_denoiser, load_denoiser_file
 from lamp_lightning.models.base.folder import (
     SINGLE_FILES,
     check_data,
@@ -44,9 +45,11 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
     """
     if file.suffix not in SINGLE_FILES:
         raise UserError(
-            f"{file} is no model: give a .safetensors or .ckpt checkpoint, a diffusers folder or a hub id."
+            f"{file} is no model: give a .safetensors, .ckpt or .pth file, a diffusers folder or a hub id."
         )
     names = tensor_names(file)
+    if kind_of_denoiser(names) and not any(name.startswith(_TEXT_KEYS) for name in names):
+        return load_denoiser_file(file, names, config, torch_dtype)
     for keys, part in (((_UNET_KEY,), "UNet"), ((_VAE_KEY,), "autoencoder"), (_TEXT_KEYS, "text encoder")):
         if not any(name.startswith(keys) for name in names):
             raise UserError(
