@@ -100,6 +100,7 @@ def test_a_known_motion_brings_its_prompts_and_a_begun_run_goes_on(tmp_path):
     (folder / "config.yaml").touch()
     assert tune.call("0001", tmp_path)[1][0] == "resume=runs/waterfall/0001"
     assert recipe("tiny") == {"steps": 360, "edit_steps": 200, "every": 60, "height": 64, "width": 64}
+    assert recipe("tiny_dit")["steps"] == composed("train", ["model=tiny_dit"]).trainer.max_steps
 
 
 # -- the workspace -------------------------------------------------------------------------------------------

@@ -185,12 +185,12 @@ Request = Annotated[Tune | Paint | Edit, Field(discriminator="kind")]
 @cache
 def recipe(model: str) -> dict[str, int]:
     """What suits a model: steps of tuning and of editing, steps between previews, height and width."""
-    found = composed("train", [f"model={check_model(model)}"]).model.recipe
-    height, width = found.size
+    found = composed("train", [f"model={check_model(model)}"])
+    height, width = found.data.size
     return {
-        "steps": int(found.max_steps),
-        "edit_steps": int(found.edit.max_steps),
-        "every": max(1, int(found.max_steps) // 6),
+        "steps": int(found.trainer.max_steps),
+        "edit_steps": int(found.model.recipe.edit.max_steps),
+        "every": max(1, int(found.trainer.max_steps) // 6),
         "height": int(height),
         "width": int(width),
     }
