@@ -39,7 +39,7 @@ def kind_of_denoiser(names: Collection[str]) -> Kind | None:
 
 
 def load_denoiser_file(
-    file: Path, names: Collection[str], config: str | Path | None, torch_dtype: torch.dtype
+    file: Path, kind: Kind, names: Collection[str], config: str | Path | None, torch_dtype: torch.dtype
 ) -> BaseModel:
     """A base model whose transformer is that of `file`; all else is of the model `config`.
 
@@ -47,6 +47,7 @@ def load_denoiser_file(
 
     Args:
         file: with a transformer of Sana, Stable Diffusion 3 or LTX-Video in its original format.
+        kind: of that transformer.
         names: of the file's tensors.
         config: the diffusers folder or hub id of a model of the same kind.
         torch_dtype: of all weights.
@@ -54,8 +55,6 @@ def load_denoiser_file(
     Raises:
         UserError: no `config`, one of another kind or size, or a damaged file.
     """
-    kind = kind_of_denoiser(names)
-    assert kind is not None
     if config is None:
         raise UserError(
             f"{file} holds a transformer of {kind.title} without its text encoders. Give the diffusers "
@@ -84,7 +83,7 @@ def load_denoiser_file(
                 f"{file} cannot be loaded as the transformer of {source} ({reason}). {_ADVICE}"
             ) from error
         check_data(model, f"{file}: its transformer", _ADVICE)
-        _check_all_used(model, names, file)
+        _check_all_used(model, kind, names, file)
         return model
 
     base = load_folder(source, None, torch_dtype, denoiser=read)
@@ -92,11 +91,11 @@ def load_denoiser_file(
     return base
 
 
-def _check_all_used(model: Any, names: Collection[str], file: Path) -> None:
+def _check_all_used(model: Any, kind: Kind, names: Collection[str], file: Path) -> None:
     """Refuse a file with more than the model takes: diffusers only warns of that."""
     own = [name.removeprefix(_PREFIX) for name in names if not name.startswith(_OTHER_PARTS)]
     joined = sum(count - 1 for name in own for mark, count in _JOINED.items() if mark in name)
-    dropped = sum(name in _LEFT_OUT for name in own) if kind_of_denoiser(names) is SANA else 0
+    dropped = sum(name in _LEFT_OUT for name in own) if kind is SANA else 0
     more = len(own) + joined - dropped - len(model.state_dict())
     if more > 0:
         raise UserError(f"{file} has {more} tensors more than such a transformer. {_ADVICE}")

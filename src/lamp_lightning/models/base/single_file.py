@@ -48,8 +48,9 @@ def load_single_file(file: Path, config: str | Path | None, torch_dtype: torch.d
             f"{file} is no model: give a .safetensors, .ckpt or .pth file, a diffusers folder or a hub id."
         )
     names = tensor_names(file)
-    if kind_of_denoiser(names) and not any(name.startswith(_TEXT_KEYS) for name in names):
-        return load_denoiser_file(file, names, config, torch_dtype)
+    of_transformer = kind_of_denoiser(names)
+    if of_transformer is not None and not any(name.startswith(_TEXT_KEYS) for name in names):
+        return load_denoiser_file(file, of_transformer, names, config, torch_dtype)
     for keys, part in (((_UNET_KEY,), "UNet"), ((_VAE_KEY,), "autoencoder"), (_TEXT_KEYS, "text encoder")):
         if not any(name.startswith(keys) for name in names):
             raise UserError(
