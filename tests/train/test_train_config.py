@@ -67,12 +67,14 @@ def test_the_model_alone_decides_what_suits_it():
 DEFAULT_METHODS = {"tiny": "lamp", "sd15": "lamp", "tiny_dit": "lamp_scheduled", "ltx": "image_to_video"}
 
 
-def test_a_model_is_tuned_by_the_method_that_suits_it():
+def test_a_model_is_tuned_by_the_method_that_suits_it(capsys):
     for model, method in DEFAULT_METHODS.items():
         assert composed(f"model={model}") == composed(f"model={model}", f"method={method}")
         assert composed(f"model={model}", "method=lamp_paper").method.name == "lamp_paper"
-    others = set(options("method/default")) - set(DEFAULT_METHODS)
+    others = set(options("method_on_model/default")) - set(DEFAULT_METHODS)
     assert not others, "The list above says the method of each model that has one of its own."
+    assert main(["model=tiny_dit", "method=nothing"]) == 1
+    assert "There are animatediff, default," in capsys.readouterr().err
 
 
 def test_the_paper_and_the_ablations_are_lamp_on_every_model():
